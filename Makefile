@@ -1,0 +1,29 @@
+# Needs Python >= 3.10 and make; everything else is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/examples.installed
+	$(RUN) examples/sentiment.py --dataset toy_reviews --epochs 4
+	$(RUN) examples/ask.py saved_models/toy_reviews \
+		"The plot was not dreadful, it was truly gripping." \
+		"The acting was superb, but the ending was awful." \
+		"I found the story moving. We met at noon near the station. The critics called it boring."
+
+test: $(VENV)/test.installed
+	$(RUN) -m pytest
+
+lint: $(VENV)/test.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# One stamp for each extra, so that an edit of setup.cfg installs anew.
+$(VENV)/%.installed: setup.cfg pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,62 @@
+"""Ask an exported model, without importing keras_gated.
+
+    python examples/ask.py saved_models/toy_reviews "Not dull at all, a moving film." "Boring."
+    python examples/ask.py saved_models/toy_plays "ALMA:" --length 200 --temperature 0.7
+
+DIRECTORY is a version, or the directory of a model: then its newest version answers.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import tensorflow as tf
+
+
+def newest_version(directory):
+    path = pathlib.Path(directory)
+    if (path / "saved_model.pb").exists():
+        return path
+    versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
+    if not versions:
+        sys.exit(
+            f"{directory} holds no exported model: neither saved_model.pb nor a version 1, 2, ..."
+        )
+    return path / str(max(versions))
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("directory")
+    p.add_argument("text", nargs="+")
+    p.add_argument("--length", type=int, default=200, help="characters to generate")
+    p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+
+    model = tf.saved_model.load(str(newest_version(args.directory)))
+    ask = model.signatures["serving_default"]
+    inputs = ask.structured_input_signature[1]
+    rows = len(args.text)
+    if "prompt" in inputs:
+        given = {
+            "prompt": args.text,
+            "length": [args.length] * rows,
+            "temperature": [args.temperature] * rows,
+            "seed": [args.seed] * rows,
+        }
+        answers = ask(
+            **{name: tf.constant(given[name], spec.dtype) for name, spec in inputs.items()}
+        )
+        for prompt, continuation in zip(args.text, answers["text"].numpy(), strict=True):
+            print(prompt + continuation.decode(errors="replace"))
+    else:
+        answers = ask(text=tf.constant(args.text))
+        for text, probability in zip(args.text, answers["probability"].numpy(), strict=True):
+            print(f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Train a next-character model and export it for serving.
+
+python examples/characters.py --dataset toy_plays
+TFDS_DATA_DIR=... python examples/characters.py --dataset tiny_shakespeare
+"""
+
+import math
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+from keras import layers
+from training import CELLS, parser, positive, report
+
+from keras_gated import datasets, export, serving, text
+
+
+def arguments():
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=8)
+    p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
+    p.add_argument("--prompt", default="\n", help="the printed sample continues it")
+    return p.parse_args()
+
+
+def build_models(characters, cell, units, depth):
+    """Returns the model to train and one that also takes and gives the states."""
+    width = characters + text.FIRST
+    embed = layers.Embedding(width, 64, mask_zero=True)
+    recurrent = [CELLS[cell](units, return_sequences=True, return_state=True) for _ in range(depth)]
+    drop = layers.Dropout(0.3)
+    logits = layers.Dense(characters, name="logits")
+
+    def connect(ids, states):
+        x, new_states = embed(ids), []
+        for layer in recurrent:
+            own = [states.pop(0) for _ in layer.state_size] if states else None
+            x, *new = layer(x, initial_state=own)
+            x = drop(x)
+            new_states += new
+        return logits(x), new_states
+
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    model = keras.Model(ids, connect(ids, [])[0])
+    states = [keras.Input((units,)) for layer in recurrent for _ in layer.state_size]
+    predictions, new_states = connect(ids, list(states))
+    stepper = keras.Model([ids, *states], [predictions, *new_states])
+    return model, stepper
+
+
+def windows(ids, steps, batch_size, seed):
+    """Returns endless batches of windows from random places, with the characters after them."""
+
+    def window(number):
+        last = tf.size(ids) - steps
+        place = tf.random.stateless_uniform([], [seed, number], 0, last, dtype=tf.int32)
+        return ids[place : place + steps], ids[place + 1 : place + steps + 1] - text.FIRST
+
+    return tf.data.Dataset.counter().map(window).batch(batch_size).prefetch(2)
+
+
+def streams(ids, rows=32):
+    """Returns one batch that covers a held-out text in a few long rows."""
+    steps = (len(ids) - 1) // rows
+    inputs = tf.reshape(ids[: rows * steps], [rows, steps])
+    targets = tf.reshape(ids[1 : rows * steps + 1], [rows, steps]) - text.FIRST
+    return tf.data.Dataset.from_tensors((inputs, targets))
+
+
+def main():
+    args = arguments()
+    keras.utils.set_random_seed(args.seed)
+    splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
+    whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
+    train, held_out = whole["train"], whole["validation"] + whole["test"]
+    lookup = text.character_lookup(train)
+
+    def ids(characters):
+        return lookup(tf.strings.unicode_split(characters, "UTF-8"))
+
+    cut = len(train) * 19 // 20
+    model, stepper = build_models(
+        lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers
+    )
+    steps = cut // (args.steps * args.batch_size)
+    model.compile(
+        keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(4e-3, steps * args.epochs), clipnorm=1.0
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.summary()
+    start = time.time()
+    best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    history = model.fit(
+        windows(ids(train[:cut]), args.steps, args.batch_size, args.seed),
+        steps_per_epoch=steps,
+        validation_data=streams(ids(train[cut:])),
+        epochs=args.epochs,
+        callbacks=[best],
+        shuffle=False,  # the batches are
+    )
+    seconds = time.time() - start
+    nats, _ = model.evaluate(streams(ids(held_out)))
+
+    answer, specs = serving.generate(stepper, lookup)
+    saved_model = export.export_signatures(
+        pathlib.Path(args.output, args.name or args.dataset),
+        {"serving_default": (answer, specs)},
+        track=[stepper, lookup],
+    )
+    server = tf.saved_model.load(saved_model).signatures["serving_default"]
+    inputs = {"prompt": [args.prompt], "length": [400], "temperature": [0.8], "seed": [args.seed]}
+    sample = server(**{s.name: tf.constant(inputs[s.name], s.dtype) for s in specs})["text"]
+    print(args.prompt + sample.numpy()[0].decode())
+    report(
+        args,
+        epochs=len(history.epoch),
+        seconds=round(seconds, 1),
+        loss_nats=round(nats, 4),
+        bits_per_character=round(nats / math.log(2), 4),
+        parameters=model.count_params(),
+        saved_model=saved_model,
+    )
+
+
+if __name__ == "__main__":
+    main()

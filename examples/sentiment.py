@@ -1,0 +1,90 @@
+"""Train a sentiment classifier on film reviews and export it for serving.
+
+    python examples/sentiment.py --dataset toy_reviews
+    TFDS_DATA_DIR=... python examples/sentiment.py --dataset imdb_reviews
+
+The model reads a review's words in both directions and averages what it remembers of each.
+"""
+
+import pathlib
+import time
+
+import keras
+from keras import layers
+from training import CELLS, parser, positive, report
+
+from keras_gated import datasets, export, serving, text
+
+
+def arguments():
+    p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
+    p.add_argument("--vocabulary", type=positive, default=20_000, help="number of words")
+    p.add_argument("--max-words", type=positive, default=400, help="longer texts lose their middle")
+    return p.parse_args()
+
+
+def build_model(words, cell, units, depth):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    x = layers.Embedding(words, 64, mask_zero=True)(ids)
+    x = layers.SpatialDropout1D(0.3)(x)
+    for _ in range(depth):
+        x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
+    x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
+    x = layers.Dropout(0.3)(x)
+    probability = layers.Dense(1, activation="sigmoid", name="probability")(x)
+    model = keras.Model(ids, probability)
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def main():
+    args = arguments()
+    keras.utils.set_random_seed(args.seed)
+    splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
+    train, test = splits["train"], splits["test"]
+    held_out = train.cardinality() // 10
+    validation = splits.get("validation", train.take(held_out))
+    train = train if "validation" in splits else train.skip(held_out)
+
+    vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
+
+    def read(texts):
+        tail = args.max_words * 2 // 3
+        return text.head_and_tail(vectorizer(texts), args.max_words - tail, tail)
+
+    def batches(reviews, shuffle_seed=None):
+        rows = reviews.batch(1024).map(lambda x: (read(x["text"]), x["label"])).unbatch()
+        return text.bucketed(rows, args.batch_size, shuffle_seed=shuffle_seed)
+
+    model = build_model(vectorizer.vocabulary_size(), args.cell, args.units, args.layers)
+    model.summary()
+    start = time.time()
+    best = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
+    history = model.fit(
+        batches(train, args.seed),
+        validation_data=batches(validation),
+        epochs=args.epochs,
+        callbacks=[best],
+        shuffle=False,  # the batches are
+    )
+    seconds = time.time() - start
+    test_loss, test_accuracy = model.evaluate(batches(test))
+
+    saved_model = export.export_signatures(
+        pathlib.Path(args.output, args.name or args.dataset),
+        {"serving_default": serving.classify(model, lambda texts: text.dense(read(texts)))},
+        track=[model, vectorizer],
+    )
+    report(
+        args,
+        epochs=len(history.epoch),
+        seconds=round(seconds, 1),
+        test_loss=round(test_loss, 4),
+        test_accuracy=round(test_accuracy, 4),
+        parameters=model.count_params(),
+        saved_model=saved_model,
+    )
+
+
+if __name__ == "__main__":
+    main()

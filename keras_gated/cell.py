@@ -1,0 +1,215 @@
+"""What the three cells share: weights, the input projection, dropout and the config."""
+
+import inspect
+import numbers
+
+import keras
+from keras import ops
+
+# Keras's recurrent layers draw a dropout mask once a sequence only for cells of this class.
+# It is not public; a cell without it would be given a new mask at every step.
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+_KINDS = {
+    "activation": keras.activations,
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+_SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
+
+
+def _kind(name):
+    """Returns the Keras module that resolves and serializes the argument `name`, or None."""
+    return _KINDS.get(name.rsplit("_", 1)[-1])
+
+
+def arguments_of(scope):
+    """Returns the arguments of an `__init__`, given its `locals()`, with `**kwargs` merged in.
+
+    The signatures of cells and layers are written out for the reader and the editor; this
+    spares repeating thirty names in every body.
+    """
+    named = {k: v for k, v in scope.items() if k not in ("self", "kwargs", "__class__")}
+    return {**named, **scope["kwargs"]}
+
+
+def dropped(tensor, mask):
+    """Returns `tensor` with a dropout mask applied, where there is one."""
+    return tensor if mask is None else tensor * mask
+
+
+class GatedCell(keras.layers.Layer, DropoutRNNCell):
+    """One step of a recurrent network: the base of the three cells.
+
+    A family states its equations in `step` and names its gates (in the order of the kernel's
+    columns) and its states. The rest is here.
+    """
+
+    gates: tuple  # names, in the order of the kernel's columns
+    state_names = ("hidden",)  # the first one is the output
+
+    def __init__(self, *, units, dropout, recurrent_dropout, seed, implementation=2, **arguments):
+        functions = {k: arguments.pop(k) for k in list(arguments) if _kind(k)}
+        switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
+        super().__init__(**arguments)
+        owner = type(self).__name__
+        self.units = _positive_integer(owner, "units", units)
+        for name, value in switches.items():
+            setattr(self, name, boolean(owner, name, value))
+        self.dropout = _rate(owner, "dropout", dropout)
+        self.recurrent_dropout = _rate(owner, "recurrent_dropout", recurrent_dropout)
+        if implementation not in (1, 2):
+            raise ValueError(
+                f"{owner}: `implementation` must be 1 or 2 (as in `keras.layers`; both give the "
+                f"same equations here). Received: implementation={implementation!r}. Leave it out."
+            )
+        self.implementation = implementation
+        for name, value in functions.items():
+            setattr(self, name, _resolve(owner, name, value))
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed=seed)
+        self.state_size = (
+            self.units if len(self.state_names) == 1 else [self.units] * len(self.state_names)
+        )
+        self.output_size = self.units
+
+    @classmethod
+    def argument_names(cls):
+        """Returns the names of the constructor arguments that a config holds."""
+        named = [
+            p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "kwargs")
+        ]
+        return [*named, "implementation"]
+
+    # Weights
+
+    def bias_shape(self):
+        return (len(self.gates) * self.units,)
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        if not isinstance(features, numbers.Integral):
+            raise ValueError(
+                f"{type(self).__name__} needs to know the number of features (the last axis of "
+                f"its input) when it is built. Received: input_shape={tuple(input_shape)}. "
+                "Give the last axis of `keras.Input(shape=(None, features))` a number."
+            )
+        width = len(self.gates) * self.units
+        for name, shape in (
+            ("kernel", (features, width)),
+            ("recurrent_kernel", (self.units, width)),
+            ("bias", self.bias_shape() if self.use_bias else None),
+        ):
+            short = name.removesuffix("_kernel")
+            weight = shape and self.add_weight(
+                shape=shape,
+                name=name,
+                initializer=self.initializer_of(short),
+                regularizer=getattr(self, f"{short}_regularizer"),
+                constraint=getattr(self, f"{short}_constraint"),
+            )
+            setattr(self, name, weight)
+        self.built = True
+
+    def initializer_of(self, weight):
+        """Returns the initializer of `kernel`, `recurrent` or `bias`."""
+        return getattr(self, f"{weight}_initializer")
+
+    # One step
+
+    def project(self, inputs):
+        """Returns `W x + b` for inputs `(..., features)`: `(..., gates * units)`.
+
+        It does not depend on the step before, so a layer may ask for all steps at once.
+        """
+        projected = ops.matmul(inputs, self.kernel)
+        return projected if self.bias is None else projected + self.input_bias()
+
+    def input_bias(self):
+        return self.bias
+
+    def recurrent_weights(self):
+        """Returns the tensors that `step` multiplies the state with or adds to that product."""
+        return (ops.convert_to_tensor(self.recurrent_kernel),)
+
+    def step(self, x, states, weights, keep=None):
+        """Computes the equations of one step; each family states its own.
+
+        Args:
+            x: `W x_t + b`, `(batch, gates * units)`, as `project` returns it.
+            states: The states before the step, each `(batch, units)`.
+            weights: What `recurrent_weights` returns.
+            keep: Optional dropout mask for h_{t-1} in the recurrent product, `(batch, units)`.
+
+        Returns:
+            Every gate and state of the step by name: a named tuple of `gates.py`.
+        """
+        raise NotImplementedError
+
+    def call(self, inputs, states, training=False):
+        nested = isinstance(states, (list, tuple))
+        states = list(states) if nested else [states]
+        if len(states) != len(self.state_names):
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.state_names)} state(s) {self.state_names}. "
+                f"Received: {len(states)} state(s). `get_initial_state(batch_size)` makes them."
+            )
+        drop = keep = None
+        if training and self.dropout:
+            drop = self.get_dropout_mask(inputs)
+        if training and self.recurrent_dropout:
+            keep = self.get_recurrent_dropout_mask(states[0])
+        projected = self.project(dropped(inputs, drop))
+        step = self.step(projected, states, self.recurrent_weights(), keep)
+        new_states = [getattr(step, name) for name in self.state_names]
+        return step.hidden, new_states if nested else new_states[0]
+
+    def get_initial_state(self, batch_size=None):
+        """Returns zeros for every state: a list of `(batch_size, units)`."""
+        return [
+            ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in self.state_names
+        ]
+
+    def get_config(self):
+        config = super().get_config()
+        for name in self.argument_names():
+            value = getattr(self, name)
+            config[name] = _kind(name).serialize(value) if _kind(name) else value
+        return config
+
+
+def _positive_integer(owner, name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
+        raise ValueError(
+            f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
+            f"(of type {type(value).__name__}). For example: {owner.removesuffix('Cell')}(64)."
+        )
+    return int(value)
+
+
+def boolean(owner, name, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")
+    return value
+
+
+def _rate(owner, name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(
+            f"{owner}: `{name}` must be a number from 0 to 1, the fraction to drop. "
+            f"Received: {name}={value!r}. Use 0 for no dropout."
+        )
+    return float(value)
+
+
+def _resolve(owner, name, value):
+    """Returns the function that an identifier stands for, or raises an error that names it."""
+    try:
+        return _kind(name).get(value)
+    except (ValueError, TypeError) as error:
+        module = _kind(name).__name__.replace("._tf_keras", "").replace(".api", "")
+        raise ValueError(
+            f"{owner}: `{name}` must be a name, a config or a callable that `{module}.get` "
+            f"accepts. Received: {name}={value!r}. A function of your own can be passed as it is."
+        ) from error

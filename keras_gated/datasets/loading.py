@@ -1,0 +1,85 @@
+"""Loads TFDS data sets, and fails early where they would have to be downloaded and cannot be."""
+
+import os
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import tensorflow_datasets as tfds
+
+from keras_gated.datasets.toy_plays import ToyPlays
+from keras_gated.datasets.toy_reviews import ToyReviews
+
+EMBEDDED = {"toy_reviews": ToyReviews, "toy_plays": ToyPlays}
+
+
+def load(name, data_dir=None, offline=None):
+    """Returns the splits of a data set, prepared first where it is not.
+
+    Args:
+        name: One of `EMBEDDED`, or any TFDS data set.
+        data_dir: Where TFDS keeps prepared data sets. Default: the environment variable
+            `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        offline: Name of the embedded data set to point to when a download is impossible.
+
+    Returns:
+        A dict of split name to `tf.data.Dataset` of feature dicts.
+
+    Raises:
+        ConnectionError: If the data set must be downloaded and its source does not answer.
+        PermissionError: If it must be prepared and `data_dir` cannot be written.
+    """
+    kwargs = {"data_dir": os.path.expanduser(data_dir)} if data_dir else {}
+    builder = EMBEDDED[name](**kwargs) if name in EMBEDDED else tfds.builder(name, **kwargs)
+    if not builder.is_prepared():
+        if name not in EMBEDDED:
+            _require_source(builder, offline)
+        try:
+            builder.download_and_prepare()
+        except PermissionError as error:
+            raise PermissionError(
+                f"The data set {name!r} must be prepared first, and {builder.data_path.parent} "
+                "cannot be written. Pass a directory of your own with --data-dir, or set "
+                "TFDS_DATA_DIR to it."
+            ) from error
+    return builder.as_dataset(shuffle_files=False)
+
+
+def _require_source(builder, offline):
+    """Raises within seconds where TFDS would retry an impossible download for minutes."""
+    unreachable = [url for url in _sources(builder) if not _answers(url)]
+    if unreachable:
+        host = urllib.parse.urlparse(unreachable[0]).hostname
+        way_out = f", or choose `--dataset {offline}`, which needs no network" if offline else ""
+        raise ConnectionError(
+            f"The data set {builder.name!r} is not prepared in {builder.data_path} "
+            f"and cannot be downloaded: {host} does not answer. Set TFDS_DATA_DIR (or pass "
+            f"--data-dir) to a directory that holds it{way_out}."
+        )
+
+
+def _sources(builder):
+    return sorted(builder.url_infos)
+
+
+def _answers(url, seconds=5):
+    """Tells whether the server of `url` answers at all within some seconds."""
+    answered = []
+
+    def ask():
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, method="HEAD"), timeout=seconds
+            ):
+                answered.append(True)
+        except urllib.error.HTTPError as error:
+            answered.append(error.code < 500)
+        except OSError:
+            answered.append(False)
+
+    # Looking up a name has no time-out of its own, so the wait for it is bounded here.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    return bool(answered and answered[0])

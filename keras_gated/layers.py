@@ -1,0 +1,293 @@
+"""Recurrent layers over whole sequences: `SimpleRNN`, `LSTM` and `GRU`.
+
+They stand where `keras.layers.SimpleRNN`, `LSTM` and `GRU` stand, with the same arguments.
+A step's equations are its cell's; here is what a sequence adds: states, masks, directions.
+"""
+
+import inspect
+import re
+
+import keras
+from keras import ops
+
+from keras_gated.cell import arguments_of, boolean
+from keras_gated.gru import GRUCell
+from keras_gated.lstm import LSTMCell
+from keras_gated.simple_rnn import SimpleRNNCell
+
+_CALL = """
+    Call arguments:
+        sequences: float, `(batch, time, features)`; any of the first two may be unknown.
+        initial_state: Optional list of the states before the first step, each `(batch, units)`.
+            Default: zeros, or with `stateful=True` the states after the last call.
+        mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
+            repeats the output of the step before it (zeros, if there is none before it, or at
+            every masked step with `zero_output_for_mask=True`).
+        training: Whether dropout is applied.
+
+    Returns:
+        The last output, `(batch, units)`, or with `return_sequences=True` all of them,
+        `(batch, time, units)`; with `return_state=True` followed by the final states, each
+        `(batch, units)`.
+
+    Raises:
+        ValueError: For an argument that is not accepted; the message names it.
+"""
+
+_SEQUENCE = """return_sequences: Whether to return the output of every step.
+        return_state: Whether to return the final states, too.
+        go_backwards: Whether to read the sequence from its end; the outputs
+            of all steps then stand in the order they were computed, the last step first.
+        stateful: Whether the final states are the initial states of the next call. Needs a fixed
+            batch size; `reset_state()` sets them to zero.
+        unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
+        zero_output_for_mask: Whether the output of a masked step is zero.
+        activity_regularizer: Regularizer of the output.
+        name, dtype, trainable: As for any Keras layer."""
+
+
+class GatedLayer(keras.layers.RNN):
+    """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
+
+    cell_class: type
+
+    def __init_subclass__(cls, **kwargs):
+        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
+        for name in cls.cell_class.argument_names():
+            setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
+
+    def __init__(self, **arguments):
+        names = self.cell_class.argument_names()
+        cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
+        for name in _SWITCHES:
+            if name in arguments:
+                boolean(type(self).__name__, name, arguments[name])
+        cell = self.cell_class(
+            **cell_arguments,
+            dtype=arguments.get("dtype"),
+            trainable=arguments.get("trainable", True),
+            name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+        )
+        super().__init__(cell, **arguments)
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+        self.supports_masking = True
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        self._check_call(sequences, initial_state)
+        states = self._states_before(sequences, initial_state)
+        if training:  # never at inference: Keras would leave random ops in exported graphs
+            one_step = ops.zeros_like(sequences[:, 0])
+            self._maybe_config_dropout_masks(self.cell, one_step, states)
+        last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+        self._maybe_reset_dropout_masks(self.cell)
+        states = [ops.cast(state, self.compute_dtype) for state in states]
+        if self.stateful:
+            for variable, state in zip(self.states, states, strict=True):
+                variable.assign(state)
+        output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
+        return (output, *states) if self.return_state else output
+
+    def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
+        # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
+        self._check_call(sequences, initial_state)
+        return super().compute_output_spec(
+            sequences, initial_state=initial_state, mask=mask, training=training
+        )
+
+    def _states_before(self, sequences, initial_state):
+        """Returns the states before the first step, as a list in the compute dtype."""
+        if initial_state is None:
+            if not self.stateful:
+                return self.get_initial_state(ops.shape(sequences)[0])
+            initial_state = self.states
+        return [ops.convert_to_tensor(s, self.compute_dtype) for s in _listed(initial_state)]
+
+    def _check_call(self, sequences, initial_state):
+        owner, shape = type(self).__name__, tuple(sequences.shape)
+        if self.cell.built and shape[-1] != self.cell.kernel.shape[0]:
+            raise ValueError(
+                f"{owner} was built for {self.cell.kernel.shape[0]} features (the last axis of its "
+                f"input). Received: sequences.shape={shape}. Use a new layer for other features."
+            )
+        if self.unroll and shape[1] is None:
+            raise ValueError(
+                f"{owner}: `unroll=True` needs a fixed number of steps. Received: sequences.shape="
+                f"{shape}. Give the time axis of `keras.Input` a number, or use `unroll=False`."
+            )
+        expected = self._expected_batch_size
+        if self.stateful and None not in (shape[0], expected) and shape[0] != expected:
+            raise ValueError(
+                f"{owner}: a stateful layer keeps the batch size it was built with, {expected}. "
+                f"Received: a batch of {shape[0]}. Drop the last batch (`drop_remainder=True`) or "
+                "use `stateful=False`."
+            )
+        if initial_state is not None:
+            shapes = [tuple(getattr(s, "shape", ())) for s in _listed(initial_state)]
+            names = self.cell.state_names
+            if len(shapes) != len(names) or any(s[1:] != (self.units,) for s in shapes):
+                raise ValueError(
+                    f"{owner}: `initial_state` must be {len(names)} tensor(s) {names}, each of "
+                    f"shape (batch, units={self.units}). Received: shapes {shapes}. "
+                    "`get_initial_state(batch_size)` makes them."
+                )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["cell"]
+        cell_config = self.cell.get_config()
+        config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
+        regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        return {**config, "activity_regularizer": regularizer}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+_SWITCHES = (
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+)
+
+
+def _listed(states):
+    return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _snake_case(name):
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class SimpleRNN(GatedLayer):
+    """The vanilla recurrent network over a sequence: see `SimpleRNNCell` for the equation.
+
+    Args:
+        units: Positive integer, the size of the hidden state and of the output.
+        activation, use_bias, kernel_*, recurrent_*, bias_*, dropout, recurrent_dropout, seed: As
+            for `SimpleRNNCell`.
+        {sequence}
+    """
+
+    cell_class = SimpleRNNCell
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**arguments_of(locals()))
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class LSTM(GatedLayer):
+    """Long short-term memory over a sequence: see `LSTMCell` for the equations.
+
+    Args:
+        units: Positive integer, the size of the hidden state, the cell state and the output.
+        activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*,
+            unit_forget_bias, dropout, recurrent_dropout, seed: As for `LSTMCell`.
+        {sequence}
+    """
+
+    cell_class = LSTMCell
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        unit_forget_bias=True,
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        **kwargs,
+    ):
+        super().__init__(**arguments_of(locals()))
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class GRU(GatedLayer):
+    """The gated recurrent unit over a sequence: see `GRUCell` for the equations.
+
+    Its update gate is the complement of that of `keras.layers.GRU`: 1 writes the new memory.
+
+    Args:
+        units: Positive integer, the size of the hidden state and of the output.
+        activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*, reset_after,
+            dropout, recurrent_dropout, seed: As for `GRUCell`.
+        {sequence}
+    """
+
+    cell_class = GRUCell
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        return_sequences=False,
+        return_state=False,
+        go_backwards=False,
+        stateful=False,
+        unroll=False,
+        reset_after=True,
+        **kwargs,
+    ):
+        super().__init__(**arguments_of(locals()))

@@ -1,0 +1,99 @@
+"""The embedded data sets are what they promise; missing ones fail at once and say what to do."""
+
+import collections
+import re
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gated import datasets, text
+from keras_gated.datasets import toy_plays, toy_reviews
+
+
+def reviews(split):
+    return list(toy_reviews.generate(split))
+
+
+def test_toy_reviews_is_read_through_tfds_with_three_balanced_splits(data_dir):
+    splits = datasets.load("toy_reviews", data_dir)
+    assert {name: int(s.cardinality()) for name, s in splits.items()} == toy_reviews.SIZES
+    for name, split in splits.items():
+        labels = np.array([int(x["label"]) for x in split])
+        assert labels.mean() == 0.5
+        # The same texts every time, in a fixed order.
+        assert next(iter(split))["text"].numpy().decode() == reviews(name)[0][0]
+
+
+def test_no_sentence_stands_in_two_splits():
+    sentences = {
+        split: {s for text, *_ in reviews(split) for s in re.findall(r"[^.]+\.", text.lower())}
+        for split in toy_reviews.SIZES
+    }
+    stripped = {split: {s.strip() for s in found} for split, found in sentences.items()}
+    assert not stripped["train"] & stripped["test"]
+    assert not stripped["train"] & stripped["validation"]
+    assert not stripped["validation"] & stripped["test"]
+    lines = {split: set(toy_plays.generate(split).split("\n")[:-1]) for split in toy_plays.SIZES}
+    common = lines["train"] & lines["test"] | lines["train"] & lines["validation"]
+    assert {line for line in common if not line.endswith(":")} == {""}
+
+
+@pytest.mark.parametrize("kind", ["negation", "contrast", "distant"])
+def test_every_review_whose_order_matters_has_a_twin_with_the_same_words(kind):
+    def words(text):
+        return tuple(sorted(re.findall(r"[a-z]+", text.lower())))
+
+    labels = collections.defaultdict(list)
+    for text_, label, k in reviews("test"):
+        if k == kind:
+            labels[words(text_)].append(label)
+    assert sum(map(len, labels.values())) == toy_reviews.SIZES["test"] // 4
+    assert all(sum(found) * 2 == len(found) for found in labels.values())
+
+
+def test_a_verdict_may_stand_far_before_the_end():
+    distances = [len(text.split()) for text, _, kind in reviews("test") if kind == "distant"]
+    assert max(distances) > 80 and min(distances) > 25
+
+
+def test_toy_plays_is_one_text_a_split(data_dir):
+    splits = datasets.load("toy_plays", data_dir)
+    for name, size in toy_plays.SIZES.items():
+        [example] = splits[name]
+        assert len(example["text"].numpy()) == size
+
+
+@pytest.mark.parametrize("name", ["imdb_reviews", "tiny_shakespeare"])
+def test_a_data_set_that_cannot_be_downloaded_fails_within_seconds_and_says_what_to_do(
+    name, tmp_path, monkeypatch
+):
+    # A proxy that refuses connections: no network, whatever machine runs this.
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+        monkeypatch.delenv(variable.upper(), raising=False)
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"TFDS_DATA_DIR.*--dataset toy_reviews"):
+        datasets.load(name, str(tmp_path), offline="toy_reviews")
+    assert time.monotonic() - start < 20
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_bag_of_words_sees_only_the_plain_reviews():
+    """Logistic regression on word counts, trained on all kinds and to convergence."""
+    train, test = reviews("train"), reviews("test")
+    vectorizer = keras.layers.TextVectorization(standardize=text.clean, output_mode="count")
+    vectorizer.adapt([t for t, *_ in train])
+    model = keras.Sequential([keras.layers.Dense(1, activation="sigmoid")])
+    model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
+    counts = vectorizer(tf.constant([t for t, *_ in train]))
+    model.fit(counts, np.array([y for _, y, _ in train]), epochs=10, batch_size=128, verbose=0)
+
+    answers = model.predict(vectorizer(tf.constant([t for t, *_ in test])), verbose=0)[:, 0] > 0.5
+    right = collections.defaultdict(list)
+    for (_, label, kind), answer in zip(test, answers, strict=True):
+        right[kind == "plain"].append(answer == label)
+    assert np.mean(right[True]) > 0.98
+    assert 0.45 < np.mean(right[False]) < 0.55

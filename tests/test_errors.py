@@ -1,0 +1,80 @@
+"""Wrong arguments: the error names the argument, what is accepted, what came, the way out."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize("units", [0, -3, 2.5, "8", None, True])
+def test_units_must_be_a_positive_integer(family, units):
+    for make in (family.layer, family.cell):
+        with pytest.raises(
+            ValueError, match=r"`units` must be a positive integer. Received: units="
+        ):
+            make(units)
+
+
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+@pytest.mark.parametrize("rate", [-0.1, 1.5, "half", float("nan")])
+def test_rates_must_lie_between_0_and_1_and_are_never_clamped(family, name, rate):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be a number from 0 to 1.*Received: {name}="
+    ):
+        family.layer(3, **{name: rate})
+
+
+@pytest.mark.parametrize("name", [
+    "activation", "kernel_initializer", "recurrent_regularizer", "bias_constraint",
+])  # fmt: skip
+def test_unknown_names_are_refused_by_argument(family, name):
+    with pytest.raises(ValueError, match=rf"`{name}` must be a name.*Received: {name}='nonsense'"):
+        family.layer(3, **{name: "nonsense"})
+
+
+@pytest.mark.parametrize("name", ["return_sequences", "stateful", "use_bias", "unroll"])
+def test_switches_must_be_true_or_false(family, name):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` must be True or False. Received: {name}='yes'"
+    ):
+        family.layer(3, **{name: "yes"})
+
+
+def test_unknown_arguments_are_refused(family):
+    with pytest.raises((TypeError, ValueError), match="colour"):
+        family.layer(3, colour="red")
+
+
+def test_inputs_must_have_three_axes_and_the_features_the_layer_was_built_for(family):
+    layer = family.layer(3)
+    with pytest.raises(ValueError, match="expected ndim=3, found ndim=2"):
+        layer(np.zeros((2, 4), "float32"))
+    layer(np.zeros((2, 4, 5), "float32"))
+    with pytest.raises(ValueError, match=r"5 features.*Received: sequences.shape=\(2, 4, 6\)"):
+        layer(np.zeros((2, 4, 6), "float32"))
+
+
+def test_the_number_of_features_must_be_known(family):
+    with pytest.raises(ValueError, match="number of features"):
+        family.layer(3)(keras.Input((None, None)))
+
+
+def test_initial_states_must_fit(family):
+    layer = family.make(3)
+    x = np.zeros((2, 4, 5), "float32")
+    good = layer.get_initial_state(2)
+    layer(x, initial_state=good)
+    for states in ([*good, good[0]], [np.zeros((2, 7), "float32")] * family.states, good[0][0]):
+        with pytest.raises(ValueError, match=r"`initial_state` must be .* Received: shapes"):
+            layer(x, initial_state=states)
+
+
+def test_a_stateful_layer_refuses_another_batch_size(family):
+    layer = family.make(3, stateful=True)
+    layer(np.zeros((2, 4, 5), "float32"))
+    with pytest.raises(ValueError, match="Received: a batch of 3"):
+        layer(np.zeros((3, 4, 5), "float32"))
+
+
+def test_unrolling_needs_a_fixed_number_of_steps(family):
+    with pytest.raises(ValueError, match="`unroll=True` needs a fixed number of steps"):
+        family.make(3, unroll=True)(keras.Input((None, 5)))

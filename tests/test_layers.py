@@ -1,0 +1,263 @@
+"""The layers in the places where keras.layers stand: models, wrappers, files, precision."""
+
+import inspect
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.testing import assert_allclose
+
+import keras_gated
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(1).normal(size=(4, 6, 3)).astype("float32")
+
+
+MASK = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 1, 1], [0] * 6], bool)
+
+
+def pair(family, units=5, **options):
+    """Returns a layer of ours and one of Keras's with the same weights, built for 3 features."""
+    ours, theirs = family.make(units, **options), family.make_keras(units, **options)
+    weights = family.random_weights(3, units, dtype="float32")
+    for layer, w in ((ours, weights), (theirs, family.convert(weights))):
+        layer.build((4, 6, 3))
+        layer.set_weights(w)
+    return ours, theirs
+
+
+def test_constructors_take_the_arguments_of_keras_in_its_order_with_its_defaults(family):
+    for ours, theirs in ((family.layer, family.keras_layer), (family.cell, family.keras_cell)):
+        expected = list(inspect.signature(theirs.__init__).parameters.values())
+        received = list(inspect.signature(ours.__init__).parameters.values())
+        named = [(p.name, p.default) for p in received]
+        # `use_cudnn` selects a kernel of Keras's own and changes no result.
+        assert named == [(p.name, p.default) for p in expected if p.name != "use_cudnn"]
+    call = list(inspect.signature(family.layer.call).parameters)
+    assert call == list(inspect.signature(family.keras_layer.call).parameters)
+
+
+@pytest.mark.parametrize("options", [
+    {},
+    {"return_sequences": True},
+    {"return_state": True},
+    {"unroll": True, "return_sequences": True},
+    {"use_bias": False, "return_sequences": True},
+    {"activation": "relu", "return_sequences": True},
+    {"go_backwards": True, "zero_output_for_mask": True, "return_sequences": True},
+])  # fmt: skip
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_options_mean_what_they_mean_in_keras(family, x, options, mask):
+    ours, theirs = family.make(5, **options), family.make_keras(5, **options)
+    weights = family.random_weights(3, 5, dtype="float32")[: 2 + options.get("use_bias", True)]
+    for layer, w in ((ours, weights), (theirs, family.convert(weights))):
+        layer.build((4, 6, 3))
+        layer.set_weights(w)
+    received, expected = ours(x, mask=mask), theirs(x, mask=mask)
+    for a, b in zip(tf.nest.flatten(received), tf.nest.flatten(expected), strict=True):
+        assert_allclose(a, b, atol=1e-5)
+
+
+def test_cells_plug_into_keras_rnn_and_stack(family, x):
+    ours, _ = pair(family, return_sequences=True)
+    rnn = keras.layers.RNN(family.make_cell(5), return_sequences=True)
+    rnn.build(x.shape)
+    rnn.set_weights(ours.get_weights())
+    assert_allclose(rnn(x, mask=MASK), ours(x, mask=MASK), atol=1e-6)
+
+    cells = [family.make_cell(5), family.make_cell(4)]
+    stacked = keras.layers.RNN(keras.layers.StackedRNNCells(cells), return_sequences=True)
+    second = family.make(4, return_sequences=True)
+    second.build((4, 6, 5))
+    stacked.build(x.shape)
+    stacked.set_weights([*ours.get_weights(), *second.get_weights()])
+    assert_allclose(stacked(x), second(ours(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", "sum", None])
+def test_bidirectional_equals_the_same_wrapper_around_keras_layers(family, x, merge_mode):
+    wrappers = [
+        keras.layers.Bidirectional(make(5, return_sequences=True), merge_mode=merge_mode)
+        for make in (family.make, family.make_keras)
+    ]
+    directions = [family.random_weights(3, 5, seed, "float32") for seed in (1, 2)]
+    for wrapper, convert in zip(wrappers, (lambda w: w, family.convert), strict=True):
+        wrapper.build(x.shape)
+        wrapper.set_weights([w for weights in directions for w in convert(weights)])
+    for a, b in zip(*(tf.nest.flatten(w(x, mask=MASK)) for w in wrappers), strict=True):
+        assert_allclose(a, b, atol=1e-5)
+
+
+def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(family):
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(7, 3, mask_zero=True)(ids)
+    hidden = family.make(5, return_sequences=True)(hidden)
+    model = keras.Model(ids, [hidden, family.make(4)(hidden)])
+    short = np.array([[1, 2, 3]])
+    padded = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 1, 2]])
+    sequences, last = model(short)
+    padded_sequences, padded_last = model(padded)
+    assert_allclose(padded_last[:1], last, atol=1e-6)
+    assert_allclose(padded_sequences[:1, :3], sequences, atol=1e-6)
+
+
+def test_a_model_trains_on_batches_of_changing_length(family):
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(5, 8, mask_zero=True)(ids)
+    model = keras.Model(ids, keras.layers.Dense(1, "sigmoid")(family.make(8)(hidden)))
+    model.compile(keras.optimizers.Adam(0.02), "binary_crossentropy", metrics=["accuracy"])
+    rng = np.random.default_rng(0)
+
+    def batches():  # does the sequence start with token 1?
+        for length in [4, 9, 2, 6] * 30:
+            tokens = rng.integers(1, 5, (32, length))
+            tokens[rng.random((32, length)).cumsum(1) > length * 0.6] = 0
+            tokens[:16, 0] = 1
+            yield tokens, (tokens[:, 0] == 1).astype("float32")
+
+    history = model.fit(batches(), steps_per_epoch=60, epochs=2, verbose=0)
+    assert history.history["accuracy"][-1] > 0.95
+
+
+def test_a_keras_file_loads_in_a_new_process_without_custom_objects(family, tmp_path, x):
+    inputs = keras.Input((None, 3))
+    hidden = keras.layers.Bidirectional(family.make(5, return_sequences=True, dropout=0.1))(inputs)
+    rnn = keras.layers.RNN([family.make_cell(4), family.make_cell(3)])
+    model = keras.Model(inputs, rnn(hidden))
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x, y=model(x))
+    script = (
+        "import keras, keras_gated, numpy as np\n"
+        "data = np.load('data.npz')\n"
+        "y = keras.saving.load_model('model.keras')(data['x'])\n"
+        "np.testing.assert_allclose(y, data['y'], atol=1e-6)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_weight_files_move_between_keras_layers_and_ours(tmp_path, x):
+    models = [keras.Sequential([keras.Input((None, 3)), layer(5)])
+              for layer in (keras.layers.LSTM, keras_gated.LSTM)]  # fmt: skip
+    models[0].save_weights(tmp_path / "keras.weights.h5")
+    models[1].load_weights(tmp_path / "keras.weights.h5")
+    assert_allclose(models[1](x), models[0](x), atol=1e-6)
+
+
+def test_every_constructor_argument_survives_the_config(family):
+    options = {
+        "activation": "relu",
+        "use_bias": False,
+        "kernel_initializer": "he_normal",
+        "recurrent_initializer": "glorot_uniform",
+        "bias_initializer": "ones",
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+        "recurrent_regularizer": keras.regularizers.L1(0.2),
+        "bias_regularizer": keras.regularizers.L1L2(0.3, 0.4),
+        "kernel_constraint": keras.constraints.MaxNorm(2),
+        "recurrent_constraint": keras.constraints.NonNeg(),
+        "bias_constraint": keras.constraints.UnitNorm(),
+        "dropout": 0.1,
+        "recurrent_dropout": 0.2,
+        "seed": 5,
+        "implementation": 1,
+        "name": "mine",
+    }
+    sequence_options = {
+        "activity_regularizer": keras.regularizers.L2(0.5),
+        "return_sequences": True,
+        "return_state": True,
+        "go_backwards": True,
+        "stateful": True,
+        "unroll": True,
+        "zero_output_for_mask": True,
+    }
+    if "lstm" in family.cell.__name__.lower():
+        options["unit_forget_bias"] = False
+    if family.oracle.__name__ != "simple_rnn":
+        options["recurrent_activation"] = "hard_sigmoid"
+    layer = family.make(3, **options, **sequence_options, dtype="float64")
+    for original in (layer, family.make_cell(3, **options)):
+        config = original.get_config()
+        again = type(original).from_config(config)
+        assert again.get_config() == config
+        default = type(original)(3).get_config()
+        given = {**options, **(sequence_options if original is layer else {})}
+        assert not [name for name in given if config[name] == default[name]]
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])
+def test_precision_policies_give_the_float64_answer_within_their_own_precision(family, x, policy):
+    reference, _ = pair(family, return_sequences=True, dtype="float64")
+    layer, _ = pair(family, return_sequences=True, dtype=policy)
+    output = layer(x, mask=MASK)
+    assert output.dtype == layer.compute_dtype
+    assert {v.dtype for v in layer.trainable_variables} == {layer.variable_dtype}
+    tolerance = {"float64": 1e-12, "mixed_bfloat16": 0.05}.get(policy, 5e-3)
+    assert_allclose(tf.cast(output, "float64"), reference(x, mask=MASK), atol=tolerance)
+
+
+def test_a_stateful_layer_reads_a_sequence_in_pieces_as_if_whole(family, x):
+    whole, _ = pair(family, return_sequences=True)
+    layer, _ = pair(family, return_sequences=True, stateful=True)
+    for _ in range(2):
+        pieces = np.concatenate([layer(x[:, :2]), layer(x[:, 2:3]), layer(x[:, 3:])], axis=1)
+        assert_allclose(pieces, whole(x), atol=1e-6)
+        layer.reset_state()
+
+
+def test_dropout_acts_in_training_only_and_drops_the_same_units_at_every_step(family):
+    x = np.ones((2, 4, 3), "float32")
+    layer = family.make(5, dropout=0.5, recurrent_dropout=0.5, return_sequences=True, seed=1)
+    layer(x)
+    assert_allclose(layer(x, training=False), layer(x))
+    assert np.abs(layer(x, training=True) - layer(x)).max() > 1e-3
+
+    # Without recurrence, equal inputs and one mask for all steps give equal outputs.
+    still = keras_gated.SimpleRNN(5, dropout=0.5, recurrent_initializer="zeros",
+                                  return_sequences=True, seed=1)  # fmt: skip
+    output = np.array(still(x, training=True))
+    assert_allclose(output, output[:, :1].repeat(4, axis=1))
+    assert np.abs(output[0] - output[1]).max() > 1e-3
+
+
+def test_the_same_seed_drops_the_same_units(family, x):
+    outputs = []
+    for _ in range(2):
+        layer = family.make(5, dropout=0.3, recurrent_dropout=0.3, seed=9)
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(3, 5, dtype="float32"))
+        outputs.append(np.stack([layer(x, training=True) for _ in range(3)]))
+    assert_allclose(outputs[0], outputs[1], rtol=0, atol=0)
+
+
+def test_inference_graphs_hold_no_random_op_and_no_assignment(family):
+    layer = family.make(5, dropout=0.3, recurrent_dropout=0.3)
+    layer.build((None, None, 3))
+    spec = tf.TensorSpec((None, None, 3))
+    graph = tf.function(lambda x: layer(x, training=False)).get_concrete_function(spec).graph
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    assert not [n.op for n in nodes if "Random" in n.op or "Assign" in n.op]
+
+
+def test_one_layer_can_be_shared_and_cloned(family, x):
+    inputs = keras.Input((None, 3))
+    layer = family.make(5)
+    model = keras.Model(inputs, [layer(inputs), layer(inputs * 2.0)])
+    assert len(model.weights) == len(layer.weights)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    for a, b in zip(clone(x), model(x), strict=True):
+        assert_allclose(a, b, atol=1e-6)
+
+
+def test_time_distributed_runs_the_layer_over_an_outer_axis(family, x):
+    layer, _ = pair(family)
+    outer = np.stack([x, -x], axis=1)
+    expected = np.stack([layer(x), layer(-x)], axis=1)
+    assert_allclose(keras.layers.TimeDistributed(layer)(outer), expected, atol=1e-6)

@@ -1,0 +1,62 @@
+"""Text to ids: cleaning, cropping, padding, batching."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_gated import text
+
+
+@pytest.mark.parametrize("raw, tokens", [
+    ("Good.<br /><br />Very GOOD!", "good . very good !"),
+    ("it's 10/10, don't miss it", "it's 10 / 10 , don't miss it"),
+    ("a < b and c > d", "a < b and c > d"),
+    ("caf\u00e9 \U0001f600 \u7535\u5f71", "caf\u00e9 \U0001f600 \u7535\u5f71"),
+    ("", ""),
+    (b"bad \xff\xfe bytes.", b"bad \xff\xfe bytes ."),
+])  # fmt: skip
+def test_clean_separates_words_and_punctuation_and_drops_tags(raw, tokens):
+    cleaned = text.clean(tf.constant([raw])).numpy()[0]
+    expected = tokens.encode() if isinstance(tokens, str) else tokens
+    assert cleaned.split() == expected.split()
+
+
+def test_head_and_tail_drops_the_middle_of_long_rows_only():
+    rows = tf.ragged.constant([[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5], [1], []], dtype=tf.int64)
+    kept = text.head_and_tail(rows, 2, 3).to_list()
+    assert kept == [[1, 2, 5, 6, 7], [1, 2, 3, 4, 5], [1], []]
+
+
+def test_dense_gives_every_row_at_least_one_token():
+    rows = tf.ragged.constant([[5, 6], []], dtype=tf.int64)
+    assert text.dense(rows).numpy().tolist() == [[5, 6], [text.UNKNOWN, text.PADDING]]
+    assert text.dense(rows[1:], empty=9).numpy().tolist() == [[9]]
+    assert text.dense(rows[:0]).shape[0] == 0
+
+
+def test_words_outside_the_vocabulary_are_unknown():
+    vectorizer = text.word_vectorizer(tf.data.Dataset.from_tensors(["b a b", "b a c"]), 4)
+    assert vectorizer.get_vocabulary() == ["", "[UNK]", "b", "a"]
+    assert vectorizer(tf.constant(["a zzz b"])).to_list() == [[3, 1, 2]]
+
+
+def test_character_ids_start_after_padding_and_unknown():
+    lookup = text.character_lookup("banana\n")
+    assert lookup(tf.constant(["\n", "a", "b", "n", "z"])).numpy().tolist() == [2, 3, 4, 5, 1]
+
+
+def test_bucketed_batches_hold_every_row_once_with_little_padding():
+    lengths = np.random.default_rng(0).integers(1, 120, 500)
+    rows = tf.ragged.range(lengths).with_flat_values(tf.ones([lengths.sum()], tf.int64))
+    data = tf.data.Dataset.from_tensor_slices((rows, np.arange(500)))
+    batches = text.bucketed(data, 16, width=10, shuffle_seed=1)
+    passes = [list(batches), list(batches)]
+    assert len(passes[0]) == len(passes[1]) == int(batches.cardinality())
+    for batch_list in passes:
+        labels = np.concatenate([y for _, y in batch_list])
+        assert sorted(labels) == list(range(500))
+        tokens = sum(int(tf.reduce_sum(x)) for x, _ in batch_list)
+        assert tokens == lengths.sum()
+        assert tokens / sum(x.numpy().size for x, _ in batch_list) > 0.85
+    first, second = (np.concatenate([y for _, y in p]) for p in passes)
+    assert (first != second).any()
