@@ -73,7 +73,8 @@ def generate(stepper, characters):
             ]
         ):
             ids = read(prompt)
-        batch, longest = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [0]], 0))
+        # At least one, since an empty TensorArray cannot be stacked.
+        batch, longest = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [1]], 0))
         draws = tf.map_fn(
             lambda row: draws_of_a_row(row, longest),
             (seed, length),
