@@ -22,7 +22,8 @@ _CALL = """
             Default: zeros, or with `stateful=True` the states after the last call.
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
             repeats the output of the step before it (zeros, if there is none before it, or at
-            every masked step with `zero_output_for_mask=True`).
+            every masked step with `zero_output_for_mask=True`). Default: the mask that Keras
+            attached to `sequences`, with an `initial_state`, too (`keras.layers` forgets it).
         training: Whether dropout is applied.
 
     Returns:
@@ -76,6 +77,9 @@ class GatedLayer(keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         self._check_call(sequences, initial_state)
+        if mask is None:
+            # Keras hands over the mask of its inputs only where no `initial_state` comes along.
+            mask = getattr(sequences, "_keras_mask", None)
         states = self._states_before(sequences, initial_state)
         if training:  # never at inference: Keras would leave random ops in exported graphs
             one_step = ops.zeros_like(sequences[:, 0])

@@ -106,6 +106,16 @@ def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(fa
     assert_allclose(padded_sequences[:1, :3], sequences, atol=1e-6)
 
 
+def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
+    """An encoder and a decoder: `keras.layers` drops the decoder's mask here."""
+    source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
+    embed = keras.layers.Embedding(7, 3, mask_zero=True)
+    _, *states = family.make(5, return_state=True)(embed(source))
+    model = keras.Model([source, target], family.make(5)(embed(target), initial_state=states))
+    short, padded = np.array([[1, 2]]), np.array([[1, 2, 0, 0]])
+    assert_allclose(model([padded, padded]), model([short, short]), atol=1e-6)
+
+
 def test_a_model_trains_on_batches_of_changing_length(family):
     ids = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(5, 8, mask_zero=True)(ids)
