@@ -72,7 +72,7 @@ def generate(stepper, characters):
                 tf.debugging.assert_all_finite(temperature, "`temperature` must be finite."),
             ]
         ):
-            ids = read(prompt)
+            ids, length = read(prompt), tf.identity(length)
         # At least one, since an empty TensorArray cannot be stacked.
         batch, longest = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [1]], 0))
         draws = tf.map_fn(
