@@ -47,6 +47,8 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     """
 
     gates: tuple  # names, in the order of the kernel's columns
+    step_type: type  # the named tuple that `step` returns
+    added = True  # whether a step only ever uses the sum of `W x + b` and `U h + c`
     state_names = ("hidden",)  # the first one is the output
 
     def __init__(self, *, units, dropout, recurrent_dropout, seed, implementation=2, **arguments):
@@ -118,19 +120,24 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
 
     # One step
 
-    def project(self, inputs):
-        """Returns `W x + b` for inputs `(..., features)`: `(..., gates * units)`.
-
-        It does not depend on the step before, so a layer may ask for all steps at once.
-        """
-        projected = ops.matmul(inputs, self.kernel)
-        return projected if self.bias is None else projected + self.input_bias()
+    def input_weights(self):
+        """Returns `W`, and `b` where there is one, as tensors."""
+        biases = () if self.bias is None else (ops.convert_to_tensor(self.input_bias()),)
+        return (ops.convert_to_tensor(self.kernel), *biases)
 
     def input_bias(self):
         return self.bias
 
+    def project(self, inputs, weights):
+        """Returns `W x + b` for inputs `(..., features)`: `(..., gates * units)`.
+
+        It does not depend on the step before, so a layer may ask for all steps at once.
+        """
+        W, *b = weights
+        return ops.matmul(inputs, W) + b[0] if b else ops.matmul(inputs, W)
+
     def recurrent_weights(self):
-        """Returns the tensors that `step` multiplies the state with or adds to that product."""
+        """Returns what `step` multiplies the state with and adds to that product, as tensors."""
         return (ops.convert_to_tensor(self.recurrent_kernel),)
 
     def step(self, x, states, weights, keep=None):
@@ -147,6 +154,22 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         """
         raise NotImplementedError
 
+    def step_gradient(self, step, states, d_states, U_T):
+        """Computes the derivative of `step`; each family writes it below its equations.
+
+        Args:
+            step: What `step` returned.
+            states: The states before the step, each `(batch, units)`.
+            d_states: The loss's derivatives by the states after the step, through the outputs
+                of this step and of all later ones, each `(batch, units)`.
+            U_T: The recurrent kernel transposed, `(gates * units, units)`.
+
+        Returns:
+            The derivatives by `W x + b` and by `U h + c`, each `(batch, gates * units)` (the same
+            tensor where the two are only added), and by the states before the step.
+        """
+        raise NotImplementedError
+
     def call(self, inputs, states, training=False):
         nested = isinstance(states, (list, tuple))
         states = list(states) if nested else [states]
@@ -160,7 +183,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             drop = self.get_dropout_mask(inputs)
         if training and self.recurrent_dropout:
             keep = self.get_recurrent_dropout_mask(states[0])
-        projected = self.project(dropped(inputs, drop))
+        projected = self.project(dropped(inputs, drop), self.input_weights())
         step = self.step(projected, states, self.recurrent_weights(), keep)
         new_states = [getattr(step, name) for name in self.state_names]
         return step.hidden, new_states if nested else new_states[0]

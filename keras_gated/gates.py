@@ -44,4 +44,5 @@ class GRUStep(NamedTuple):
     update: Any
     reset: Any
     candidate: Any
+    recalled: Any  # what of h_{t-1} the candidate is offered: U_h h_{t-1} + c_h
     hidden: Any

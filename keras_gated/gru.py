@@ -59,6 +59,8 @@ class GRUCell(GatedCell):
     """
 
     gates = GRU_GATES
+    step_type = GRUStep
+    added = False
 
     def __init__(
         self,
@@ -87,18 +89,30 @@ class GRUCell(GatedCell):
         [h] = states
         U, *c = weights
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
-        U_zr, U_h = U[:, : 2 * self.units], U[:, 2 * self.units :]
         kept = dropped(h, keep)
         if self.reset_after:
             u = ops.matmul(kept, U)
             u_z, u_r, u_h = ops.split(u + c[0] if c else u, 3, axis=-1)
         else:
-            u_z, u_r = ops.split(ops.matmul(kept, U_zr), 2, axis=-1)
+            u_z, u_r = ops.split(ops.matmul(kept, U[:, : 2 * self.units]), 2, axis=-1)
         z = self.recurrent_activation(x_z + u_z)
         r = self.recurrent_activation(x_r + u_r)
-        n = self.activation(x_h + (r * u_h if self.reset_after else ops.matmul(r * kept, U_h)))
+        if not self.reset_after:
+            u_h = ops.matmul(r * kept, U[:, 2 * self.units :])
+        n = self.activation(x_h + (r * u_h if self.reset_after else u_h))
         h = z * n + (1 - z) * h
-        return GRUStep(update=z, reset=r, candidate=n, hidden=h)
+        return GRUStep(update=z, reset=r, candidate=n, recalled=u_h, hidden=h)
+
+    def step_gradient(self, step, states, d_states, U_T):
+        """As in `GatedCell`, of `reset_after=True`."""
+        z, r, n, u_h, _ = step
+        [h], [dh] = states, d_states
+        dz = dh * (n - h) * z * (1 - z)
+        dn = dh * z * (1 - n * n)
+        dr = dn * u_h * r * (1 - r)
+        dx = ops.concatenate([dz, dr, dn], axis=-1)
+        du = ops.concatenate([dz, dr, dn * r], axis=-1)
+        return dx, du, [dh * (1 - z) + ops.matmul(du, U_T)]
 
     def bias_shape(self):
         [width] = super().bias_shape()
@@ -109,4 +123,6 @@ class GRUCell(GatedCell):
 
     def recurrent_weights(self):
         weights = super().recurrent_weights()
-        return (*weights, self.bias[1]) if self.use_bias and self.reset_after else weights
+        if not (self.use_bias and self.reset_after):
+            return weights
+        return (*weights, ops.convert_to_tensor(self.bias[1]))

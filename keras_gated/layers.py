@@ -10,6 +10,7 @@ import re
 import keras
 from keras import ops
 
+from keras_gated import fused
 from keras_gated.cell import arguments_of, boolean
 from keras_gated.gru import GRUCell
 from keras_gated.lstm import LSTMCell
@@ -44,6 +45,9 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
         zero_output_for_mask: Whether the output of a masked step is zero.
         activity_regularizer: Regularizer of the output.
+        fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
+            wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
+            where it is not; False never does.
         name, dtype, trainable: As for any Keras layer."""
 
 
@@ -65,6 +69,12 @@ class GatedLayer(keras.layers.RNN):
         for name in _SWITCHES:
             if name in arguments:
                 boolean(type(self).__name__, name, arguments[name])
+        self.fused = arguments.pop("fused", "auto")
+        if self.fused not in ("auto", True, False):
+            raise ValueError(
+                f"{type(self).__name__}: `fused` must be 'auto', True or False. "
+                f"Received: fused={self.fused!r}."
+            )
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
@@ -74,6 +84,8 @@ class GatedLayer(keras.layers.RNN):
         super().__init__(cell, **arguments)
         self.input_spec = keras.layers.InputSpec(ndim=3)
         self.supports_masking = True
+        # The fused path compiles its loops itself, once for all lengths.
+        self.supports_jit = self.fused is False
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         self._check_call(sequences, initial_state)
@@ -92,6 +104,19 @@ class GatedLayer(keras.layers.RNN):
                 variable.assign(state)
         output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
         return (output, *states) if self.return_state else output
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        reason = None if self.fused is False else fused.why_not(self, training, mask)
+        if self.fused is True and reason:
+            raise ValueError(
+                f"{type(self).__name__}: `fused=True` cannot be kept, because {reason}. "
+                "Use fused='auto', which then runs the cell's own loop."
+            )
+        if self.fused is False or reason:
+            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        if training and self.dropout:
+            sequences = sequences * self.cell.get_dropout_mask(sequences[:, 0])[:, None]
+        return fused.run(self, sequences, initial_state, mask, training)
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
@@ -143,7 +168,7 @@ class GatedLayer(keras.layers.RNN):
         cell_config = self.cell.get_config()
         config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
         regularizer = keras.regularizers.serialize(self.activity_regularizer)
-        return {**config, "activity_regularizer": regularizer}
+        return {**config, "activity_regularizer": regularizer, "fused": self.fused}
 
     @classmethod
     def from_config(cls, config):
@@ -204,6 +229,7 @@ class SimpleRNN(GatedLayer):
         stateful=False,
         unroll=False,
         seed=None,
+        fused="auto",
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))
@@ -247,6 +273,7 @@ class LSTM(GatedLayer):
         go_backwards=False,
         stateful=False,
         unroll=False,
+        fused="auto",
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))
@@ -292,6 +319,7 @@ class GRU(GatedLayer):
         stateful=False,
         unroll=False,
         reset_after=True,
+        fused="auto",
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))

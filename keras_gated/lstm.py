@@ -53,6 +53,7 @@ class LSTMCell(GatedCell):
     """
 
     gates = LSTM_GATES
+    step_type = LSTMStep
     state_names = ("hidden", "memory")
 
     def __init__(
@@ -89,6 +90,18 @@ class LSTMCell(GatedCell):
         o = self.recurrent_activation(a_o)
         h = o * self.activation(c)
         return LSTMStep(input=i, forget=f, candidate=g, output=o, memory=c, hidden=h)
+
+    def step_gradient(self, step, states, d_states, U_T):
+        i, f, g, o, c, _ = step
+        _, c_before = states
+        dh, dc = d_states
+        tanh_c = ops.tanh(c)
+        do = dh * tanh_c
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        di, df, dg = dc * g, dc * c_before, dc * i
+        da = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)]
+        da = ops.concatenate(da, axis=-1)
+        return da, da, [ops.matmul(da, U_T), dc * f]
 
     def initializer_of(self, weight):
         initializer = super().initializer_of(weight)

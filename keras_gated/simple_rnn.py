@@ -42,6 +42,7 @@ class SimpleRNNCell(GatedCell):
     """
 
     gates = SIMPLE_RNN_GATES
+    step_type = SimpleRNNStep
 
     def __init__(
         self,
@@ -69,3 +70,8 @@ class SimpleRNNCell(GatedCell):
         [U] = weights
         h = self.activation(x + ops.matmul(dropped(h, keep), U))
         return SimpleRNNStep(hidden=h)
+
+    def step_gradient(self, step, states, d_states, U_T):
+        [dh] = d_states
+        da = dh * (1 - step.hidden * step.hidden)
+        return da, da, [ops.matmul(da, U_T)]

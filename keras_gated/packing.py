@@ -1,0 +1,212 @@
+"""How the steps of a batch of sequences lie in memory while a layer runs over them.
+
+A batch is cut into two groups of rows that run side by side, one on each half of the cores, with
+no barrier between them at every step. A group is a list of chunks; a chunk holds some steps of
+some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are its slots.
+
+Without a mask a group is one chunk. With one, the valid steps of each row move to its start and
+longer rows come first, so that a later chunk holds fewer rows: masked steps take no slot.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+# A chunk of the compiled loops has a fixed number of steps and a multiple of so many rows, since
+# XLA compiles anew for every shape.
+STEPS, ROWS = 32, 8
+FEWEST_ROWS_TO_SPLIT = 16
+
+
+class Chunks(NamedTuple):
+    """The chunks of a group."""
+
+    steps: Any  # steps that some row of each chunk has, int32 (chunks,)
+    rows: Any  # rows of each chunk, int32 (chunks,); never more than of the chunk before
+    offsets: Any  # slots before each chunk, int32 (chunks,)
+    size: Any  # steps a chunk has slots for; None: as many as it has steps
+    lengths: Any  # steps of each row, int32 (rows,); None: as many as the chunks together
+    single: bool  # whether there is exactly one chunk
+
+
+class Group(NamedTuple):
+    """Rows that run together."""
+
+    x: Any  # (slots, features)
+    states: Any  # the states before the first step, each (rows, units)
+    chunks: Chunks
+
+
+class Batch(NamedTuple):
+    """A batch cut into groups, and the way back."""
+
+    groups: list
+    unpack_outputs: Any  # (slots, units) of each group -> (batch, time, units)
+    unpack_states: Any  # a state of each group -> (batch, units)
+
+
+def _split_at(x):
+    rows = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    if x.shape[0] is not None and x.shape[0] < FEWEST_ROWS_TO_SPLIT:
+        return [rows]
+    return [rows - rows // 2, rows // 2]
+
+
+def pack(x, states, go_backwards, compiled):
+    """Returns the `Batch` of sequences `(batch, time, features)` without a mask."""
+    rows = _split_at(x)
+    static, features = x.shape[1], x.shape[2]
+    time = tf.shape(x)[1] if static is None else static
+    groups = []
+    for part, *own in zip(*(tf.split(a, rows) for a in (x, *states)), strict=True):
+        steps_first = tf.transpose(part, [1, 0, 2])
+        if go_backwards:
+            steps_first = tf.reverse(steps_first, [0])
+        width, size = tf.shape(part)[0], None
+        steps, offsets = tf.reshape(time, [1]), tf.zeros([1], tf.int32)
+        if compiled:
+            size = static
+            if static is None:
+                size = STEPS
+                starts = tf.range(0, time, STEPS)
+                steps_first = tf.pad(steps_first, [[0, -time % STEPS], [0, 0], [0, 0]])
+                steps, offsets = tf.minimum(time - starts, STEPS), starts * width
+        # A row without steps would be a turn of every loop for nothing.
+        steps = tf.where(width > 0, steps, 0)
+        chunks = Chunks(
+            steps, tf.fill(tf.shape(steps), width), offsets, size, None, static is not None or not compiled
+        )
+        groups.append(Group(tf.reshape(steps_first, [-1, features]), own, chunks))
+
+    def unpack_outputs(outputs):
+        parts = []
+        for group, output in zip(groups, outputs, strict=True):
+            shape = tf.stack([-1, group.chunks.rows[0], output.shape[-1]])
+            parts.append(tf.transpose(tf.reshape(output, shape)[:time], [1, 0, 2]))
+        return tf.concat(parts, 0)
+
+    return Batch(groups, unpack_outputs, lambda parts: tf.concat(parts, 0))
+
+
+def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
+    """Returns the `Batch` of sequences of which only the steps where `mask` is True count.
+
+    Args:
+        x: `(batch, time, features)`; nothing is read of its masked steps.
+        mask: bool, `(batch, time)`.
+        states: Each `(batch, units)`.
+        go_backwards: Whether steps are read from the last one to the first.
+        zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
+        compiled: Whether chunks have the fixed sizes that compiled loops need.
+    """
+    time, features = tf.shape(x)[1], x.shape[2]
+    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+    longest_first = tf.argsort(lengths, direction="DESCENDING", stable=True)
+    number = len(_split_at(x))
+    rows_of_groups = [longest_first[i::number] for i in range(number)]
+    in_groups = tf.concat(rows_of_groups, 0)
+    back = tf.argsort(in_groups)
+    # How many valid steps have been read when a step has been: 0 before the first.
+    read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
+    tokens = tf.reshape(tf.range(tf.size(mask)), tf.shape(mask))
+
+    groups, sources, slots, before = [], [], [], 0
+    for own in rows_of_groups:
+        chunks, ends = (_fixed_chunks if compiled else _exact_chunks)(tf.gather(lengths, own))
+        size = tf.reduce_sum(_slots_of(chunks))
+        slot = _slot_of_step(chunks, ends, tf.gather(read, own) - 1)
+        valid = tf.gather(mask, own)
+        source = tf.tensor_scatter_nd_update(
+            tf.fill([size], -1),
+            tf.boolean_mask(slot, valid)[:, None],
+            tf.boolean_mask(tf.gather(tokens, own), valid),
+        )
+        sources.append(source)
+        slots.append(tf.where(slot < 0, -1, slot + before))
+        before += size
+        padding = tf.shape(chunks.lengths)[0] - tf.shape(own)[0] if compiled else 0
+        padded = [tf.pad(tf.gather(s, own), [[0, padding], [0, 0]]) for s in states]
+        groups.append(Group(None, padded, chunks if compiled else chunks._replace(lengths=None)))
+
+    slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
+    slot = tf.where(mask, slot_read_last, -1)
+    source = tf.concat(sources, 0)
+    packed = _take(tf.reshape(x, [-1, features]), source, tf.reshape(slot, [-1]))
+    parts = tf.split(packed, [tf.size(s) for s in sources], num=len(sources))
+    groups = [group._replace(x=part) for group, part in zip(groups, parts, strict=True)]
+
+    def unpack_outputs(outputs):
+        hidden = tf.concat(outputs, 0)
+        if zero_masked_outputs:
+            hidden = _take(hidden, tf.reshape(slot, [-1]), source)
+            hidden = tf.reshape(hidden, tf.concat([tf.shape(mask), [hidden.shape[-1]]], 0))
+        else:
+            hidden = _gather_or_zero(hidden, slot_read_last)
+        return tf.reverse(hidden, [1]) if go_backwards else hidden
+
+    def unpack_states(parts):
+        kept = [p[: tf.shape(rows)[0]] for p, rows in zip(parts, rows_of_groups, strict=True)]
+        return tf.gather(tf.concat(kept, 0), back)
+
+    return Batch(groups, unpack_outputs, unpack_states)
+
+
+def _fixed_chunks(lengths):
+    """Returns chunks of `STEPS` steps and a multiple of `ROWS` rows, and the steps at their ends."""
+
+    def rounded(rows):
+        return tf.maximum(-(-rows // ROWS), 1) * ROWS
+
+    number = tf.maximum(-(-tf.reduce_max(tf.concat([lengths, [0]], 0)) // STEPS), 1)
+    starts = tf.range(number) * STEPS
+    rows = rounded(tf.reduce_sum(tf.cast(lengths[None] > starts[:, None], tf.int32), 1))
+    steps = tf.minimum(tf.reduce_max(tf.concat([lengths, [0]], 0)) - starts, STEPS)
+    lengths = tf.pad(lengths, [[0, rounded(tf.size(lengths)) - tf.size(lengths)]])
+    offsets = tf.cumsum(rows * STEPS, exclusive=True)
+    return Chunks(steps, rows, offsets, STEPS, lengths, False), starts + STEPS
+
+
+def _exact_chunks(lengths):
+    """Returns a chunk from every end of a row to the next, and the steps at their ends."""
+    ends, _ = tf.unique(tf.sort(tf.maximum(lengths, 1)))
+    ends = tf.cond(tf.size(ends) > 0, lambda: ends, lambda: tf.ones([1], tf.int32))
+    starts = tf.concat([[0], ends[:-1]], 0)
+    rows = tf.reduce_sum(tf.cast(lengths[None] > starts[:, None], tf.int32), 1)
+    steps = ends - starts
+    offsets = tf.cumsum(rows * steps, exclusive=True)
+    return Chunks(steps, rows, offsets, None, lengths, False), ends
+
+
+def _slots_of(chunks):
+    return chunks.rows * (chunks.steps if chunks.size is None else chunks.size)
+
+
+def _slot_of_step(chunks, ends, step):
+    """Returns the slot of step number `step[r, t]` of row r; -1 for a negative number."""
+    chunk = tf.searchsorted(ends, tf.reshape(tf.maximum(step, 0), [-1]), side="right")
+    # A row without any step asks for none, but its numbers must stay inside the table.
+    chunk = tf.reshape(tf.minimum(chunk, tf.size(ends) - 1), tf.shape(step))
+    starts = tf.concat([[0], ends[:-1]], 0)
+    rows = tf.range(tf.shape(step)[0])[:, None]
+    within = (step - tf.gather(starts, chunk)) * tf.gather(chunks.rows, chunk) + rows
+    return tf.where(step < 0, -1, tf.gather(chunks.offsets, chunk) + within)
+
+
+def _gather_or_zero(values, index):
+    """Gathers rows of `values`; an index of -1 gives zeros, whatever the values hold."""
+    # One more row, so that there is one to gather where `values` has none.
+    found = tf.gather(tf.pad(values, [[1, 0], [0, 0]]), index + 1)
+    return found
+
+
+def _take(values, index, inverse):
+    """Gathers rows as `_gather_or_zero` does, where `inverse` undoes `index`.
+
+    No row is taken twice, so the derivative is a gather, too, and not a scatter.
+    """
+
+    @tf.custom_gradient
+    def take(values):
+        return _gather_or_zero(values, index), lambda d: _gather_or_zero(d, inverse)
+
+    return take(values)
