@@ -13,7 +13,7 @@ import functools
 
 import tensorflow as tf
 
-UNROLLED = 4  # steps written out in the plain loop's body: fewer, larger turns of the loop
+UNROLLED = 8  # steps written out in the plain loop's body: fewer, larger turns of the loop
 
 
 def run_plain(cell, group, all_outputs):
@@ -27,9 +27,9 @@ def run_plain(cell, group, all_outputs):
     Returns:
         The outputs, `(slots, units)` (None unless wanted), and the final states.
     """
-    chunks, recur = group.chunks, cell.recurrent_weights()
-    projected = cell.project(group.x, cell.input_weights())
-    states = group.states
+    chunks, states = group.chunks, group.states
+    project, recur = _weights(cell)
+    projected = cell.project(group.x, project)
     turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
     outputs = tf.TensorArray(
         projected.dtype,
@@ -66,8 +66,10 @@ def run_plain(cell, group, all_outputs):
         xs = tf.reshape(projected[offset : offset + steps * rows], shape)
         cut = steps - steps % UNROLLED
         active = [s[:rows] for s in states]
-        active, outputs = loop(xs[:cut], UNROLLED, written[j], active, outputs)
-        active, outputs = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, outputs)
+        if chunks.size is None or chunks.size >= UNROLLED:
+            active, outputs = loop(xs[:cut], UNROLLED, written[j], active, outputs)
+        if chunks.size is None or chunks.size % UNROLLED:
+            active, outputs = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, outputs)
         states = [_put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
         return j + 1, states, [outputs]
 
@@ -92,7 +94,7 @@ def run_compiled(cell, group):
     """
     loops = _loops(type(cell), cell.units)
     states_number, chunks = len(group.states), group.chunks
-    project, recur = cell.input_weights(), cell.recurrent_weights()
+    project, recur = _weights(cell)
 
     @tf.custom_gradient
     def through_time(x, *rest):
@@ -100,6 +102,7 @@ def run_compiled(cell, group):
         U, *c = rest[states_number + len(project) :]
         xs = cell.project(x, (W, *b))
         saved, finals = _forwards(loops, xs, chunks, list(states), (U, *c))
+        saved, finals = [_once(s) for s in saved], [_once(f) for f in finals]
 
         def gradient(d_outputs, *d_finals):
             sums, before, d_states = _backwards(
@@ -118,9 +121,16 @@ def run_compiled(cell, group):
     return outputs, finals
 
 
-def _once(gradient):
+def _weights(cell):
+    """Returns the weights of both products, read here and not at every step."""
+    weights = cell.input_weights(), cell.recurrent_weights()
+    return tf.nest.map_structure(tf.convert_to_tensor, weights)
+
+
+def _once(tensor):
+    """Marks what TensorFlow must not differentiate by itself."""
     return tf.raw_ops.PreventGradient(
-        input=gradient,
+        input=tensor,
         message="The fused layers of keras_gated have no second derivative. "
         "Build the layer with fused=False to differentiate twice.",
     )

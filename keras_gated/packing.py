@@ -15,7 +15,9 @@ import tensorflow as tf
 # A chunk of the compiled loops has a fixed number of steps and a multiple of so many rows, since
 # XLA compiles anew for every shape.
 STEPS, ROWS = 32, 8
-FEWEST_ROWS_TO_SPLIT = 16
+# A group is worth its while from so many rows on in the compiled loops, and from so many numbers
+# of a state in the plain ones, where every operation has its price (measured on two cores).
+ROWS_WORTH_A_GROUP, NUMBERS_WORTH_A_GROUP = 8, 1024
 
 
 class Chunks(NamedTuple):
@@ -24,7 +26,7 @@ class Chunks(NamedTuple):
     steps: Any  # steps that some row of each chunk has, int32 (chunks,)
     rows: Any  # rows of each chunk, int32 (chunks,); never more than of the chunk before
     offsets: Any  # slots before each chunk, int32 (chunks,)
-    size: Any  # steps a chunk has slots for; None: as many as it has steps
+    size: Any  # steps a chunk has slots for, if that is fixed; None: as many as it has steps
     lengths: Any  # steps of each row, int32 (rows,); None: as many as the chunks together
     single: bool  # whether there is exactly one chunk
 
@@ -45,44 +47,46 @@ class Batch(NamedTuple):
     unpack_states: Any  # a state of each group -> (batch, units)
 
 
-def _split_at(x):
-    rows = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-    if x.shape[0] is not None and x.shape[0] < FEWEST_ROWS_TO_SPLIT:
-        return [rows]
-    return [rows - rows // 2, rows // 2]
+def _rows_of_groups(x, states, compiled):
+    """Returns how many rows go into each group: all into the first where two gain nothing."""
+    fewest = ROWS_WORTH_A_GROUP if compiled else NUMBERS_WORTH_A_GROUP // states[0].shape[-1]
+    if x.shape[0] is not None:
+        rows = x.shape[0]
+        return [rows - rows // 2, rows // 2] if rows >= 2 * fewest else [rows]
+    rows = tf.shape(x)[0]
+    second = tf.where(rows >= 2 * fewest, rows // 2, 0)
+    return [rows - second, second]
 
 
 def pack(x, states, go_backwards, compiled):
     """Returns the `Batch` of sequences `(batch, time, features)` without a mask."""
-    rows = _split_at(x)
+    rows = _rows_of_groups(x, states, compiled)
     static, features = x.shape[1], x.shape[2]
     time = tf.shape(x)[1] if static is None else static
-    groups = []
+    groups, shapes = [], []
     for part, *own in zip(*(tf.split(a, rows) for a in (x, *states)), strict=True):
         steps_first = tf.transpose(part, [1, 0, 2])
         if go_backwards:
             steps_first = tf.reverse(steps_first, [0])
-        width, size = tf.shape(part)[0], None
+        width, size = tf.shape(part)[0], static
         steps, offsets = tf.reshape(time, [1]), tf.zeros([1], tf.int32)
-        if compiled:
-            size = static
-            if static is None:
-                size = STEPS
-                starts = tf.range(0, time, STEPS)
-                steps_first = tf.pad(steps_first, [[0, -time % STEPS], [0, 0], [0, 0]])
-                steps, offsets = tf.minimum(time - starts, STEPS), starts * width
+        if compiled and static is None:
+            size, starts = STEPS, tf.range(0, time, STEPS)
+            steps_first = tf.pad(steps_first, [[0, -time % STEPS], [0, 0], [0, 0]])
+            steps, offsets = tf.minimum(time - starts, STEPS), starts * width
         # A row without steps would be a turn of every loop for nothing.
         steps = tf.where(width > 0, steps, 0)
         chunks = Chunks(
             steps, tf.fill(tf.shape(steps), width), offsets, size, None, static is not None or not compiled
         )
+        shapes.append(tf.shape(steps_first)[:2])
         groups.append(Group(tf.reshape(steps_first, [-1, features]), own, chunks))
 
     def unpack_outputs(outputs):
         parts = []
-        for group, output in zip(groups, outputs, strict=True):
-            shape = tf.stack([-1, group.chunks.rows[0], output.shape[-1]])
-            parts.append(tf.transpose(tf.reshape(output, shape)[:time], [1, 0, 2]))
+        for shape, output in zip(shapes, outputs, strict=True):
+            steps_first = tf.reshape(output, tf.concat([shape, [output.shape[-1]]], 0))
+            parts.append(tf.transpose(steps_first[:time], [1, 0, 2]))
         return tf.concat(parts, 0)
 
     return Batch(groups, unpack_outputs, lambda parts: tf.concat(parts, 0))
@@ -102,15 +106,19 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
     time, features = tf.shape(x)[1], x.shape[2]
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
     longest_first = tf.argsort(lengths, direction="DESCENDING", stable=True)
-    number = len(_split_at(x))
-    rows_of_groups = [longest_first[i::number] for i in range(number)]
+    rows = _rows_of_groups(x, states, compiled)
+    rows_of_groups = [longest_first]
+    if len(rows) == 2:  # dealt out in turn, so that both are as long
+        second = tf.range(rows[1]) * 2 + 1
+        others = tf.concat([second - 1, tf.range(2 * rows[1], rows[0] + rows[1])], 0)
+        rows_of_groups = [tf.gather(longest_first, places) for places in (others, second)]
     in_groups = tf.concat(rows_of_groups, 0)
     back = tf.argsort(in_groups)
     # How many valid steps have been read when a step has been: 0 before the first.
     read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
     tokens = tf.reshape(tf.range(tf.size(mask)), tf.shape(mask))
 
-    groups, sources, slots, before = [], [], [], 0
+    groups, sources, slots, before, first = [], [], [], 0, 0
     for own in rows_of_groups:
         chunks, ends = (_fixed_chunks if compiled else _exact_chunks)(tf.gather(lengths, own))
         size = tf.reduce_sum(_slots_of(chunks))
@@ -124,9 +132,11 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
         sources.append(source)
         slots.append(tf.where(slot < 0, -1, slot + before))
         before += size
-        padding = tf.shape(chunks.lengths)[0] - tf.shape(own)[0] if compiled else 0
-        padded = [tf.pad(tf.gather(s, own), [[0, padding], [0, 0]]) for s in states]
-        groups.append(Group(None, padded, chunks if compiled else chunks._replace(lengths=None)))
+        padded = tf.pad(own, [[0, tf.shape(chunks.lengths)[0] - tf.shape(own)[0]]], constant_values=-1)
+        place = tf.where((back >= first) & (back < first + tf.shape(own)[0]), back - first, -1)
+        first += tf.shape(own)[0]
+        own_states = [_take(s, padded, place) for s in states]
+        groups.append(Group(None, own_states, chunks if compiled else chunks._replace(lengths=None)))
 
     slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
     slot = tf.where(mask, slot_read_last, -1)
@@ -146,7 +156,7 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
 
     def unpack_states(parts):
         kept = [p[: tf.shape(rows)[0]] for p, rows in zip(parts, rows_of_groups, strict=True)]
-        return tf.gather(tf.concat(kept, 0), back)
+        return _take(tf.concat(kept, 0), back, in_groups)
 
     return Batch(groups, unpack_outputs, unpack_states)
 

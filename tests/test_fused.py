@@ -1,0 +1,290 @@
+"""The fused path against the cell's own loop: outputs, states, gradients; and its limits."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES, MASKS, mask_array
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated import bptt, packing
+
+FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
+ROWS, TIME, FEATURES, UNITS = 20, 7, 2, 3
+
+
+@pytest.fixture(params=FUSED)
+def family(request):
+    return FUSED[request.param]
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Chunks of three steps, so that seven steps need several."""
+    monkeypatch.setattr(packing, "STEPS", 3)
+
+
+def big_mask(name):
+    """Twenty rows of seven steps made of the patterns of `MASKS`."""
+    mask = mask_array(name)
+    return None if mask is None else np.resize(np.concatenate([mask, mask[:, 1:3]], 1), (20, 7))
+
+
+def data(family, dtype="float64", return_sequences=True):
+    rng = np.random.default_rng(3)
+    shapes = [(ROWS, UNITS)] * family.states
+    outputs = (ROWS, TIME, UNITS) if return_sequences else (ROWS, UNITS)
+    x = rng.normal(size=(ROWS, TIME, FEATURES))
+    states, finals = ([rng.normal(size=s) for s in shapes] for _ in range(2))
+    weigh = [rng.normal(size=outputs), *finals]
+    return tf.nest.map_structure(lambda a: tf.constant(a, dtype), (x, states, weigh))
+
+
+def values_and_gradients(layer, x, mask, states, weigh, training):
+    with tf.GradientTape() as tape:
+        tape.watch([x, *states])
+        values = layer(x, mask=mask, initial_state=states or None, training=training)
+        loss = sum(tf.reduce_sum(v * w) for v, w in zip(values, weigh, strict=True))
+    sources = [x, *states, *(v.value for v in layer.trainable_variables)]
+    return [*values, *tape.gradient(loss, sources, unconnected_gradients="zero")]
+
+
+def both_ways(family, mask, training, mode="graph", dtype="float64", states_given=True, **options):
+    """Returns values and gradients of the fused layer and of the cell's loop."""
+    x, states, weigh = data(family, dtype, options.setdefault("return_sequences", True))
+    states = states if states_given else []
+    results = []
+    for fused in (True, False):
+        layer = family.make(UNITS, return_state=True, dtype=dtype, fused=fused, **options)
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS)[: len(layer.weights)])
+
+        def call(x, layer=layer):
+            return values_and_gradients(layer, x, mask, states, weigh, training)
+
+        if not fused:
+            results.append([v.numpy() for v in call(x)])
+            continue
+        if mode == "unknown sizes":
+            signature = [tf.TensorSpec((None, None, FEATURES), dtype)]
+            call = tf.function(call, input_signature=signature, autograph=False)
+        elif mode != "eager":
+            call = tf.function(call, jit_compile=mode == "xla", autograph=False)
+        results.append([v.numpy() for v in call(x)])
+    return results
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_values_and_gradients_equal_those_of_the_cell(family, mask_name, training, short_chunks):
+    go_backwards = list(MASKS).index(mask_name) % 2 == training
+    fused, cell = both_ways(family, big_mask(mask_name), training, go_backwards=go_backwards)
+    for a, b in zip(fused, cell, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("options", [
+    {"return_sequences": False},
+    {"return_sequences": False, "zero_output_for_mask": True},
+    {"zero_output_for_mask": True, "go_backwards": True},
+    {"states_given": False},
+    {"use_bias": False},
+    {"mode": "eager"},
+    {"mode": "unknown sizes"},
+])  # fmt: skip
+@pytest.mark.parametrize("mask_name", ["no mask", "gaps"])
+def test_options_and_modes_change_nothing(family, mask_name, training, options, short_chunks):
+    fused, cell = both_ways(family, big_mask(mask_name), training, **options)
+    for a, b in zip(fused, cell, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_inside_a_function_that_xla_compiles(family, training):
+    fused, cell = both_ways(family, None, training, mode="xla")
+    for a, b in zip(fused, cell, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_float32_agrees_to_1e_5(family, training):
+    for name in ("no mask", "gaps"):
+        for a, b in zip(*both_ways(family, big_mask(name), training, dtype="float32"), strict=True):
+            assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_a_second_derivative_is_refused_in_training_and_right_at_inference(family):
+    x, *_ = data(family)
+    layer = family.make(UNITS, dtype="float64")
+
+    def second(training, layer=layer):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=training) ** 2)
+            gradient = tf.reduce_sum(inner.gradient(y, x) ** 2)
+        return outer.gradient(gradient, x)
+
+    for call in (second, tf.function(second, autograph=False)):
+        with pytest.raises(LookupError, match="no second derivative.*fused=False"):
+            call(True)
+    cell_loop = family.make(UNITS, dtype="float64", fused=False)
+    cell_loop.build(x.shape)
+    cell_loop.set_weights(layer.get_weights())
+    assert_allclose(second(False), tf.function(second)(False, cell_loop), atol=1e-9)
+
+
+def test_a_gradient_through_a_function_traced_without_a_tape(family):
+    x, *_ = data(family)
+    layer = family.make(UNITS, dtype="float64")
+    expected = None
+    for training in (False, True):
+        function = tf.function(lambda x, t=training: layer(x, training=t), autograph=False)
+        function(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(function(x) ** 2)
+        gradient = tape.gradient(loss, x)
+        expected = gradient if expected is None else expected
+        assert_allclose(gradient, expected, atol=1e-9)
+
+
+def test_nothing_of_masked_steps_leaks(family):
+    for training, bad in itertools.product((False, True), (np.nan, np.inf)):
+        x, states, weigh = data(family)
+        mask = big_mask("gaps")
+        x_bad = tf.where(mask[..., None], x, bad)
+        layer = family.make(UNITS, return_sequences=True, return_state=True, dtype="float64")
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS))
+        clean = values_and_gradients(layer, x, mask, states, weigh, training)
+        dirty = values_and_gradients(layer, x_bad, mask, states, weigh, training)
+        for a, b in zip(dirty, clean, strict=True):
+            assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_sequences_without_a_step_give_zeros_and_keep_the_state(family, training):
+    layer = family.make(UNITS, return_sequences=True, return_state=True)
+    for rows, mask in ((2, None), (2, tf.ones((2, 0), tf.bool)), (0, None)):
+        states = [tf.random.normal((rows, UNITS)) for _ in range(family.states)]
+        x = tf.zeros((rows, 0 if rows else 4, FEATURES))
+        outputs, *finals = layer(x, mask=mask, initial_state=states, training=training)
+        assert outputs.shape == (*x.shape[:2], UNITS)
+        for a, b in zip(finals, states, strict=True):
+            assert_allclose(a, b)
+
+
+def test_many_lengths_are_compiled_for_a_few_shapes_only():
+    bptt._loops.cache_clear()
+    ids = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(5, 4, mask_zero=True)(ids)
+    model = keras.Model(ids, keras.layers.Dense(1)(keras_gated.LSTM(4)(hidden)))
+    model.compile("sgd", "mse")
+    assert not model.jit_compile
+
+    def batches():
+        for longest in range(1, 120):
+            tokens = np.ones((16, longest), "int32")
+            tokens[1:, longest // 2 :] = 0
+            yield tokens, np.zeros(16)
+
+    model.fit(batches(), steps_per_epoch=119, verbose=0)
+    loops = bptt._loops(keras_gated.LSTMCell, 4)
+    for function in (loops.forwards, loops.backwards):
+        assert function.experimental_get_tracing_count() <= 2
+    rows = {chunk for longest in range(1, 120) for chunk in chunk_rows(longest)}
+    assert len(rows) == 1  # eight rows a group: one shape for XLA
+
+
+def chunk_rows(longest):
+    chunks, _ = packing._fixed_chunks(tf.constant([longest] + [longest // 2] * 7))
+    return chunks.rows.numpy().tolist()
+
+
+def test_chunks_take_slots_for_valid_steps_and_little_more():
+    lengths = tf.constant(np.sort(np.random.default_rng(0).integers(1, 600, 32))[::-1].copy())
+    exact, _ = packing._exact_chunks(lengths)
+    assert int(tf.reduce_sum(exact.rows * exact.steps)) == int(tf.reduce_sum(lengths))
+    fixed, _ = packing._fixed_chunks(lengths)
+    slots = int(tf.reduce_sum(fixed.rows)) * packing.STEPS
+    assert slots < 1.35 * int(tf.reduce_sum(lengths))
+    assert not (fixed.rows % packing.ROWS).numpy().any()
+
+
+def test_inference_graphs_hold_nothing_that_must_be_compiled(family):
+    layer = keras.layers.Bidirectional(family.make(UNITS, return_sequences=True))
+    layer.build((None, None, FEATURES))
+
+    def call(x, mask):
+        return layer(x, mask=mask, training=False)
+
+    specs = [tf.TensorSpec((None, None, FEATURES)), tf.TensorSpec((None, None), tf.bool)]
+    graph = tf.function(call, input_signature=specs).get_concrete_function().graph.as_graph_def()
+    assert not [f.signature.name for f in graph.library.function if f.attr["_XlaMustCompile"].b]
+
+
+@pytest.mark.parametrize("options, call, words", [
+    ({"activation": "relu"}, {}, "activation='tanh'"),
+    ({"recurrent_dropout": 0.2}, {"training": True}, "recurrent_dropout"),
+    ({"unroll": True}, {}, "unroll=True"),
+    ({"dtype": "mixed_float16"}, {}, "not in float16"),
+    ({"dtype": "bfloat16"}, {}, "not in bfloat16"),
+])  # fmt: skip
+def test_where_it_is_not_valid_true_raises_and_auto_runs_the_cell(family, options, call, words):
+    x = np.random.default_rng(0).normal(size=(3, 4, FEATURES)).astype("float32")
+    with pytest.raises(ValueError, match=f"`fused=True` cannot be kept.*{words}"):
+        family.make(UNITS, fused=True, **options)(x, **call)
+    outputs = []
+    for fused in ("auto", False):
+        keras.utils.set_random_seed(0)
+        layer = family.make(UNITS, fused=fused, seed=1, **options)
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS, dtype="float32"))
+        outputs.append(np.array(layer(x, **call), "float32"))
+    assert_allclose(outputs[0], outputs[1], rtol=0, atol=0)
+
+
+def test_a_gru_that_resets_before_the_product_runs_its_cell():
+    with pytest.raises(ValueError, match="reset_after=False"):
+        keras_gated.GRU(3, reset_after=False, fused=True)(np.zeros((2, 3, 4), "float32"))
+
+
+def test_a_cell_with_equations_of_its_own_is_not_run_with_the_derivative_of_another():
+    class Leaky(keras_gated.SimpleRNNCell):
+        def step(self, x, states, weights, keep=None):
+            step = super().step(x, states, weights, keep)
+            return step._replace(hidden=0.5 * step.hidden)
+
+    class LeakyRNN(keras_gated.SimpleRNN):
+        cell_class = Leaky
+
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    layer = LeakyRNN(3)
+    expected = keras.layers.RNN(layer.cell)
+    assert_allclose(layer(x, training=True), expected(x), atol=1e-6)
+    with pytest.raises(ValueError, match="`step` of its own"):
+        LeakyRNN(3, fused=True)(x)
+
+
+def test_input_dropout_drops_the_same_units_on_both_paths(family):
+    x = np.random.default_rng(0).normal(size=(5, 4, FEATURES)).astype("float32")
+    outputs = []
+    for fused in (True, False):
+        layer = family.make(UNITS, dropout=0.5, seed=4, fused=fused, return_sequences=True)
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS, dtype="float32"))
+        outputs.append(np.stack([layer(x, training=True) for _ in range(2)]))
+    assert_allclose(outputs[0], outputs[1], atol=1e-6)
+
+
+def test_the_argument_fused_is_checked_and_survives_the_config(family):
+    with pytest.raises(ValueError, match="`fused` must be 'auto', True or False. Received: fused='y'"):
+        family.make(3, fused="y")
+    for fused in ("auto", True, False):
+        layer = family.make(3, fused=fused)
+        assert type(layer).from_config(layer.get_config()).fused is layer.fused
