@@ -111,7 +111,10 @@ def run_compiled(cell, group):
             # For all time steps: one product each.
             d_x, d_u = sums[0], sums[-1]
             by_input = [tf.matmul(x, d_x, transpose_a=True), *(tf.reduce_sum(d_x, 0) for _ in b)]
-            by_state = [tf.matmul(before, d_u, transpose_a=True), *(tf.reduce_sum(d_u, 0) for _ in c)]
+            by_state = [
+                tf.matmul(before, d_u, transpose_a=True),
+                *(tf.reduce_sum(d_u, 0) for _ in c),
+            ]
             gradients = [tf.matmul(d_x, W, transpose_b=True), *d_states, *by_input, *by_state]
             return [_once(g) for g in gradients]
 
@@ -209,9 +212,7 @@ def _backwards(loops, saved, chunks, states, U_T, d_outputs, d_states):
         values, d_states = chunk(j, d_states)
         return j - 1, d_states, [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
 
-    d_states, arrays = _over_chunks(
-        lambda j, *_: j >= 0, body, number - 1, d_states, arrays
-    )
+    d_states, arrays = _over_chunks(lambda j, *_: j >= 0, body, number - 1, d_states, arrays)
     *sums, before = (a.concat() for a in arrays)
     return sums, before, d_states
 
@@ -240,7 +241,7 @@ def _extent(chunks, j):
     return chunks.steps[j], remaining
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _loops(cell_class, units):
     return _Loops(cell_class(units))
 

@@ -1,5 +1,7 @@
 """The fused path of the layers: when it is valid, and how a batch goes through it."""
 
+import weakref
+
 import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -10,8 +12,6 @@ from keras_gated import bptt, packing
 def why_not(layer, training, mask):
     """Returns why the fused path cannot run, as a clause, or None where it can."""
     cell = layer.cell
-    if keras.backend.backend() != "tensorflow":
-        return f"Keras runs on {keras.backend.backend()}, not on TensorFlow"
     if layer.unroll:
         return "`unroll=True` asks for the cell's own loop"
     if cell.recurrent_dropout and training:
@@ -59,15 +59,20 @@ def run(layer, sequences, states, mask, training):
     return _run(layer, sequences, states, mask, training)
 
 
+# Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
+_TRACED = weakref.WeakKeyDictionary()
+
+
 def _traced(layer):
     """Returns `_run` as a function for eager calls, traced once for all batches and lengths."""
-    if getattr(layer, "_fused_function", None) is None:
+    if layer not in _TRACED:
+        reference = weakref.ref(layer)
 
         def traced(x, states, mask, training):
-            return _run(layer, x, states, mask, training)
+            return _run(reference(), x, states, mask, training)
 
-        layer._fused_function = tf.function(traced, autograph=False, reduce_retracing=True)
-    return layer._fused_function
+        _TRACED[layer] = tf.function(traced, autograph=False, reduce_retracing=True)
+    return _TRACED[layer]
 
 
 def _run(layer, x, states, mask, training):

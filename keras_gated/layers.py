@@ -10,7 +10,6 @@ import re
 import keras
 from keras import ops
 
-from keras_gated import fused
 from keras_gated.cell import arguments_of, boolean
 from keras_gated.gru import GRUCell
 from keras_gated.lstm import LSTMCell
@@ -59,7 +58,8 @@ class GatedLayer(keras.layers.RNN):
     def __init_subclass__(cls, **kwargs):
         """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
         super().__init_subclass__(**kwargs)
-        cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
+        if "{sequence}" in (cls.__doc__ or ""):
+            cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
         for name in cls.cell_class.argument_names():
             setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
 
@@ -94,7 +94,7 @@ class GatedLayer(keras.layers.RNN):
             mask = getattr(sequences, "_keras_mask", None)
         states = self._states_before(sequences, initial_state)
         if training:  # never at inference: Keras would leave random ops in exported graphs
-            one_step = ops.zeros_like(sequences[:, 0])
+            one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
             self._maybe_config_dropout_masks(self.cell, one_step, states)
         last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
         self._maybe_reset_dropout_masks(self.cell)
@@ -106,7 +106,7 @@ class GatedLayer(keras.layers.RNN):
         return (output, *states) if self.return_state else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        reason = None if self.fused is False else fused.why_not(self, training, mask)
+        reason = None if self.fused is False else self._why_not_fused(training, mask)
         if self.fused is True and reason:
             raise ValueError(
                 f"{type(self).__name__}: `fused=True` cannot be kept, because {reason}. "
@@ -114,9 +114,19 @@ class GatedLayer(keras.layers.RNN):
             )
         if self.fused is False or reason:
             return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        from keras_gated import fused
+
         if training and self.dropout:
-            sequences = sequences * self.cell.get_dropout_mask(sequences[:, 0])[:, None]
+            drop = self.cell.get_dropout_mask(None)  # drawn in `call`, once for all steps
+            sequences = sequences * drop[:, None]
         return fused.run(self, sequences, initial_state, mask, training)
+
+    def _why_not_fused(self, training, mask):
+        if keras.backend.backend() != "tensorflow":
+            return f"Keras runs on {keras.backend.backend()}, not on TensorFlow"
+        from keras_gated import fused  # imports TensorFlow, which other backends do without
+
+        return fused.why_not(self, training, mask)
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.

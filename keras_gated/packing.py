@@ -70,14 +70,19 @@ def pack(x, states, go_backwards, compiled):
             steps_first = tf.reverse(steps_first, [0])
         width, size = tf.shape(part)[0], static
         steps, offsets = tf.reshape(time, [1]), tf.zeros([1], tf.int32)
-        if compiled and static is None:
+        if compiled and not static:
             size, starts = STEPS, tf.range(0, time, STEPS)
             steps_first = tf.pad(steps_first, [[0, -time % STEPS], [0, 0], [0, 0]])
             steps, offsets = tf.minimum(time - starts, STEPS), starts * width
         # A row without steps would be a turn of every loop for nothing.
         steps = tf.where(width > 0, steps, 0)
         chunks = Chunks(
-            steps, tf.fill(tf.shape(steps), width), offsets, size, None, static is not None or not compiled
+            steps,
+            tf.fill(tf.shape(steps), width),
+            offsets,
+            size,
+            None,
+            bool(static) or not compiled,
         )
         shapes.append(tf.shape(steps_first)[:2])
         groups.append(Group(tf.reshape(steps_first, [-1, features]), own, chunks))
@@ -103,7 +108,7 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
         compiled: Whether chunks have the fixed sizes that compiled loops need.
     """
-    time, features = tf.shape(x)[1], x.shape[2]
+    features = x.shape[2]
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
     longest_first = tf.argsort(lengths, direction="DESCENDING", stable=True)
     rows = _rows_of_groups(x, states, compiled)
@@ -132,11 +137,15 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
         sources.append(source)
         slots.append(tf.where(slot < 0, -1, slot + before))
         before += size
-        padded = tf.pad(own, [[0, tf.shape(chunks.lengths)[0] - tf.shape(own)[0]]], constant_values=-1)
+        padded = tf.pad(
+            own, [[0, tf.shape(chunks.lengths)[0] - tf.shape(own)[0]]], constant_values=-1
+        )
         place = tf.where((back >= first) & (back < first + tf.shape(own)[0]), back - first, -1)
         first += tf.shape(own)[0]
         own_states = [_take(s, padded, place) for s in states]
-        groups.append(Group(None, own_states, chunks if compiled else chunks._replace(lengths=None)))
+        groups.append(
+            Group(None, own_states, chunks if compiled else chunks._replace(lengths=None))
+        )
 
     slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
     slot = tf.where(mask, slot_read_last, -1)
@@ -162,7 +171,7 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
 
 
 def _fixed_chunks(lengths):
-    """Returns chunks of `STEPS` steps and a multiple of `ROWS` rows, and the steps at their ends."""
+    """Returns chunks of `STEPS` steps and a multiple of `ROWS` rows, and their ends in steps."""
 
     def rounded(rows):
         return tf.maximum(-(-rows // ROWS), 1) * ROWS
@@ -193,7 +202,9 @@ def _slots_of(chunks):
 
 def _slot_of_step(chunks, ends, step):
     """Returns the slot of step number `step[r, t]` of row r; -1 for a negative number."""
-    chunk = tf.searchsorted(ends, tf.reshape(tf.maximum(step, 0), [-1]), side="right")
+    # One number more, since searching for none at all is an error.
+    numbers = tf.concat([tf.reshape(tf.maximum(step, 0), [-1]), [0]], 0)
+    chunk = tf.searchsorted(ends, numbers, side="right")[:-1]
     # A row without any step asks for none, but its numbers must stay inside the table.
     chunk = tf.reshape(tf.minimum(chunk, tf.size(ends) - 1), tf.shape(step))
     starts = tf.concat([[0], ends[:-1]], 0)
@@ -205,8 +216,7 @@ def _slot_of_step(chunks, ends, step):
 def _gather_or_zero(values, index):
     """Gathers rows of `values`; an index of -1 gives zeros, whatever the values hold."""
     # One more row, so that there is one to gather where `values` has none.
-    found = tf.gather(tf.pad(values, [[1, 0], [0, 0]]), index + 1)
-    return found
+    return tf.gather(tf.pad(values, [[1, 0], [0, 0]]), index + 1)
 
 
 def _take(values, index, inverse):

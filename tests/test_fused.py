@@ -10,7 +10,7 @@ from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import bptt, packing
+from keras_gated import bptt, export, packing
 
 FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
 ROWS, TIME, FEATURES, UNITS = 20, 7, 2, 3
@@ -130,7 +130,7 @@ def test_a_second_derivative_is_refused_in_training_and_right_at_inference(famil
         return outer.gradient(gradient, x)
 
     for call in (second, tf.function(second, autograph=False)):
-        with pytest.raises(LookupError, match="no second derivative.*fused=False"):
+        with pytest.raises(LookupError, match=r"no second derivative.*fused=False"):
             call(True)
     cell_loop = family.make(UNITS, dtype="float64", fused=False)
     cell_loop.build(x.shape)
@@ -207,7 +207,8 @@ def chunk_rows(longest):
 
 
 def test_chunks_take_slots_for_valid_steps_and_little_more():
-    lengths = tf.constant(np.sort(np.random.default_rng(0).integers(1, 600, 32))[::-1].copy())
+    lengths = np.sort(np.random.default_rng(0).integers(1, 600, 32))[::-1]
+    lengths = tf.constant(lengths.astype("int32"))
     exact, _ = packing._exact_chunks(lengths)
     assert int(tf.reduce_sum(exact.rows * exact.steps)) == int(tf.reduce_sum(lengths))
     fixed, _ = packing._fixed_chunks(lengths)
@@ -228,12 +229,25 @@ def test_inference_graphs_hold_nothing_that_must_be_compiled(family):
     assert not [f.signature.name for f in graph.library.function if f.attr["_XlaMustCompile"].b]
 
 
+def test_a_layer_trained_eagerly_exports_nothing_that_must_be_compiled(tmp_path):
+    inputs = keras.Input((None, FEATURES))
+    model = keras.Model(inputs, keras_gated.GRU(UNITS)(inputs))
+    x = np.ones((2, 3, FEATURES), "float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(x, training=True))
+    assert tape.gradient(loss, model.trainable_variables)[0] is not None
+    model.export(tmp_path / "model", verbose=False)
+    export.check_export(tmp_path / "model")
+    loaded = tf.saved_model.load(tmp_path / "model")
+    assert_allclose(loaded.serve(x), model(x), atol=1e-6)
+
+
 @pytest.mark.parametrize("options, call, words", [
     ({"activation": "relu"}, {}, "activation='tanh'"),
     ({"recurrent_dropout": 0.2}, {"training": True}, "recurrent_dropout"),
     ({"unroll": True}, {}, "unroll=True"),
     ({"dtype": "mixed_float16"}, {}, "not in float16"),
-    ({"dtype": "bfloat16"}, {}, "not in bfloat16"),
+    ({"dtype": "mixed_bfloat16"}, {}, "not in bfloat16"),
 ])  # fmt: skip
 def test_where_it_is_not_valid_true_raises_and_auto_runs_the_cell(family, options, call, words):
     x = np.random.default_rng(0).normal(size=(3, 4, FEATURES)).astype("float32")
@@ -283,7 +297,9 @@ def test_input_dropout_drops_the_same_units_on_both_paths(family):
 
 
 def test_the_argument_fused_is_checked_and_survives_the_config(family):
-    with pytest.raises(ValueError, match="`fused` must be 'auto', True or False. Received: fused='y'"):
+    with pytest.raises(
+        ValueError, match=r"`fused` must be 'auto', True or False. Received: fused='y'"
+    ):
         family.make(3, fused="y")
     for fused in ("auto", True, False):
         layer = family.make(3, fused=fused)

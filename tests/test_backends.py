@@ -1,0 +1,50 @@
+"""On Keras's other backends the layers run through Keras's own loop, with the same numbers."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from families import FAMILIES, mask_array
+
+SCRIPT = """
+import sys, keras, numpy as np, keras_gated
+sys.path.insert(0, {tests!r})
+from families import FAMILIES
+assert keras.backend.backend() == {backend!r}
+data = dict(np.load("data.npz"))
+for name, family in FAMILIES.items():
+    for masked in (False, True):
+        layer = family.make(3, return_sequences=True, return_state=True)
+        layer.build(data["x"].shape)
+        layer.set_weights(family.random_weights(2, 3, dtype="float32"))
+        outputs, *states = layer(data["x"], mask=data["mask"] if masked else None, training=True)
+        got = keras.ops.convert_to_numpy(outputs)
+        np.testing.assert_allclose(got, data[f"{{name}} {{masked}}"], atol=1e-5)
+inputs = keras.Input((None, 2))
+model = keras.Model(inputs, keras_gated.LSTM(4, dropout=0.1)(inputs))
+model.compile("adam", "mse")
+model.fit(data["x"], np.zeros((3, 4), "float32"), verbose=0)
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
+    data = {"x": x, "mask": mask_array("gaps")}
+    for name, family in FAMILIES.items():
+        for masked in (False, True):
+            layer = family.make(3, return_sequences=True, fused=False)
+            layer.build(x.shape)
+            layer.set_weights(family.random_weights(2, 3, dtype="float32"))
+            data[f"{name} {masked}"] = layer(x, mask=data["mask"] if masked else None)
+    np.savez(tmp_path / "data.npz", **data)
+    script = SCRIPT.format(tests=os.path.dirname(__file__), backend=backend)
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
