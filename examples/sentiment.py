@@ -26,14 +26,16 @@ def arguments():
 def build_model(words, cell, units, depth):
     ids = keras.Input((None,), dtype="int64", name="ids")
     x = layers.Embedding(words, 64, mask_zero=True)(ids)
-    x = layers.SpatialDropout1D(0.3)(x)
+    x = layers.SpatialDropout1D(0.5)(x)
     for _ in range(depth):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
     x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
-    x = layers.Dropout(0.3)(x)
+    x = layers.Dropout(0.5)(x)
     probability = layers.Dense(1, activation="sigmoid", name="probability")(x)
     model = keras.Model(ids, probability)
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    # The moving average of the weights is what is validated, tested and exported.
+    optimizer = keras.optimizers.Adam(2e-3, use_ema=True, ema_momentum=0.99)
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -59,12 +61,13 @@ def main():
     model = build_model(vectorizer.vocabulary_size(), args.cell, args.units, args.layers)
     model.summary()
     start = time.time()
-    best = keras.callbacks.EarlyStopping("val_loss", patience=1, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     history = model.fit(
         batches(train, args.seed),
         validation_data=batches(validation),
         epochs=args.epochs,
-        callbacks=[best],
+        callbacks=[average, best],
         shuffle=False,  # the batches are
     )
     seconds = time.time() - start

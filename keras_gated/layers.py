@@ -75,6 +75,14 @@ class GatedLayer(keras.layers.RNN):
                 f"{type(self).__name__}: `fused` must be 'auto', True or False. "
                 f"Received: fused={self.fused!r}."
             )
+        if "use_cudnn" in arguments:
+            self.use_cudnn = arguments.pop("use_cudnn")
+            if self.use_cudnn not in ("auto", False):
+                raise ValueError(
+                    f"{type(self).__name__}: `use_cudnn` must be 'auto' or False, as there is no "
+                    f"cuDNN path yet. Received: use_cudnn={self.use_cudnn!r}. Leave it out: on a "
+                    "GPU, too, XLA compiles the loops in training."
+                )
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
@@ -178,6 +186,8 @@ class GatedLayer(keras.layers.RNN):
         cell_config = self.cell.get_config()
         config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
         regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        if hasattr(self, "use_cudnn"):
+            config["use_cudnn"] = self.use_cudnn
         return {**config, "activity_regularizer": regularizer, "fused": self.fused}
 
     @classmethod
@@ -253,6 +263,7 @@ class LSTM(GatedLayer):
         units: Positive integer, the size of the hidden state, the cell state and the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*,
             unit_forget_bias, dropout, recurrent_dropout, seed: As for `LSTMCell`.
+        use_cudnn: "auto" or False, for the sake of `keras.layers`; there is no cuDNN path yet.
         {sequence}
     """
 
@@ -283,6 +294,7 @@ class LSTM(GatedLayer):
         go_backwards=False,
         stateful=False,
         unroll=False,
+        use_cudnn="auto",
         fused="auto",
         **kwargs,
     ):
@@ -299,6 +311,7 @@ class GRU(GatedLayer):
         units: Positive integer, the size of the hidden state and of the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*, reset_after,
             dropout, recurrent_dropout, seed: As for `GRUCell`.
+        use_cudnn: "auto" or False, for the sake of `keras.layers`; there is no cuDNN path yet.
         {sequence}
     """
 
@@ -329,6 +342,7 @@ class GRU(GatedLayer):
         stateful=False,
         unroll=False,
         reset_after=True,
+        use_cudnn="auto",
         fused="auto",
         **kwargs,
     ):

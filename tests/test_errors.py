@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_gated
+
 
 @pytest.mark.parametrize("units", [0, -3, 2.5, "8", None, True])
 def test_units_must_be_a_positive_integer(family, units):
@@ -37,6 +39,11 @@ def test_switches_must_be_true_or_false(family, name):
         ValueError, match=rf"`{name}` must be True or False. Received: {name}='yes'"
     ):
         family.layer(3, **{name: "yes"})
+
+
+def test_cudnn_cannot_be_demanded():
+    with pytest.raises(ValueError, match=r"`use_cudnn` must be 'auto' or False.*use_cudnn=True"):
+        keras_gated.LSTM(3, use_cudnn=True)
 
 
 def test_unknown_arguments_are_refused(family):
