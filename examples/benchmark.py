@@ -16,7 +16,6 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -189,10 +188,16 @@ def memory_worker(library, family, shape):
 
     call = tensorflow_calls(libraries()[library], family, SHAPES[shape])["train"]
     x = tf.random.normal(SHAPES[shape][:3])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_of_this_process()
     for _ in range(3):
         call(x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(round((peak_of_this_process() - before) / 1024))
+
+
+def peak_of_this_process():
+    """Returns KiB. Linux's `ru_maxrss` would start from the peak of the parent process."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 # PyTorch
@@ -235,7 +240,7 @@ def add_torch(rows, cases):
 
 def summary(rows):
     """Prints the geometric means of the ratios that the README quotes."""
-    ms = {(r["case"], r["library"]): r["ms"] for r in rows}
+    ms = {(r["case"], r["library"]): r["ms"] for r in rows if "ms" in r}
     gated = [f"{f} {s}" for f in ("LSTM", "GRU") for s in ("S", "C", "s", "one")]
     simple = [f"SimpleRNN {s}" for s in ("S", "C", "s", "one")]
     for title, cases, other in (
@@ -342,8 +347,6 @@ def main():
         if row["case"].endswith("steps train"):
             row["time"] = int(row["case"].split()[1])
 
-    print()
-    summary(rows)
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB"]
@@ -353,6 +356,8 @@ def main():
         writer.writerows(rows)
     if not args.quick:
         plot(rows, output / "benchmark.png")
+    print()
+    summary(rows)
     return None
 
 

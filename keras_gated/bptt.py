@@ -13,7 +13,7 @@ import functools
 
 import tensorflow as tf
 
-UNROLLED = 8  # steps written out in the plain loop's body: fewer, larger turns of the loop
+UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
 
 
 def run_plain(cell, group, all_outputs):
@@ -29,10 +29,10 @@ def run_plain(cell, group, all_outputs):
     """
     chunks, states = group.chunks, group.states
     project, recur = _weights(cell)
-    projected = cell.project(group.x, project)
+    features = group.x.shape[-1]
     turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
     outputs = tf.TensorArray(
-        projected.dtype,
+        group.x.dtype,
         tf.reduce_sum(turns) if all_outputs else 0,
         element_shape=[None, cell.units],
         infer_shape=False,
@@ -43,11 +43,12 @@ def run_plain(cell, group, all_outputs):
         number = tf.shape(steps_first)[0] // width
         shape = tf.stack([number, width, *tf.unstack(tf.shape(steps_first))[1:]])
         blocks = tf.reshape(steps_first, shape)
-        blocks = tf.ensure_shape(blocks, [None, width, None, projected.shape[-1]])
+        blocks = tf.ensure_shape(blocks, [None, width, None, features])
 
         def turn(t, states, outputs):
             hidden = []
-            for x in tf.unstack(tf.gather(blocks, t)):
+            # The input product of a few steps at a time stays in the processor's cache.
+            for x in tf.unstack(_project(cell, tf.gather(blocks, t), project)):
                 step = cell.step(x, states, recur)
                 states = [getattr(step, name) for name in cell.state_names]
                 hidden.append(step.hidden)
@@ -62,8 +63,8 @@ def run_plain(cell, group, all_outputs):
     def chunk(j, states, outputs):
         [outputs] = outputs
         steps, rows, offset = chunks.steps[j], chunks.rows[j], chunks.offsets[j]
-        shape = tf.stack([steps, rows, projected.shape[-1]])
-        xs = tf.reshape(projected[offset : offset + steps * rows], shape)
+        shape = tf.stack([steps, rows, features])
+        xs = tf.reshape(group.x[offset : offset + steps * rows], shape)
         cut = steps - steps % UNROLLED
         active = [s[:rows] for s in states]
         if chunks.size is None or chunks.size >= UNROLLED:
@@ -79,6 +80,13 @@ def run_plain(cell, group, all_outputs):
         number = tf.size(chunks.steps)
         states, [outputs] = _over_chunks(lambda j, *_: j < number, chunk, 0, states, [outputs])
     return outputs.concat() if all_outputs else None, states
+
+
+def _project(cell, steps_first, project):
+    """Returns `W x + b` of some steps, `(steps, rows, features)`, as one product of matrices."""
+    flat = cell.project(tf.reshape(steps_first, [-1, steps_first.shape[-1]]), project)
+    shape = tf.concat([tf.shape(steps_first)[:2], [flat.shape[-1]]], 0)
+    return tf.ensure_shape(tf.reshape(flat, shape), [steps_first.shape[0], None, flat.shape[-1]])
 
 
 def run_compiled(cell, group):
