@@ -1,4 +1,7 @@
-"""Cells and layers against NumPy (float64) and against keras.layers, gradients included."""
+"""Cells and layers against NumPy (float64) and against keras.layers, gradients included.
+
+The layers run their cell here; test_fused.py holds the fused path against it.
+"""
 
 import keras
 import numpy as np
@@ -41,7 +44,12 @@ def test_layers_follow_the_equations_to_1e_10_in_float64(family, mask_name, go_b
     x, states, weigh_outputs, weigh_finals = data(family)
     mask, weights = mask_array(mask_name), family.random_weights(FEATURES, UNITS)
     layer = family.make(
-        UNITS, return_sequences=True, return_state=True, go_backwards=go_backwards, dtype="float64"
+        UNITS,
+        return_sequences=True,
+        return_state=True,
+        go_backwards=go_backwards,
+        dtype="float64",
+        fused=False,
     )
     layer.build(x.shape)
     layer.set_weights(weights)
@@ -67,7 +75,7 @@ def test_layers_equal_keras_layers_with_the_same_weights(family, mask_name, go_b
     x, states, weigh_outputs, weigh_finals = data(family, "float32")
     mask, weights = mask_array(mask_name), family.random_weights(FEATURES, UNITS, dtype="float32")
     options = {"return_sequences": True, "return_state": True, "go_backwards": go_backwards}
-    ours, theirs = family.make(UNITS, **options), family.make_keras(UNITS, **options)
+    ours, theirs = family.make(UNITS, fused=False, **options), family.make_keras(UNITS, **options)
     for layer, w in ((ours, weights), (theirs, family.convert(weights))):
         layer.build(x.shape)
         layer.set_weights(w)
