@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test lint clean
 
 demo: $(VENV)/examples.installed
-	$(RUN) examples/sentiment.py --dataset toy_reviews --epochs 4
+	$(RUN) examples/sentiment.py --dataset toy_reviews --units 32 --epochs 6
 	$(RUN) examples/ask.py saved_models/toy_reviews \
 		"The plot was not dreadful, it was truly gripping." \
 		"The acting was superb, but the ending was awful." \

@@ -25,7 +25,7 @@ def result(process):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_sentiment_learns_order_and_context_and_its_export_answers(cell, tmp_path, data_dir):
     options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--cell", cell]
-    options += ["--units", 32, "--epochs", 8]
+    options += ["--units", 32, "--epochs", 6]
     answer = result(run("sentiment.py", *options, cwd=tmp_path))
     assert answer["test_accuracy"] > 0.95  # a bag of words stays below 0.63: test_datasets.py
     assert answer["cell"] == cell and answer["dataset"] == "toy_reviews"
