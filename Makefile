@@ -22,6 +22,7 @@ lint: $(VENV)/test.installed
 # One stamp for each extra, so that an edit of setup.cfg installs anew.
 $(VENV)/%.installed: setup.cfg pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip  # older ones search for versions for an hour
 	$(RUN) -m pip install --quiet --editable ".[$*]"
 	touch $@
 
