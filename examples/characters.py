@@ -69,8 +69,8 @@ def streams(ids, rows=32):
 
 def main():
     args = arguments()
-    keras.utils.set_random_seed(args.seed)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
+    keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
     train, held_out = whole["train"], whole["validation"] + whole["test"]
     lookup = text.character_lookup(train)

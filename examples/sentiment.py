@@ -42,8 +42,8 @@ def build_model(words, cell, units, depth):
 
 def main():
     args = arguments()
-    keras.utils.set_random_seed(args.seed)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
+    keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     train, test = splits["train"], splits["test"]
     held_out = train.cardinality() // 10
     validation = splits.get("validation", train.take(held_out))
