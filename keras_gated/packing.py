@@ -5,8 +5,8 @@ no barrier between them at every step. A group is a list of chunks; a chunk hold
 some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are its slots.
 
 Without a mask a group is one chunk. With one, the valid steps of each row move to its start and
-longer rows come first, so that a later chunk holds fewer rows. Masked steps take no slot; chunks of a fixed size hold some more
-slots than steps, which nothing reads.
+longer rows come first, so that a later chunk holds fewer rows. Masked steps take no slot; chunks of
+a fixed size hold some more slots than steps, which nothing reads.
 """
 
 from typing import Any, NamedTuple
