@@ -1,6 +1,6 @@
 """Measure our layers against keras.layers and torch.nn, case beside case in one run.
 
-    python examples/benchmark.py --quick              # about two minutes
+    python examples/benchmark.py --quick              # about one minute
     TFDS_DATA_DIR=... python examples/benchmark.py    # all cases, with batches of imdb_reviews
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
