@@ -8,6 +8,8 @@ import uuid
 import keras
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_gated import cudnn
+
 # Ops that a stock server has no kernel for, or that must be compiled, which it does not.
 _REFUSED_OPS = {
     "PyFunc": "calls Python",
@@ -47,14 +49,16 @@ def export_signatures(directory, signatures, track):
                     f"export_signatures: every input of signature {name!r} must have a batch axis "
                     f"of unknown size first. Received: {spec}. Use TensorSpec((None, ...), ...)."
                 )
-        archive.add_endpoint(name, function, input_signature=specs)
+        with cudnn.off():
+            archive.add_endpoint(name, function, input_signature=specs)
 
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     # The server ignores names that are not numbers, so it never sees half a version.
     unfinished = directory / f"unfinished-{uuid.uuid4().hex}"
     try:
-        archive.write_out(str(unfinished), verbose=False)
+        with cudnn.off():
+            archive.write_out(str(unfinished), verbose=False)
         check_export(unfinished)
         return str(_rename_to_next_version(unfinished, directory))
     finally:

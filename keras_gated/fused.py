@@ -11,13 +11,20 @@ from keras_gated import bptt, packing
 
 def why_not(layer, training, mask):
     """Returns why the fused path cannot run, as a clause, or None where it can."""
+    if layer.compute_dtype not in ("float32", "float64"):
+        return f"it computes in float32 or float64, not in {layer.compute_dtype}"
+    if mask is not None and inside_xla():
+        return "a mask cannot be packed inside a function that XLA compiles"
+    return equations_differ(layer, training)
+
+
+def equations_differ(layer, training):
+    """Returns what a layer computes other than its family's equations, or None."""
     cell = layer.cell
     if layer.unroll:
         return "`unroll=True` asks for the cell's own loop"
     if cell.recurrent_dropout and training:
         return "`recurrent_dropout` changes the recurrent product in training"
-    if layer.compute_dtype not in ("float32", "float64"):
-        return f"it computes in float32 or float64, not in {layer.compute_dtype}"
     for name in ("activation", "recurrent_activation"):
         default = {"activation": "tanh", "recurrent_activation": "sigmoid"}[name]
         function = getattr(cell, name, None)
@@ -27,8 +34,6 @@ def why_not(layer, training, mask):
         return f"{type(cell).__name__} has a `step` of its own without its `step_gradient`"
     if not getattr(cell, "reset_after", True):
         return "`reset_after=False` has a second recurrent product at every step"
-    if mask is not None and _inside_xla():
-        return "a mask cannot be packed inside a function that XLA compiles"
     return None
 
 
@@ -36,7 +41,7 @@ def _owner(cell, method):
     return next(c for c in type(cell).__mro__ if method in vars(c))
 
 
-def _inside_xla():
+def inside_xla():
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
@@ -79,12 +84,9 @@ def _run(layer, x, states, mask, training):
     cell, zero_masked = layer.cell, layer.zero_output_for_mask
     if mask is None:
         batch = packing.pack(x, states, layer.go_backwards, training)
-        some = tf.fill([tf.shape(x)[0]], tf.shape(x)[1] > 0)
     else:
         mask = tf.cast(mask, tf.bool)
         batch = packing.pack_masked(x, mask, states, layer.go_backwards, zero_masked, training)
-        last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
-        some = tf.reduce_any(last if zero_masked else mask, axis=1)
     outputs, finals = [], []
     for group in batch.groups:
         if training:
@@ -95,6 +97,14 @@ def _run(layer, x, states, mask, training):
         finals.append(final)
     final_states = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]
     outputs = batch.unpack_outputs(outputs) if layer.return_sequences else None
-    # Before the first valid step there is no output to repeat.
-    last_output = tf.where(some[:, None], final_states[0], 0)
-    return last_output, outputs, final_states
+    return last_output(layer, x, mask, final_states), outputs, final_states
+
+
+def last_output(layer, x, mask, final_states):
+    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
+    if mask is None:
+        some = tf.fill([tf.shape(x)[0]], tf.shape(x)[1] > 0)
+    else:
+        last = mask[:, :1] if layer.go_backwards else mask[:, -1:]
+        some = tf.reduce_any(last if layer.zero_output_for_mask else mask, axis=1)
+    return tf.where(some[:, None], final_states[0], 0)

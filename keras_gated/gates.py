@@ -20,6 +20,12 @@ SIMPLE_RNN_GATES = ("hidden",)
 LSTM_GATES = ("input", "forget", "candidate", "output")
 GRU_GATES = ("update", "reset", "candidate")
 
+# cuDNN's order of the same gates; its update gate keeps the old state.
+CUDNN_GATES = {
+    LSTM_GATES: ("input", "forget", "candidate", "output"),
+    GRU_GATES: ("reset", "update", "candidate"),
+}
+
 
 class SimpleRNNStep(NamedTuple):
     """What one step of a vanilla RNN computes, each `(batch, units)`."""

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_gated.cell import arguments_of, boolean
+from keras_gated.gates import CUDNN_GATES
 from keras_gated.gru import GRUCell
 from keras_gated.lstm import LSTMCell
 from keras_gated.simple_rnn import SimpleRNNCell
@@ -54,6 +55,7 @@ class GatedLayer(keras.layers.RNN):
     """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
 
     cell_class: type
+    use_cudnn = False
 
     def __init_subclass__(cls, **kwargs):
         """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
@@ -75,14 +77,13 @@ class GatedLayer(keras.layers.RNN):
                 f"{type(self).__name__}: `fused` must be 'auto', True or False. "
                 f"Received: fused={self.fused!r}."
             )
-        if "use_cudnn" in arguments:
-            self.use_cudnn = arguments.pop("use_cudnn")
-            if self.use_cudnn not in ("auto", False):
-                raise ValueError(
-                    f"{type(self).__name__}: `use_cudnn` must be 'auto' or False, as there is no "
-                    f"cuDNN path yet. Received: use_cudnn={self.use_cudnn!r}. Leave it out: on a "
-                    "GPU, too, XLA compiles the loops in training."
-                )
+        if self._in_cudnn():
+            self.use_cudnn = arguments.pop("use_cudnn", "auto")
+        if self.use_cudnn not in ("auto", True, False):
+            raise ValueError(
+                f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
+                f"Received: use_cudnn={self.use_cudnn!r}."
+            )
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
@@ -114,27 +115,38 @@ class GatedLayer(keras.layers.RNN):
         return (output, *states) if self.return_state else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        reason = None if self.fused is False else self._why_not_fused(training, mask)
-        if self.fused is True and reason:
-            raise ValueError(
-                f"{type(self).__name__}: `fused=True` cannot be kept, because {reason}. "
-                "Use fused='auto', which then runs the cell's own loop."
-            )
-        if self.fused is False or reason:
+        run = self._fused_run(mask, training)
+        if run is None:
             return super().inner_loop(sequences, initial_state, mask=mask, training=training)
-        from keras_gated import fused
-
         if training and self.dropout:
             drop = self.cell.get_dropout_mask(None)  # drawn in `call`, once for all steps
             sequences = sequences * drop[:, None]
-        return fused.run(self, sequences, initial_state, mask, training)
+        return run(self, sequences, initial_state, mask, training)
 
-    def _why_not_fused(self, training, mask):
-        if keras.backend.backend() != "tensorflow":
-            return f"Keras runs on {keras.backend.backend()}, not on TensorFlow"
-        from keras_gated import fused  # imports TensorFlow, which other backends do without
+    def _in_cudnn(self):
+        return self.cell_class.gates in CUDNN_GATES
 
-        return fused.why_not(self, training, mask)
+    def _fused_run(self, mask, training):
+        """Returns the function that runs all steps at once, or None where the cell's loop must."""
+        if keras.backend.backend() == "tensorflow":
+            from keras_gated import cudnn, fused  # TensorFlow, which other backends do without
+
+            paths = {"use_cudnn": cudnn, "fused": fused}
+            reasons = {k: path.why_not(self, training, mask) for k, path in paths.items()}
+        else:
+            name = keras.backend.backend()
+            reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
+        if self.fused is False:
+            reasons = dict.fromkeys(reasons, "of `fused=False`")
+        for argument, reason in reasons.items():
+            if getattr(self, argument) is True and reason:
+                raise ValueError(
+                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
+                    f"Use {argument}='auto', which then runs another loop of the same equations."
+                )
+        if self.use_cudnn and not reasons["use_cudnn"]:
+            return cudnn.run
+        return None if reasons["fused"] else fused.run
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
@@ -186,7 +198,7 @@ class GatedLayer(keras.layers.RNN):
         cell_config = self.cell.get_config()
         config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
         regularizer = keras.regularizers.serialize(self.activity_regularizer)
-        if hasattr(self, "use_cudnn"):
+        if self._in_cudnn():
             config["use_cudnn"] = self.use_cudnn
         return {**config, "activity_regularizer": regularizer, "fused": self.fused}
 
@@ -263,7 +275,8 @@ class LSTM(GatedLayer):
         units: Positive integer, the size of the hidden state, the cell state and the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*,
             unit_forget_bias, dropout, recurrent_dropout, seed: As for `LSTMCell`.
-        use_cudnn: "auto" or False, for the sake of `keras.layers`; there is no cuDNN path yet.
+        use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
+            True raises with the reason where it does not run; False never runs it.
         {sequence}
     """
 
@@ -311,7 +324,8 @@ class GRU(GatedLayer):
         units: Positive integer, the size of the hidden state and of the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*, reset_after,
             dropout, recurrent_dropout, seed: As for `GRUCell`.
-        use_cudnn: "auto" or False, for the sake of `keras.layers`; there is no cuDNN path yet.
+        use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
+            True raises with the reason where it does not run; False never runs it.
         {sequence}
     """
 

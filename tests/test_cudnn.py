@@ -1,0 +1,162 @@
+"""The cuDNN path against the cell's own loop, with a stand-in for the one op that needs a GPU.
+
+The stand-in is written from cuDNN's documentation (`cudnnRNNMode_t`, `cudnnGetRNNWeightParams`)
+and refuses what the real one refuses: rows without a step, batches without a row.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES
+from numpy.testing import assert_allclose
+from test_fused import FEATURES, TIME, UNITS, big_mask, data, values_and_gradients
+
+import keras_gated
+from keras_gated import cudnn, export
+
+FAMILIES = {name: FAMILIES[name] for name in ("lstm", "gru")}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def stand_in(
+    input, input_h, input_c, params, sequence_lengths, rnn_mode, time_major, is_training
+):  # the op's own names
+    assert is_training and not time_major
+    rows, time, features = input.shape
+    units = input_h.shape[-1]
+    assert rows > 0 and time > 0 and input_h.shape == (rows, 1, units)
+    lengths = sequence_lengths.numpy()
+    assert lengths.shape == (rows,) and lengths.min() > 0 and lengths.max() <= time
+    gates = {"lstm": 4, "gru": 3}[rnn_mode]
+    assert params.shape == (gates * units * (features + units + 2),)
+    W, R, b_W, b_R = tf.split(
+        params, [gates * units * n for n in (features, units, 1, 1)]
+    )  # matrices one after the other, each (units, inputs) row by row
+    W, R = (tf.reshape(m, [gates, units, -1]) for m in (W, R))
+    b_W, b_R = (tf.reshape(b, [gates, 1, units]) for b in (b_W, b_R))
+    h = input_h[:, 0]
+    c = input_c[:, 0] if rnn_mode == "lstm" else None
+    outputs = []
+    for t in range(time):
+        a = tf.einsum("gui,bi->gbu", W, input[:, t]) + b_W
+        u = tf.einsum("gui,bi->gbu", R, h) + b_R
+        if rnn_mode == "lstm":
+            i, f, g, o = a[0] + u[0], a[1] + u[1], a[2] + u[2], a[3] + u[3]
+            new_c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
+            new_h = tf.sigmoid(o) * tf.tanh(new_c)
+        else:
+            r, z = tf.sigmoid(a[0] + u[0]), tf.sigmoid(a[1] + u[1])
+            new_h = (1 - z) * tf.tanh(a[2] + r * u[2]) + z * h
+        valid = (t < lengths)[:, None]
+        h = tf.where(valid, new_h, h)
+        c = tf.where(valid, new_c, c) if rnn_mode == "lstm" else None
+        outputs.append(tf.where(valid, new_h, 0))
+    last_c = tf.zeros([0]) if c is None else c[:, None]
+    return tf.stack(outputs, 1), h[:, None], last_c, None, None
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    calls = []
+
+    def op(**arguments):
+        calls.append(arguments["rnn_mode"])
+        return stand_in(**arguments)
+
+    monkeypatch.setattr(cudnn, "_gpu", lambda: True)
+    monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", op)
+    return calls
+
+
+def layer_of(family, x, **options):
+    layer = family.make(UNITS, dtype="float64", return_state=True, **options)
+    layer.build(x.shape)
+    layer.set_weights(family.random_weights(FEATURES, UNITS)[: len(layer.weights)])
+    return layer
+
+
+@pytest.mark.parametrize("options", [
+    {"return_sequences": True},
+    {"return_sequences": True, "go_backwards": True},
+    {"return_sequences": True, "go_backwards": True, "zero_output_for_mask": True},
+    {"return_sequences": False, "zero_output_for_mask": True, "use_bias": False},
+    {"return_sequences": False},
+])  # fmt: skip
+def test_values_and_gradients_equal_those_of_the_cell(family, mask_name, options, gpu):
+    mask = big_mask(mask_name)
+    x, states, weigh = data(family, return_sequences=options["return_sequences"])
+    results = [
+        values_and_gradients(layer_of(family, x, **options, **path), x, mask, states, weigh, True)
+        for path in ({"use_cudnn": True}, {"fused": False})
+    ]
+    assert len(gpu) == 1
+    for a, b in zip(*results, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows, time", [(0, TIME), (2, 0), (0, 0)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_row_and_no_step_are_no_error(family, rows, time, masked, gpu):
+    x = tf.zeros([rows, time, FEATURES], tf.float64)
+    states = [tf.ones([rows, UNITS], tf.float64)] * family.states
+    layer = layer_of(family, x, return_sequences=True, use_cudnn=True)
+    mask = tf.ones([rows, time], tf.bool) if masked else None
+    outputs, *finals = layer(x, initial_state=states, mask=mask)
+    assert outputs.shape == (rows, time, UNITS)
+    for state in finals if time == 0 else []:
+        assert_allclose(state, np.ones((rows, UNITS)))
+
+
+def test_nothing_leaks_from_masked_steps(family, gpu):
+    x, states, weigh = data(family)
+    mask = big_mask("gaps")
+    spoilt = tf.where(mask[..., None], x, np.nan)
+    layer = layer_of(family, x, return_sequences=True, use_cudnn=True)
+    clean = values_and_gradients(layer, x, mask, states, weigh, False)
+    for a, b in zip(
+        values_and_gradients(layer, spoilt, mask, states, weigh, False), clean, strict=True
+    ):
+        assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+def test_float16_runs_on_cudnn_and_options_it_lacks_do_not(family, gpu):
+    x = tf.ones([2, 3, 2])
+    family.make(3, dtype="mixed_float16", use_cudnn=True)(x)
+    assert len(gpu) == 1
+    family.make(3, use_cudnn=False)(x)
+    family.make(3, fused=False)(x)
+    family.make(3, activation="relu")(x)
+    tf.function(family.make(3), jit_compile=True)(x)
+    assert len(gpu) == 1
+    with pytest.raises(ValueError, match=r"`use_cudnn=True` cannot be kept.*`activation='tanh'`"):
+        family.make(3, activation="relu", use_cudnn=True)(x)
+
+
+def test_what_is_exported_on_a_gpu_runs_without_one(family, gpu, tmp_path):
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, family.make(3)(inputs))
+    spec = tf.TensorSpec((None, None, 2), name="x")
+    gpu.clear()
+    export.export_signatures(
+        tmp_path, {"serving_default": (lambda x: {"y": model(x)}, [spec])}, [model]
+    )
+    assert gpu == []
+
+
+def test_without_a_gpu_true_says_so_and_auto_does_without(family):
+    x = np.ones((2, 3, 2), "float32")
+    with pytest.raises(
+        ValueError, match=r"`use_cudnn=True` cannot be kept.*no GPU.*use_cudnn='auto'"
+    ):
+        family.make(3, use_cudnn=True)(x)
+    family.make(3)(x)
+
+
+def test_simple_rnn_has_no_such_argument():
+    with pytest.raises(ValueError, match="use_cudnn"):
+        keras_gated.SimpleRNN(3, use_cudnn="auto")
