@@ -1,10 +1,24 @@
 """Gated recurrent networks for Keras 3 and TensorFlow that read like the textbook."""
 
+from keras_gated.bidirectional import Bidirectional
 from keras_gated.gru import GRUCell
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 from keras_gated.lstm import LSTMCell
 from keras_gated.simple_rnn import SimpleRNNCell
+from keras_gated.states import ResetState, get_state, reset_state, windows
 
 __version__ = "0.1.0"
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "SimpleRNN", "SimpleRNNCell"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Bidirectional",
+    "GRUCell",
+    "LSTMCell",
+    "ResetState",
+    "SimpleRNN",
+    "SimpleRNNCell",
+    "get_state",
+    "reset_state",
+    "windows",
+]

@@ -8,6 +8,7 @@ from keras import ops
 
 # Keras's recurrent layers draw a dropout mask once a sequence only for cells of this class.
 # It is not public; a cell without it would be given a new mask at every step.
+from keras.src.backend.common import global_state
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 _KINDS = {
@@ -36,7 +37,14 @@ def arguments_of(scope):
 
 def dropped(tensor, mask):
     """Returns `tensor` with a dropout mask applied, where there is one."""
-    return tensor if mask is None else tensor * mask
+    return tensor if mask is None else tensor * ops.cast(mask, tensor.dtype)
+
+
+def compatible(shape, expected):
+    """Whether a shape can be the expected one; None fits everything."""
+    return len(shape) == len(expected) and all(
+        None in (a, b) or a == b for a, b in zip(shape, expected, strict=True)
+    )
 
 
 class GatedCell(keras.layers.Layer, DropoutRNNCell):
@@ -54,7 +62,11 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     def __init__(self, *, units, dropout, recurrent_dropout, seed, implementation=2, **arguments):
         functions = {k: arguments.pop(k) for k in list(arguments) if _kind(k)}
         switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
-        super().__init__(**arguments)
+        # Half precision is a matter of what goes in and out: a step computes in float32, or the
+        # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
+        super().__init__(autocast=False, **arguments)
+        half = self.compute_dtype in ("float16", "bfloat16")
+        self.state_dtype = "float32" if half else self.compute_dtype
         owner = type(self).__name__
         self.units = _positive_integer(owner, "units", units)
         for name, value in switches.items():
@@ -110,6 +122,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
                 initializer=self.initializer_of(short),
                 regularizer=getattr(self, f"{short}_regularizer"),
                 constraint=getattr(self, f"{short}_constraint"),
+                autocast=False,
             )
             setattr(self, name, weight)
         self.built = True
@@ -118,12 +131,29 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         """Returns the initializer of `kernel`, `recurrent` or `bias`."""
         return getattr(self, f"{weight}_initializer")
 
+    def load_own_variables(self, store):
+        """Loads all weights or, if a file does not fit, none of them."""
+        expected = {str(i): tuple(v.shape) for i, v in enumerate(self.weights)}
+        received = {name: tuple(store[name].shape) for name in store.keys()}  # noqa: SIM118
+        if received != expected:
+            raise ValueError(
+                f"{type(self).__name__}: the file does not hold the weights of {self.name!r}. "
+                f"Expected the shapes {list(expected.values())} "
+                f"({', '.join(v.name for v in self.weights)}). Received: "
+                f"{list(received.values())}. Nothing was loaded into this layer. "
+                "Build the layer with the `units`, `use_bias` and features it was saved with."
+            )
+        super().load_own_variables(store)
+
     # One step
 
     def input_weights(self):
         """Returns `W`, and `b` where there is one, as tensors."""
-        biases = () if self.bias is None else (ops.convert_to_tensor(self.input_bias()),)
-        return (ops.convert_to_tensor(self.kernel), *biases)
+        return self.tensors(self.kernel, *(() if self.bias is None else (self.input_bias(),)))
+
+    def tensors(self, *weights):
+        """Returns weights as tensors of the dtype in which a step computes."""
+        return tuple(ops.convert_to_tensor(w, dtype=self.state_dtype) for w in weights)
 
     def input_bias(self):
         return self.bias
@@ -138,7 +168,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
 
     def recurrent_weights(self):
         """Returns what `step` multiplies the state with and adds to that product, as tensors."""
-        return (ops.convert_to_tensor(self.recurrent_kernel),)
+        return self.tensors(self.recurrent_kernel)
 
     def step(self, x, states, weights, keep=None):
         """Computes the equations of one step; each family states its own.
@@ -183,15 +213,26 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             drop = self.get_dropout_mask(inputs)
         if training and self.recurrent_dropout:
             keep = self.get_recurrent_dropout_mask(states[0])
+        inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
         projected = self.project(dropped(inputs, drop), self.input_weights())
-        step = self.step(projected, states, self.recurrent_weights(), keep)
-        new_states = [getattr(step, name) for name in self.state_names]
-        return step.hidden, new_states if nested else new_states[0]
+        step = self.step(projected, before, self.recurrent_weights(), keep)
+        new_states = [
+            ops.cast(getattr(step, name), old.dtype)
+            for name, old in zip(self.state_names, states, strict=True)
+        ]
+        output = ops.cast(step.hidden, self.compute_dtype)
+        return output, new_states if nested else new_states[0]
+
+    def get_dropout_mask(self, step_input):
+        return None if _at_inference() else super().get_dropout_mask(step_input)
+
+    def get_recurrent_dropout_mask(self, step_input):
+        return None if _at_inference() else super().get_recurrent_dropout_mask(step_input)
 
     def get_initial_state(self, batch_size=None):
         """Returns zeros for every state: a list of `(batch_size, units)`."""
         return [
-            ops.zeros((batch_size, self.units), dtype=self.compute_dtype) for _ in self.state_names
+            ops.zeros((batch_size, self.units), dtype=self.state_dtype) for _ in self.state_names
         ]
 
     def get_config(self):
@@ -200,6 +241,15 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             value = getattr(self, name)
             config[name] = _kind(name).serialize(value) if _kind(name) else value
         return config
+
+
+def _at_inference():
+    """Whether a layer is being called without training: then no mask may be drawn.
+
+    `keras.layers.RNN` asks for one at every call, and a graph that draws cannot be served.
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is not None and not context.get_value("training")
 
 
 def _positive_integer(owner, name, value):

@@ -81,7 +81,7 @@ def _run(cell, steps, states, lengths):
     rows = tf.cast(tf.shape(steps)[0] == 0, tf.int32)
     time = tf.cast(tf.shape(steps)[1] == 0, tf.int32)
     steps = tf.pad(steps, [[0, rows], [0, time], [0, 0]])
-    states = [tf.pad(s, [[0, rows], [0, 0]])[:, None] for s in states]
+    states = [tf.pad(tf.cast(s, steps.dtype), [[0, rows], [0, 0]])[:, None] for s in states]
     hidden, *finals, _, _ = tf.raw_ops.CudnnRNNV3(
         input=steps,
         input_h=states[0],
@@ -93,7 +93,7 @@ def _run(cell, steps, states, lengths):
         is_training=True,  # else there is no gradient; nothing is dropped
     )
     number = tf.shape(lengths)[0]
-    return hidden, [f[:number, 0] for f in finals[: len(states)]]
+    return hidden, [tf.cast(f[:number, 0], cell.state_dtype) for f in finals[: len(states)]]
 
 
 def _parameters(cell):

@@ -11,8 +11,6 @@ from keras_gated import bptt, packing
 
 def why_not(layer, training, mask):
     """Returns why the fused path cannot run, as a clause, or None where it can."""
-    if layer.compute_dtype not in ("float32", "float64"):
-        return f"it computes in float32 or float64, not in {layer.compute_dtype}"
     if mask is not None and inside_xla():
         return "a mask cannot be packed inside a function that XLA compiles"
     return equations_differ(layer, training)
@@ -82,6 +80,7 @@ def _traced(layer):
 
 def _run(layer, x, states, mask, training):
     cell, zero_masked = layer.cell, layer.zero_output_for_mask
+    x = tf.cast(x, cell.state_dtype)
     if mask is None:
         batch = packing.pack(x, states, layer.go_backwards, training)
     else:

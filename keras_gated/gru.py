@@ -125,4 +125,4 @@ class GRUCell(GatedCell):
         weights = super().recurrent_weights()
         if not (self.use_bias and self.reset_after):
             return weights
-        return (*weights, ops.convert_to_tensor(self.bias[1]))
+        return (*weights, *self.tensors(self.bias[1]))

@@ -10,11 +10,12 @@ import re
 import keras
 from keras import ops
 
-from keras_gated.cell import arguments_of, boolean
+from keras_gated.cell import arguments_of, boolean, compatible
 from keras_gated.gates import CUDNN_GATES
 from keras_gated.gru import GRUCell
 from keras_gated.lstm import LSTMCell
 from keras_gated.simple_rnn import SimpleRNNCell
+from keras_gated.states import reset_state
 
 _CALL = """
     Call arguments:
@@ -97,31 +98,56 @@ class GatedLayer(keras.layers.RNN):
         self.supports_jit = self.fused is False
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
-        self._check_call(sequences, initial_state)
+        if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
+            mask = _mask_of_ragged(sequences) if mask is None else mask
+            sequences = ops.convert_to_tensor(sequences, ragged=False)
         if mask is None:
             # Keras hands over the mask of its inputs only where no `initial_state` comes along.
             mask = getattr(sequences, "_keras_mask", None)
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        self._check_call(sequences, initial_state, mask)
+        if self.stateful and sequences.shape[0] is None:
+            sequences = self._with_batch_checked(sequences)
         states = self._states_before(sequences, initial_state)
-        if training:  # never at inference: Keras would leave random ops in exported graphs
+        if training:  # a mask for all steps
             one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
             self._maybe_config_dropout_masks(self.cell, one_step, states)
         last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
         self._maybe_reset_dropout_masks(self.cell)
-        states = [ops.cast(state, self.compute_dtype) for state in states]
         if self.stateful:
             for variable, state in zip(self.states, states, strict=True):
                 variable.assign(state)
         output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
+        states = [ops.cast(state, self.compute_dtype) for state in states]
         return (output, *states) if self.return_state else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         run = self._fused_run(mask, training)
         if run is None:
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+            return self._cell_loop(sequences, initial_state, mask, training)
         if training and self.dropout:
             drop = self.cell.get_dropout_mask(None)  # drawn in `call`, once for all steps
             sequences = sequences * drop[:, None]
         return run(self, sequences, initial_state, mask, training)
+
+    def _cell_loop(self, sequences, states, mask, training):
+        """Runs the cell in Keras's loop, which wants a step, and computes masked steps, too."""
+        if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
+            sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
+        if sequences.shape[1]:
+            return super().inner_loop(sequences, states, mask=mask, training=training)
+        batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
+        one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
+        added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
+        sequences = ops.concatenate([sequences, added], axis=1)
+        if mask is not None:
+            added = ops.zeros((batch, one_if_empty), "bool")
+            mask = ops.concatenate([mask, added], axis=1)
+        last, outputs, new = super().inner_loop(sequences, states, mask=mask, training=training)
+        last = ops.where(time > 0, last, ops.zeros_like(last))
+        new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
+        return last, outputs[:, :time], new
 
     def _in_cudnn(self):
         return self.cell_class.gates in CUDNN_GATES
@@ -150,7 +176,7 @@ class GatedLayer(keras.layers.RNN):
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
-        self._check_call(sequences, initial_state)
+        self._check_call(sequences, initial_state, mask)
         return super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
         )
@@ -161,10 +187,15 @@ class GatedLayer(keras.layers.RNN):
             if not self.stateful:
                 return self.get_initial_state(ops.shape(sequences)[0])
             initial_state = self.states
-        return [ops.convert_to_tensor(s, self.compute_dtype) for s in _listed(initial_state)]
+        return [ops.convert_to_tensor(s, self.cell.state_dtype) for s in _listed(initial_state)]
 
-    def _check_call(self, sequences, initial_state):
+    def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)
+        if mask is not None and not compatible(mask.shape, shape[:2]):
+            raise ValueError(
+                f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+                f"Received: mask.shape={tuple(mask.shape)} with sequences.shape={shape}."
+            )
         if self.cell.built and shape[-1] != self.cell.kernel.shape[0]:
             raise ValueError(
                 f"{owner} was built for {self.cell.kernel.shape[0]} features (the last axis of its "
@@ -177,11 +208,7 @@ class GatedLayer(keras.layers.RNN):
             )
         expected = self._expected_batch_size
         if self.stateful and None not in (shape[0], expected) and shape[0] != expected:
-            raise ValueError(
-                f"{owner}: a stateful layer keeps the batch size it was built with, {expected}. "
-                f"Received: a batch of {shape[0]}. Drop the last batch (`drop_remainder=True`) or "
-                "use `stateful=False`."
-            )
+            raise ValueError(self._other_batch_size(shape[0]))
         if initial_state is not None:
             shapes = [tuple(getattr(s, "shape", ())) for s in _listed(initial_state)]
             names = self.cell.state_names
@@ -191,6 +218,55 @@ class GatedLayer(keras.layers.RNN):
                     f"shape (batch, units={self.units}). Received: shapes {shapes}. "
                     "`get_initial_state(batch_size)` makes them."
                 )
+
+    def compute_mask(self, sequences, previous_mask=None):
+        # Written out, as Keras 3.16 changes what is inherited.
+        mask = _listed(previous_mask)[0] if self.return_sequences else None
+        return (mask, *(None for _ in self.cell.state_names)) if self.return_state else mask
+
+    def reset_state(self, states=None, rows=None):
+        """Sets the states of a stateful layer, to zero where nothing else is said.
+
+        Args:
+            states: Optional list of new states, each `(batch, units)`. Default: zeros.
+            rows: Optional bool, `(batch,)`: the rows to set, for example those where a new
+                document begins. Default: all. May be a tensor inside a `tf.function`.
+
+        Raises:
+            ValueError: If the layer is not stateful, was never called, or shapes do not fit.
+        """
+        if states is None and rows is None and self.states is None:
+            return  # as keras.layers: there is nothing to reset yet
+        reset_state(self, states, rows)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            store[f"state_{name}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads the states of a stateful layer, if they are of this layer's batch size.
+
+        Weights trained with one batch size serve another; a state does not: it stays as it is.
+        """
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            if f"state_{name}" in store and store[f"state_{name}"].shape == tuple(state.shape):
+                state.assign(store[f"state_{name}"])
+
+    def _with_batch_checked(self, sequences):
+        import tensorflow as tf  # only its graphs have batches of a size yet unknown
+
+        rows, message = tf.shape(sequences)[0], self._other_batch_size("another size")
+        check = tf.debugging.assert_equal(rows, self._expected_batch_size, message)
+        with tf.control_dependencies([check]):
+            return tf.ensure_shape(sequences, [self._expected_batch_size, None, None])
+
+    def _other_batch_size(self, received):
+        return (
+            f"{type(self).__name__}: a stateful layer keeps the batch size it was built with, "
+            f"{self._expected_batch_size}. Received: a batch of {received}. Drop the last batch "
+            "(`drop_remainder=True`) or use `stateful=False`."
+        )
 
     def get_config(self):
         config = super().get_config()
@@ -219,6 +295,12 @@ _SWITCHES = (
 
 def _listed(states):
     return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _mask_of_ragged(sequences):
+    import tensorflow as tf  # only TensorFlow has ragged tensors
+
+    return tf.sequence_mask(sequences.row_lengths())
 
 
 def _snake_case(name):

@@ -1,0 +1,286 @@
+"""One life of a state: carried, set, saved, and the gradient cut where a window ends."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import oracles
+import pytest
+import tensorflow as tf
+from families import FAMILIES, mask_array
+from numpy.testing import assert_allclose
+from test_contract import FEATURES, UNITS, array, build, data, needs_tensorflow, weights_of
+
+import keras_gated
+
+STATEFUL = ("simple_rnn", "lstm", "gru")
+
+
+@pytest.fixture(params=STATEFUL)
+def stateful(request):
+    return FAMILIES[request.param]
+
+
+def pieces(layer, x, mask=None):
+    cuts = [(0, 2), (2, 3), (3, x.shape[1])]
+    masks = [None if mask is None else mask[:, a:b] for a, b in cuts]
+    return np.concatenate(
+        [array(layer(x[:, a:b], mask=m)) for (a, b), m in zip(cuts, masks, strict=True)], axis=1
+    )
+
+
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_a_sequence_in_pieces_is_the_sequence(stateful, mask_name, fused):
+    mask = mask_array(mask_name)
+    x, _ = data(stateful, mask=mask)
+    options = {"return_sequences": True, "dtype": "float64", "fused": fused}
+    layer = build(stateful.make(UNITS, stateful=True, **options), stateful, batch=3)
+    expected, finals = oracles.sequence(
+        stateful.oracle, x, mask, [np.zeros((3, UNITS))] * stateful.states, weights_of(stateful),
+        zero_output_for_mask=True,
+    )  # fmt: skip
+    layer.zero_output_for_mask = True  # else a piece would not know the output before it
+    for _ in range(2):
+        layer.reset_state()
+        assert_allclose(pieces(layer, x, mask), expected, atol=1e-9)
+        for a, b in zip(layer.states, finals, strict=True):
+            assert_allclose(array(a), b, atol=1e-9)
+
+
+def test_states_are_set_as_a_whole_or_by_row(stateful):
+    x, states = data(stateful)
+    layer = build(stateful.make(UNITS, stateful=True, dtype="float64"), stateful, batch=3)
+    layer.reset_state(states)
+    for a, b in zip(layer.states, states, strict=True):
+        assert_allclose(array(a), b)
+    layer.reset_state(rows=[True, False, True])
+    for a, b in zip(layer.states, states, strict=True):
+        assert_allclose(array(a), b * np.array([[0.0], [1.0], [0.0]]))
+    _, expected = oracles.sequence(
+        stateful.oracle, x, None, [s * [[0], [1], [0]] for s in states], weights_of(stateful)
+    )
+    assert_allclose(array(layer(x)), expected[0], atol=1e-9)
+
+
+def test_wrong_states_and_rows_are_refused_and_change_nothing(stateful):
+    layer = build(stateful.make(UNITS, stateful=True), stateful, batch=3, dtype="float32")
+    ones = [np.ones((3, UNITS), "float32")] * stateful.states
+    layer.reset_state(ones)
+    with pytest.raises(ValueError, match=r"`states` must hold .*Received: .*\(2, 3\)"):
+        layer.reset_state([np.zeros((2, UNITS))] * stateful.states)
+    with pytest.raises(ValueError, match=r"`rows` must be bool.*\(3,\).*rows.shape=\(2,\)"):
+        layer.reset_state(rows=[True, False])
+    with pytest.raises(ValueError, match=r"has no stateful layer.*`stateful=True`"):
+        stateful.make(UNITS).reset_state(rows=[True])
+    assert_allclose(array(layer.states[0]), ones[0])
+
+
+def stateful_model(family, batch=2):
+    inputs = keras.Input(batch_shape=(batch, None, FEATURES))
+    x = family.make(UNITS, stateful=True, return_sequences=True, name="first")(inputs)
+    both = keras_gated.Bidirectional(
+        family.make(UNITS, stateful=True, return_sequences=True, return_state=True, name="two"),
+        name="both",
+    )
+    cells = [family.make_cell(4), family.make_cell(UNITS)]
+    last = keras.layers.RNN(cells, stateful=True, name="stacked")
+    return keras.Model(inputs, last(both(keras.layers.Masking()(x))[0]))
+
+
+def test_the_states_of_a_whole_model_are_read_set_and_reset(stateful):
+    model = stateful_model(stateful)
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES))
+    first = array(model(x))
+    kept = keras_gated.get_state(model)
+    assert sorted(kept) == ["backward_two", "first", "forward_two", "stacked"]
+    second = array(model(x))
+    assert np.abs(second - first).max() > 1e-4
+    keras_gated.reset_state(model, kept)
+    assert_allclose(array(model(x)), second, atol=1e-6)
+    keras_gated.reset_state(model)
+    assert_allclose(array(model(x)), first, atol=1e-6)
+    with pytest.raises(ValueError, match="has no stateful layer"):
+        keras_gated.get_state(keras.Sequential([keras.layers.Dense(1)]))
+
+
+@needs_tensorflow
+def test_rows_may_be_reset_inside_a_training_step(stateful):
+    """Documents end in different batches: a row begins anew where its document does."""
+
+    class Documents(keras.Model):
+        def train_step(self, batch):
+            (x, begins), y = batch
+            keras_gated.reset_state(self, rows=begins)
+            return super().train_step((x, y))
+
+    inputs = keras.Input(batch_shape=(2, 3, FEATURES))
+    layer = stateful.make(UNITS, stateful=True)
+    model = Documents(inputs, layer(inputs))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x = np.random.default_rng(0).normal(size=(3, 2, 3, FEATURES)).astype("float32")
+    begins = np.array([[True, True], [False, True], [False, False]])
+    batches = tf.data.Dataset.from_tensor_slices(((x, begins), np.zeros((3, 2, UNITS), "float32")))
+    keras_gated.reset_state(layer, [np.ones((2, UNITS))] * stateful.states)
+    model.fit(batches, shuffle=False, verbose=0)
+    alone = stateful.make(UNITS)
+    alone.build((None, None, FEATURES))
+    alone.set_weights(layer.get_weights()[: len(alone.weights)])
+    for row, since in ((0, 0), (1, 1)):
+        document = np.concatenate(x[since:, row])[None]
+        assert_allclose(array(layer.states[0])[row], array(alone(document))[0], atol=1e-6)
+
+
+def test_a_batch_of_another_size_is_an_error(stateful):
+    layer = stateful.make(UNITS, stateful=True)
+    layer(np.zeros((2, 3, FEATURES)))
+    with pytest.raises(ValueError, match=r"batch size it was built with, 2.*a batch of 3.*drop"):
+        layer(np.zeros((3, 3, FEATURES)))
+
+
+@needs_tensorflow
+def test_a_batch_of_another_size_is_an_error_where_sizes_are_unknown(stateful):
+    layer = stateful.make(UNITS, stateful=True)
+    layer(np.zeros((2, 3, FEATURES)))
+    call = tf.function(layer, input_signature=[tf.TensorSpec((None, None, FEATURES))])
+    call(np.zeros((2, 3, FEATURES), "float32"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="batch size it was built with, 2"):
+        call(np.zeros((3, 3, FEATURES), "float32"))
+
+
+def one_layer(family, batch=2):
+    inputs = keras.Input(batch_shape=(batch, None, FEATURES))
+    both = keras.layers.Bidirectional(family.make(UNITS, stateful=True, return_sequences=True))
+    return keras.Model(inputs, family.make(UNITS, stateful=True, name="last")(both(inputs)))
+
+
+def test_a_saved_model_goes_on_where_it_stopped(stateful, tmp_path):
+    model = one_layer(stateful)
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
+    model(x)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", x=x, y=array(model(x)))
+    script = (
+        "import keras, keras_gated, numpy as np\n"
+        "data = np.load('data.npz')\n"
+        "y = keras.saving.load_model('model.keras')(data['x'])\n"
+        "np.testing.assert_allclose(keras.ops.convert_to_numpy(y), data['y'], atol=1e-6)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_weights_trained_with_one_batch_size_serve_another(stateful, tmp_path):
+    model, single = one_layer(stateful), one_layer(stateful, batch=1)
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
+    model(x)
+    model.save_weights(tmp_path / "of.weights.h5")
+    single.load_weights(tmp_path / "of.weights.h5")
+    keras_gated.reset_state(model)
+    assert_allclose(array(single(x[1:])), array(model(x))[1:], atol=1e-6)
+
+
+def test_a_stateful_bidirectional_layer_returns_its_states_under_a_mask(stateful):
+    layer = keras_gated.Bidirectional(
+        stateful.make(UNITS, stateful=True, return_state=True, return_sequences=True)
+    )
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    x = keras.layers.Masking()(x * mask[..., None])
+    outputs, *states = layer(x)
+    assert outputs.shape == (2, 4, 2 * UNITS) and len(states) == 2 * stateful.states
+    for kept, returned in zip(layer.states, states, strict=True):
+        assert_allclose(array(kept), array(returned), atol=1e-6)
+    again = keras_gated.Bidirectional.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    rows = np.array([True, False])
+    layer.reset_state(rows=rows)
+    assert not array(layer.states[0])[0].any() and array(layer.states[0])[1].any()
+
+
+# Truncated back-propagation through time
+
+
+def test_windows_follow_each_other_row_by_row():
+    inputs, targets = np.arange(22), np.arange(1, 23)
+    batches = [tuple(map(array, batch)) for batch in keras_gated.windows(
+        inputs, targets, batch_size=3, steps=3)]  # fmt: skip
+    expected = [[[0, 1, 2], [7, 8, 9], [14, 15, 16]], [[3, 4, 5], [10, 11, 12], [17, 18, 19]],
+                [[6], [13], [20]]]  # fmt: skip
+    for (x, y), wanted in zip(batches, expected, strict=True):
+        assert_allclose(x, wanted)
+        assert_allclose(y, np.array(wanted) + 1)
+    assert keras_gated.windows(np.zeros((9, 4)), np.zeros(9), batch_size=3, steps=2).element_spec[
+        0
+    ].shape.as_list() == [3, None, 4]
+    with pytest.raises(ValueError, match=r"equally long.*Received: 4 and 4 steps, batch_size=5"):
+        keras_gated.windows(np.zeros(4), np.zeros(4), batch_size=5, steps=1)
+
+
+def stream_model(family, batch, **options):
+    keras.config.set_floatx("float64")
+    inputs = keras.Input(batch_shape=(batch, None, FEATURES))
+    layer = family.make(UNITS, return_sequences=True, dtype="float64", **options)
+    model = keras.Model(inputs, layer(inputs))
+    layer.set_weights(weights_of(family)[: len(layer.weights)])
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    return model
+
+
+def test_one_window_as_long_as_the_stream_is_full_back_propagation(stateful):
+    rng = np.random.default_rng(0)
+    stream, targets = rng.normal(size=(24, FEATURES)), rng.normal(size=(24, UNITS))
+    truncated, full = (stream_model(stateful, 2, stateful=s) for s in (True, False))
+    whole = keras_gated.windows(stream, targets, batch_size=2, steps=12)
+    truncated.fit(whole, epochs=2, shuffle=False, verbose=0, callbacks=[keras_gated.ResetState()])
+    full.fit(stream.reshape(2, 12, -1), targets.reshape(2, 12, -1), epochs=2, verbose=0)
+    for a, b in zip(truncated.get_weights(), full.get_weights(), strict=False):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@needs_tensorflow
+def test_a_window_carries_the_state_and_cuts_the_gradient(stateful):
+    """A step of training on the second window, against the oracle's derivative with its state."""
+    rng = np.random.default_rng(0)
+    stream, targets = rng.normal(size=(2, 8, FEATURES)), rng.normal(size=(2, 8, UNITS))
+    model = stream_model(stateful, 2, stateful=True)
+    model.optimizer.learning_rate = 0.0
+    model.train_on_batch(stream[:, :4], targets[:, :4])
+    weights = weights_of(stateful)
+    _, states = oracles.sequence(
+        stateful.oracle, stream[:, :4], None, [np.zeros((2, UNITS))] * stateful.states, weights
+    )
+
+    def loss(*weights):
+        y, _ = oracles.sequence(stateful.oracle, stream[:, 4:], None, states, weights)
+        return ((y - targets[:, 4:]) ** 2).mean()
+
+    model.optimizer.learning_rate = 1.0
+    model.train_on_batch(stream[:, 4:], targets[:, 4:])
+    for after, before, gradient in zip(
+        model.get_weights(), weights, oracles.gradients(loss, weights), strict=False
+    ):
+        assert_allclose(after, before - gradient, rtol=0, atol=1e-9)
+
+
+def test_validation_begins_anew_and_leaves_the_states_of_training(stateful):
+    model = stream_model(stateful, 2, stateful=True)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, FEATURES)), rng.normal(size=(2, 4, UNITS))
+    keras_gated.reset_state(model)
+    alone = model.evaluate(x, y, batch_size=2, verbose=0)
+    callbacks = [keras_gated.ResetState()]
+    states = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: states.append(keras_gated.get_state(model))
+    )
+    model.optimizer.learning_rate = 0.0
+    history = model.fit(
+        x, y, batch_size=2, validation_data=(x, y), verbose=0, callbacks=[*callbacks, keep]
+    )
+    assert history.history["val_loss"] == pytest.approx([alone], abs=1e-9)
+    keras_gated.reset_state(model)
+    model.predict(x, batch_size=2, verbose=0)
+    for a, b in zip(
+        *(v for s in (states[0], keras_gated.get_state(model)) for v in s.values()), strict=True
+    ):
+        assert_allclose(a, b, atol=1e-9)
