@@ -73,9 +73,9 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             setattr(self, name, boolean(owner, name, value))
         self.dropout = _rate(owner, "dropout", dropout)
         self.recurrent_dropout = _rate(owner, "recurrent_dropout", recurrent_dropout)
-        if implementation not in (1, 2):
+        if implementation not in (0, 1, 2):
             raise ValueError(
-                f"{owner}: `implementation` must be 1 or 2 (as in `keras.layers`; both give the "
+                f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
                 f"same equations here). Received: implementation={implementation!r}. Leave it out."
             )
         self.implementation = implementation

@@ -56,7 +56,6 @@ class GatedLayer(keras.layers.RNN):
     """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
 
     cell_class: type
-    use_cudnn = False
 
     def __init_subclass__(cls, **kwargs):
         """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
@@ -80,11 +79,11 @@ class GatedLayer(keras.layers.RNN):
             )
         if self._in_cudnn():
             self.use_cudnn = arguments.pop("use_cudnn", "auto")
-        if self.use_cudnn not in ("auto", True, False):
-            raise ValueError(
-                f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
-                f"Received: use_cudnn={self.use_cudnn!r}."
-            )
+            if self.use_cudnn not in ("auto", True, False):
+                raise ValueError(
+                    f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
+                    f"Received: use_cudnn={self.use_cudnn!r}."
+                )
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
@@ -133,21 +132,31 @@ class GatedLayer(keras.layers.RNN):
 
     def _cell_loop(self, sequences, states, mask, training):
         """Runs the cell in Keras's loop, which wants a step, and computes masked steps, too."""
+        batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
+        loop = super().inner_loop
         if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
             sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
         if sequences.shape[1]:
-            return super().inner_loop(sequences, states, mask=mask, training=training)
-        batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
-        one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
-        added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
-        sequences = ops.concatenate([sequences, added], axis=1)
+            last, outputs, new = loop(sequences, states, mask=mask, training=training)
+        else:
+            one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
+            added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
+            longer, of_longer = ops.concatenate([sequences, added], axis=1), mask
+            if mask is not None:
+                added = ops.zeros((batch, one_if_empty), "bool")
+                of_longer = ops.concatenate([mask, added], axis=1)
+            last, outputs, new = loop(longer, states, mask=of_longer, training=training)
+            outputs, last = outputs[:, :time], ops.where(time > 0, last, ops.zeros_like(last))
+            new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
         if mask is not None:
-            added = ops.zeros((batch, one_if_empty), "bool")
-            mask = ops.concatenate([mask, added], axis=1)
-        last, outputs, new = super().inner_loop(sequences, states, mask=mask, training=training)
-        last = ops.where(time > 0, last, ops.zeros_like(last))
-        new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
-        return last, outputs[:, :time], new
+            # Keras's backends differ in what they put out at a masked step with none before it.
+            shown = ops.flip(mask, axis=1) if self.go_backwards else mask
+            if not self.zero_output_for_mask:
+                shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
+            last = ops.where(ops.any(shown[:, -1:], axis=1)[:, None], new[0], 0)
+            if self.return_sequences:
+                outputs = ops.where(shown[..., None], outputs, ops.zeros_like(outputs))
+        return last, outputs, new
 
     def _in_cudnn(self):
         return self.cell_class.gates in CUDNN_GATES
@@ -165,12 +174,12 @@ class GatedLayer(keras.layers.RNN):
         if self.fused is False:
             reasons = dict.fromkeys(reasons, "of `fused=False`")
         for argument, reason in reasons.items():
-            if getattr(self, argument) is True and reason:
+            if getattr(self, argument, False) is True and reason:
                 raise ValueError(
                     f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
                     f"Use {argument}='auto', which then runs another loop of the same equations."
                 )
-        if self.use_cudnn and not reasons["use_cudnn"]:
+        if getattr(self, "use_cudnn", False) and not reasons["use_cudnn"]:
             return cudnn.run
         return None if reasons["fused"] else fused.run
 

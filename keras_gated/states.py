@@ -59,7 +59,9 @@ def reset_state(layer, states=None, rows=None):
     for name, variables in own.items():
         for variable, value in zip(variables, tree.flatten(states[name]), strict=True):
             value = ops.cast(value, variable.dtype)
-            variable.assign(value if rows is None else ops.where(rows[:, None], value, variable))
+            variable.assign(
+                value if rows is None else ops.where(rows[:, None], value, variable.value)
+            )
 
 
 def get_state(layer):
