@@ -131,10 +131,16 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         """Returns the initializer of `kernel`, `recurrent` or `bias`."""
         return getattr(self, f"{weight}_initializer")
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        if self.dropout or self.recurrent_dropout:  # so that training goes on with the same draws
+            store["seed"] = ops.convert_to_numpy(self.seed_generator.state)
+
     def load_own_variables(self, store):
         """Loads all weights or, if a file does not fit, none of them."""
         expected = {str(i): tuple(v.shape) for i, v in enumerate(self.weights)}
-        received = {name: tuple(store[name].shape) for name in store.keys()}  # noqa: SIM118
+        names = set(store.keys())
+        received = {name: tuple(store[name].shape) for name in sorted(names - {"seed"})}
         if received != expected:
             raise ValueError(
                 f"{type(self).__name__}: the file does not hold the weights of {self.name!r}. "
@@ -143,7 +149,10 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
                 f"{list(received.values())}. Nothing was loaded into this layer. "
                 "Build the layer with the `units`, `use_bias` and features it was saved with."
             )
-        super().load_own_variables(store)
+        for name, variable in zip(expected, self.weights, strict=True):
+            variable.assign(store[name])
+        if "seed" in names:
+            self.seed_generator.state.assign(store["seed"])
 
     # One step
 

@@ -248,16 +248,6 @@ def test_the_same_seed_drops_the_same_units(family, x):
     assert_allclose(outputs[0], outputs[1], rtol=0, atol=0)
 
 
-def test_inference_graphs_hold_no_random_op_and_no_assignment(family):
-    layer = family.make(5, dropout=0.3, recurrent_dropout=0.3)
-    layer.build((None, None, 3))
-    spec = tf.TensorSpec((None, None, 3))
-    graph = tf.function(lambda x: layer(x, training=False)).get_concrete_function(spec).graph
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-    assert not [n.op for n in nodes if "Random" in n.op or "Assign" in n.op]
-
-
 def test_one_layer_can_be_shared_and_cloned(family, x):
     inputs = keras.Input((None, 3))
     layer = family.make(5)
