@@ -102,6 +102,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         return (len(self.gates) * self.units,)
 
     def build(self, input_shape):
+        self.check_axes(type(self).__name__, ("batch", "features"), input_shape)
         features = input_shape[-1]
         if not isinstance(features, numbers.Integral):
             raise ValueError(
@@ -212,11 +213,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     def call(self, inputs, states, training=False):
         nested = isinstance(states, (list, tuple))
         states = list(states) if nested else [states]
-        if len(states) != len(self.state_names):
-            raise ValueError(
-                f"{type(self).__name__} has {len(self.state_names)} state(s) {self.state_names}. "
-                f"Received: {len(states)} state(s). `get_initial_state(batch_size)` makes them."
-            )
+        self.check(type(self).__name__, ("batch", "features"), inputs, states)
         drop = keep = None
         if training and self.dropout:
             drop = self.get_dropout_mask(inputs)
@@ -231,6 +228,40 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         ]
         output = ops.cast(step.hidden, self.compute_dtype)
         return output, new_states if nested else new_states[0]
+
+    def check(self, owner, axes, inputs, states):
+        """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
+        self.check_axes(owner, axes, inputs.shape)
+        shape, dtype = tuple(inputs.shape), keras.backend.standardize_dtype(inputs.dtype)
+        if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
+            raise ValueError(
+                f"{owner}: inputs must be real numbers. Received: dtype={dtype}. "
+                "Turn texts into ids (`keras.layers.TextVectorization`) and ids into vectors "
+                "(`keras.layers.Embedding`) first."
+            )
+        if self.built and shape[-1] not in (None, self.kernel.shape[0]):
+            raise ValueError(
+                f"{owner} was built for {self.kernel.shape[0]} features (the last axis of its "
+                f"input). Received: inputs.shape={shape}. Use a new layer for other features."
+            )
+        if states is None:
+            return
+        shapes = [tuple(getattr(s, "shape", ())) for s in states]
+        expected = (shape[0], self.units)
+        if len(shapes) != len(self.state_names) or not all(compatible(s, expected) for s in shapes):
+            raise ValueError(
+                f"{owner}: the states before must be {len(self.state_names)} tensor(s) "
+                f"{self.state_names}, each of shape (batch, units) = {expected}. "
+                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them."
+            )
+
+    def check_axes(self, owner, axes, shape):
+        if len(shape) != len(axes):
+            raise ValueError(
+                f"{owner}: inputs must be of shape ({', '.join(axes)}). Received: a shape of "
+                f"{len(shape)} axes, {tuple(shape)}. `keras.ops.expand_dims` adds an axis, "
+                "`keras.layers.Embedding` turns ids into features."
+            )
 
     def get_dropout_mask(self, step_input):
         return None if _at_inference() else super().get_dropout_mask(step_input)

@@ -91,10 +91,13 @@ class GatedLayer(keras.layers.RNN):
             name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
         )
         super().__init__(cell, **arguments)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
         self.supports_masking = True
         # The fused path compiles its loops itself, once for all lengths.
         self.supports_jit = self.fused is False
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        self.cell.check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
+        super().build(sequences_shape, initial_state_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
@@ -200,15 +203,12 @@ class GatedLayer(keras.layers.RNN):
 
     def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)
+        states = None if initial_state is None else _listed(initial_state)
+        self.cell.check(owner, ("batch", "time", "features"), sequences, states)
         if mask is not None and not compatible(mask.shape, shape[:2]):
             raise ValueError(
                 f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
                 f"Received: mask.shape={tuple(mask.shape)} with sequences.shape={shape}."
-            )
-        if self.cell.built and shape[-1] != self.cell.kernel.shape[0]:
-            raise ValueError(
-                f"{owner} was built for {self.cell.kernel.shape[0]} features (the last axis of its "
-                f"input). Received: sequences.shape={shape}. Use a new layer for other features."
             )
         if self.unroll and shape[1] is None:
             raise ValueError(
@@ -218,15 +218,6 @@ class GatedLayer(keras.layers.RNN):
         expected = self._expected_batch_size
         if self.stateful and None not in (shape[0], expected) and shape[0] != expected:
             raise ValueError(self._other_batch_size(shape[0]))
-        if initial_state is not None:
-            shapes = [tuple(getattr(s, "shape", ())) for s in _listed(initial_state)]
-            names = self.cell.state_names
-            if len(shapes) != len(names) or any(s[1:] != (self.units,) for s in shapes):
-                raise ValueError(
-                    f"{owner}: `initial_state` must be {len(names)} tensor(s) {names}, each of "
-                    f"shape (batch, units={self.units}). Received: shapes {shapes}. "
-                    "`get_initial_state(batch_size)` makes them."
-                )
 
     def compute_mask(self, sequences, previous_mask=None):
         # Written out, as Keras 3.16 changes what is inherited.

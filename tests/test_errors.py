@@ -53,13 +53,50 @@ def test_unknown_arguments_are_refused(family):
         family.layer(3, colour="red")
 
 
-def test_inputs_must_have_three_axes_and_the_features_the_layer_was_built_for(family):
-    layer = family.layer(3)
-    with pytest.raises(ValueError, match="expected ndim=3, found ndim=2"):
-        layer(np.zeros((2, 4), "float32"))
-    layer(np.zeros((2, 4, 5), "float32"))
-    with pytest.raises(ValueError, match=r"5 features.*Received: sequences.shape=\(2, 4, 6\)"):
-        layer(np.zeros((2, 4, 6), "float32"))
+def layers_and_cells(family):
+    cell = family.make_cell(3)
+    return [
+        (family.make(3), np.zeros((2, 4, 5), "float32"), r"\(batch, time, features\)"),
+        (lambda x: cell(x, cell.get_initial_state(2)), np.zeros((2, 5), "float32"),
+         r"\(batch, features\)"),
+    ]  # fmt: skip
+
+
+def test_inputs_must_have_the_right_axes(family):
+    for call, x, axes in layers_and_cells(family):
+        for wrong in (x[0], x[None]):
+            with pytest.raises(ValueError, match=rf"shape {axes}. Received: .*{wrong.ndim} axes.*"):
+                call(wrong)
+
+
+def test_inputs_must_have_the_features_of_the_weights(family):
+    for call, x, _ in layers_and_cells(family):
+        call(x)
+        with pytest.raises(ValueError, match=r"built for 5 features.*inputs.shape=\(2, .*4\)"):
+            call(x[..., :4])
+
+
+@pytest.mark.parametrize("dtype", ["str", "complex64"])
+def test_inputs_must_be_real_numbers(family, dtype):
+    for call, x, _ in layers_and_cells(family):
+        with pytest.raises(ValueError, match=r"must be real numbers. Received: dtype="):
+            call(x.astype(dtype))
+        assert np.allclose(call(x.astype("int32") + 1)[0], call(x + 1)[0])
+
+
+def test_symbolic_inputs_are_checked_as_early_as_others(family):
+    with pytest.raises(ValueError, match="Received: a shape of 2 axes"):
+        family.make(3)(keras.Input((4,)))
+    with pytest.raises(ValueError, match=r"must be real numbers. Received: dtype=string"):
+        family.make(3)(keras.Input((None, 4), dtype="string"))
+
+
+@pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
+def test_all_may_be_dropped(family, name):
+    x = np.ones((2, 4, 5), "float32")
+    output = np.array(family.make(3, **{name: 1.0})(x, training=True))
+    zeros = family.make(3)(x * 0)
+    assert np.allclose(output, zeros) == (name == "dropout")
 
 
 def test_the_number_of_features_must_be_known(family):
@@ -72,9 +109,18 @@ def test_initial_states_must_fit(family):
     x = np.zeros((2, 4, 5), "float32")
     good = layer.get_initial_state(2)
     layer(x, initial_state=good)
-    for states in ([*good, good[0]], [np.zeros((2, 7), "float32")] * family.states, good[0][0]):
-        with pytest.raises(ValueError, match=r"`initial_state` must be .* Received: shapes"):
+    cell = family.make_cell(3)
+    for states in (
+        [*good, good[0]],
+        [np.zeros((2, 7), "float32")] * family.states,
+        [np.zeros((3, 3), "float32")] * family.states,
+        [good[0][0]] * family.states,
+    ):
+        message = r"states before must be .*\(batch, units\) = \(2, 3\). Received: shapes"
+        with pytest.raises(ValueError, match=message):
             layer(x, initial_state=states)
+        with pytest.raises(ValueError, match=message):
+            cell(x[:, 0], states)
 
 
 def test_a_stateful_layer_refuses_another_batch_size(family):
