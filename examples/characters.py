@@ -6,12 +6,11 @@ TFDS_DATA_DIR=... python examples/characters.py --dataset tiny_shakespeare
 
 import math
 import pathlib
-import time
 
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, parser, positive, report
+from training import CELLS, Resume, parser, positive, report
 
 from keras_gated import datasets, export, serving, text
 
@@ -48,15 +47,18 @@ def build_models(characters, cell, units, depth):
     return model, stepper
 
 
-def windows(ids, steps, batch_size, seed):
-    """Returns endless batches of windows from random places, with the characters after them."""
+def windows(ids, steps, batch_size, seed, first=0):
+    """Returns endless batches of windows from random places, with the characters after them.
+
+    A window's place depends on the seed and its number alone; the first one has the number `first`.
+    """
 
     def window(number):
         last = tf.size(ids) - steps
         place = tf.random.stateless_uniform([], [seed, number], 0, last, dtype=tf.int32)
         return ids[place : place + steps], ids[place + 1 : place + steps + 1] - text.FIRST
 
-    return tf.data.Dataset.counter().map(window).batch(batch_size).prefetch(2)
+    return tf.data.Dataset.counter(first).map(window).batch(batch_size).prefetch(2)
 
 
 def streams(ids, rows=32):
@@ -91,17 +93,19 @@ def main():
         metrics=["accuracy"],
     )
     model.summary()
-    start = time.time()
     best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    resume = Resume(args.resume, vars(args), model, best)
+    first = resume.epoch * steps * args.batch_size
     history = model.fit(
-        windows(ids(train[:cut]), args.steps, args.batch_size, args.seed),
+        windows(ids(train[:cut]), args.steps, args.batch_size, args.seed, first),
         steps_per_epoch=steps,
         validation_data=streams(ids(train[cut:])),
+        initial_epoch=resume.epoch,
         epochs=args.epochs,
-        callbacks=[best],
+        callbacks=[best, resume],
         shuffle=False,  # the batches are
     )
-    seconds = time.time() - start
+    seconds = resume.time()
     nats, _ = model.evaluate(streams(ids(held_out)))
 
     answer, specs = serving.generate(stepper, lookup)
@@ -110,13 +114,14 @@ def main():
         {"serving_default": (answer, specs)},
         track=[stepper, lookup],
     )
+    resume.finish()
     server = tf.saved_model.load(saved_model).signatures["serving_default"]
     inputs = {"prompt": [args.prompt], "length": [400], "temperature": [0.8], "seed": [args.seed]}
     sample = server(**{s.name: tf.constant(inputs[s.name], s.dtype) for s in specs})["text"]
     print(args.prompt + sample.numpy()[0].decode())
     report(
         args,
-        epochs=len(history.epoch),
+        epochs=history.epoch[-1] + 1,
         seconds=round(seconds, 1),
         loss_nats=round(nats, 4),
         bits_per_character=round(nats / math.log(2), 4),

@@ -4,6 +4,7 @@ Ids are int64. 0 is padding, which the models mask; 1 is what is not in the voca
 """
 
 import collections
+import functools
 
 import keras
 import tensorflow as tf
@@ -76,7 +77,7 @@ def dense(ragged, empty=UNKNOWN):
     return filled.to_tensor(PADDING)
 
 
-def bucketed(rows, batch_size, width=25, shuffle_seed=None):
+def bucketed(rows, batch_size, width=25):
     """Batches rows of similar length, so that a batch is not mostly padding.
 
     The rows are read once, here, and then kept in memory.
@@ -85,22 +86,49 @@ def bucketed(rows, batch_size, width=25, shuffle_seed=None):
         rows: A finite `tf.data.Dataset` of `(ids, label)`, ids `(time,)`.
         batch_size: Rows a batch; the last batch of each length may hold fewer.
         width: Lengths are told apart in steps of this many tokens.
-        shuffle_seed: If given, rows are shuffled anew at every pass.
 
     Returns:
         A `tf.data.Dataset` of `(ids, labels)`, ids `(batch, time)`, of known cardinality.
     """
+    rows, batch, _, number = _buckets(rows, batch_size, width)
+    return batch(rows).apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
+
+
+def shuffled_buckets(rows, batch_size, seed, passes, width=25):
+    """As `bucketed`, for training: several passes over the rows, each in another order.
+
+    Args:
+        rows, batch_size, width: As for `bucketed`.
+        seed: The order of a pass depends on it and on the number of the pass alone.
+        passes: The numbers of the passes, an iterable of integers: the epochs that are to come.
+
+    Returns:
+        The data set of all passes, and the number of batches in one.
+    """
+    rows, batch, size, number = _buckets(rows, batch_size, width)
+
+    def one_pass(count):
+        of_pass = hash((seed, count)) % 2**31
+        return batch(rows.shuffle(size, seed=of_pass, reshuffle_each_iteration=False))
+
+    orders = map(one_pass, passes)
+    return functools.reduce(tf.data.Dataset.concatenate, orders).prefetch(2), number
+
+
+def _buckets(rows, batch_size, width):
+    """Returns the rows in memory, what batches them, and the numbers of rows and of batches."""
     # A row of an unbatched ragged tensor is typed as ragged until a function has seen it.
     rows = rows.map(lambda ids, label: (ids, label)).cache()
     lengths = collections.Counter(int(n) for n in rows.map(lambda ids, _: tf.size(ids)))
-    if shuffle_seed is not None:
-        rows = rows.shuffle(sum(lengths.values()), seed=shuffle_seed)
     edges = list(range(width, max(lengths) + 1, width))
     buckets = collections.Counter()
     for length, count in lengths.items():
         buckets[length // width] += count
-    batches = rows.bucket_by_sequence_length(
-        lambda ids, _: tf.size(ids), edges, [batch_size] * (len(edges) + 1)
-    )
+
+    def batch(rows):
+        return rows.bucket_by_sequence_length(
+            lambda ids, _: tf.size(ids), edges, [batch_size] * (len(edges) + 1)
+        )
+
     number = sum(-(-count // batch_size) for count in buckets.values())
-    return batches.apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
+    return rows, batch, sum(lengths.values()), number

@@ -49,14 +49,18 @@ def test_bucketed_batches_hold_every_row_once_with_little_padding():
     lengths = np.random.default_rng(0).integers(1, 120, 500)
     rows = tf.ragged.range(lengths).with_flat_values(tf.ones([lengths.sum()], tf.int64))
     data = tf.data.Dataset.from_tensor_slices((rows, np.arange(500)))
-    batches = text.bucketed(data, 16, width=10, shuffle_seed=1)
-    passes = [list(batches), list(batches)]
-    assert len(passes[0]) == len(passes[1]) == int(batches.cardinality())
+    batches = text.bucketed(data, 16, width=10)
+    both, number = text.shuffled_buckets(data, 16, 1, passes=range(2), width=10)
+    passes = [list(batches), list(both.take(number)), list(both.skip(number))]
+    assert int(batches.cardinality()) == number == len(passes[0])
     for batch_list in passes:
         labels = np.concatenate([y for _, y in batch_list])
         assert sorted(labels) == list(range(500))
         tokens = sum(int(tf.reduce_sum(x)) for x, _ in batch_list)
         assert tokens == lengths.sum()
         assert tokens / sum(x.numpy().size for x, _ in batch_list) > 0.85
-    first, second = (np.concatenate([y for _, y in p]) for p in passes)
+    later, _ = text.shuffled_buckets(data, 16, 1, passes=[1], width=10)
+    passes.append(list(later))
+    _, first, second, again = (np.concatenate([y for _, y in p]) for p in passes)
+    assert (second == again).all()
     assert (first != second).any()
