@@ -79,32 +79,63 @@ def _rename_to_next_version(unfinished, directory):
 
 
 def check_export(directory):
-    """Raises if a stock TensorFlow Serving could not run a SavedModel.
+    """Raises if a stock TensorFlow Serving could not run a SavedModel, or its answers would mix.
 
     Args:
         directory: A version: the directory that holds `saved_model.pb`.
 
     Raises:
-        ValueError: Naming the nodes that call Python, must be compiled by XLA or need a GPU.
+        ValueError: Naming the nodes that call Python, must be compiled by XLA, need a GPU, or
+            keep a state that all callers of a server would share.
     """
     saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((pathlib.Path(directory) / "saved_model.pb").read_bytes())
-    offenders = []
+    offenders = set()
     for meta_graph in saved.meta_graphs:
         library = meta_graph.graph_def.library.function
         nodes = [*meta_graph.graph_def.node, *(n for f in library for n in f.node_def)]
-        offenders += [
-            f"{n.name} ({n.op}: {_REFUSED_OPS[n.op]})" for n in nodes if n.op in _REFUSED_OPS
-        ]
-        compiled = [*nodes, *library]
-        offenders += [
-            f"{getattr(n, 'name', None) or n.signature.name} (must be compiled by XLA)"
-            for n in compiled
-            if n.attr["_XlaMustCompile"].b
-        ]
+        for node in nodes:
+            if node.op in _REFUSED_OPS:
+                offenders.add(f"{node.name} ({node.op}: {_REFUSED_OPS[node.op]})")
+        for item in [*nodes, *library]:
+            if item.attr["_XlaMustCompile"].b:
+                name = getattr(item, "name", None) or item.signature.name
+                offenders.add(f"{name} (must be compiled by XLA)")
+        for node in _nodes_of_signatures(meta_graph):
+            if node.op.startswith("Assign"):
+                offenders.add(f"{node.name} ({node.op}: a state that all callers would share)")
     if offenders:
         raise ValueError(
-            f"The SavedModel in {directory} cannot run on a stock TensorFlow Serving: "
-            f"{', '.join(sorted(set(offenders)))}. Build the model without `jit_compile=True`, "
-            "`tf.py_function` and GPU-only layers, and export it again."
+            f"The SavedModel in {directory} cannot be served by a stock TensorFlow Serving: "
+            f"{', '.join(sorted(offenders))}. Build the model without `jit_compile=True`, "
+            "`tf.py_function`, GPU-only layers and `stateful=True` (take the states as inputs and "
+            "return them: `initial_state`, `return_state=True`), and export it again."
         )
+
+
+def _nodes_of_signatures(meta_graph):
+    """Yields the nodes that a call of a signature can run; saving and restoring are others."""
+    functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
+    graph = {node.name: node for node in meta_graph.graph_def.node}
+    signatures = meta_graph.signature_def
+    outputs = [
+        t.name
+        for name, s in signatures.items()
+        if name != "__saved_model_init_op"
+        for t in s.outputs.values()
+    ]
+    waiting = [graph[name.split(":")[0]] for name in outputs]
+    seen_nodes, seen_functions = set(), set()
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for name in node.input:
+            name = name.lstrip("^").split(":")[0]
+            if name in graph and name not in seen_nodes:
+                seen_nodes.add(name)
+                waiting.append(graph[name])
+        for attribute in node.attr.values():
+            for called in (attribute.func, *attribute.list.func):
+                if called.name in functions and called.name not in seen_functions:
+                    seen_functions.add(called.name)
+                    waiting += functions[called.name].node_def

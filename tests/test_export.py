@@ -189,3 +189,13 @@ def test_ask_continues_a_prompt_and_explains_an_empty_directory(
     monkeypatch.setattr(sys, "argv", ["ask.py", str(tmp_path), "abc"])
     with pytest.raises(SystemExit, match="holds no exported model"):
         ask.main()
+
+
+def test_a_stateful_model_is_refused_since_callers_would_share_its_state(tmp_path):
+    inputs = keras.Input(batch_shape=(2, None, 3))
+    model = keras.Model(inputs, keras_gated.LSTM(4, stateful=True)(inputs))
+    spec = tf.TensorSpec((None, None, 3), name="x")
+    signatures = {"serving_default": (lambda x: {"y": model(x)}, [spec])}
+    with pytest.raises(ValueError, match=r"Assign\w+: a state that all .*`stateful=True` \(take"):
+        export.export_signatures(tmp_path, signatures, [model])
+    assert not list(tmp_path.iterdir())
