@@ -4,7 +4,7 @@
     TFDS_DATA_DIR=... python examples/sentiment.py --dataset imdb_reviews
 
 The model reads a review's words in both directions and averages what it remembers of each.
-Measured on two cores, TensorFlow 2.21.0: imdb_reviews, test accuracy 0.877 after 168 s of training.
+Measured on two cores, TensorFlow 2.21.0: imdb_reviews, test accuracy 0.874 after 171 s of training.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ def build_model(words, cell, units, depth):
     probability = layers.Dense(1, activation="sigmoid", name="probability")(x)
     model = keras.Model(ids, probability)
     # The moving average of the weights is what is validated, tested and exported.
-    optimizer = keras.optimizers.Adam(2e-3, use_ema=True, ema_momentum=0.99)
+    optimizer = keras.optimizers.Adam(2e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.99)
     model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
     return model
 

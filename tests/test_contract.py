@@ -113,7 +113,7 @@ PATHS = {"cell": Cell(), "loop": Loop(), "fused": Fused(), "cudnn": Cudnn(), "ex
 CASES = [(path, family) for path in PATHS for family in FAMILIES if family in {
     "fused": ("simple_rnn", "lstm", "gru"),
     "cudnn": ("lstm", "gru"),
-}.get(path, FAMILIES) and (TENSORFLOW or path == "loop")]  # fmt: skip
+}.get(path, FAMILIES) and (TENSORFLOW or path in ("cell", "loop"))]  # fmt: skip
 
 
 def path_and_family(path, family, monkeypatch, tmp_path_factory):
@@ -159,6 +159,10 @@ OPTIONS = {
 def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
     path, family = case
     mask = mask_array(mask_name)
+    if type(path) is Cell and not TENSORFLOW and mask is not None:
+        first = -1 if options.get("go_backwards") else 0
+        if not mask[:, first].all() or "zero_output_for_mask" in options:
+            pytest.skip("Keras's loop on this backend puts out a state where there is no output")
     x, states = data(family, mask=mask)
     outputs, finals = path.run(family, x, mask, states, **options)
     meaning = {k: v for k, v in options.items() if k != "return_sequences"}

@@ -158,7 +158,7 @@ def test_weight_files_move_between_keras_layers_and_ours(tmp_path, x):
     assert_allclose(models[1](x), models[0](x), atol=1e-6)
 
 
-def test_every_constructor_argument_survives_the_config(family):
+def test_every_constructor_argument_survives_the_config_a_file_and_a_clone(family, tmp_path):
     options = {
         "activation": "relu",
         "use_bias": False,
@@ -201,6 +201,15 @@ def test_every_constructor_argument_survives_the_config(family):
         default = type(original)(3).get_config()
         given = {**options, **(sequence_options if original is layer else {})}
         assert not [name for name in given if config[name] == default[name]]
+
+    inputs = keras.Input(batch_shape=(2, 3, 4))
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    for other in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        keras.models.clone_model(model),
+    ):
+        assert other.get_layer("mine").get_config() == layer.get_config()
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])

@@ -34,12 +34,13 @@ def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
+    names = {}  # as of one who follows the README from top to bottom
     for block in blocks:
         if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
+            test = doctest.DocTestParser().get_doctest(block, names, "README.md", "README.md", 0)
             assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
         else:
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, "README.md", "exec"), names)
 
 
 def test_the_version_is_the_newest_of_the_changelog():
