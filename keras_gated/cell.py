@@ -11,40 +11,14 @@ from keras import ops
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
-_KINDS = {
-    "activation": keras.activations,
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-}
+from keras_gated.arguments import boolean, compatible, kind, positive_integer, rate, resolve
+
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
-
-
-def _kind(name):
-    """Returns the Keras module that resolves and serializes the argument `name`, or None."""
-    return _KINDS.get(name.rsplit("_", 1)[-1])
-
-
-def arguments_of(scope):
-    """Returns the arguments of an `__init__`, given its `locals()`, with `**kwargs` merged in.
-
-    The signatures of cells and layers are written out for the reader and the editor; this
-    spares repeating thirty names in every body.
-    """
-    named = {k: v for k, v in scope.items() if k not in ("self", "kwargs", "__class__")}
-    return {**named, **scope["kwargs"]}
 
 
 def dropped(tensor, mask):
     """Returns `tensor` with a dropout mask applied, where there is one."""
     return tensor if mask is None else tensor * ops.cast(mask, tensor.dtype)
-
-
-def compatible(shape, expected):
-    """Whether a shape can be the expected one; None fits everything."""
-    return len(shape) == len(expected) and all(
-        None in (a, b) or a == b for a, b in zip(shape, expected, strict=True)
-    )
 
 
 class GatedCell(keras.layers.Layer, DropoutRNNCell):
@@ -60,7 +34,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     state_names = ("hidden",)  # the first one is the output
 
     def __init__(self, *, units, dropout, recurrent_dropout, seed, implementation=2, **arguments):
-        functions = {k: arguments.pop(k) for k in list(arguments) if _kind(k)}
+        functions = {k: arguments.pop(k) for k in list(arguments) if kind(k)}
         switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
         # Half precision is a matter of what goes in and out: a step computes in float32, or the
         # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
@@ -68,11 +42,11 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
         owner = type(self).__name__
-        self.units = _positive_integer(owner, "units", units)
+        self.units = positive_integer(owner, "units", units)
         for name, value in switches.items():
             setattr(self, name, boolean(owner, name, value))
-        self.dropout = _rate(owner, "dropout", dropout)
-        self.recurrent_dropout = _rate(owner, "recurrent_dropout", recurrent_dropout)
+        self.dropout = rate(owner, "dropout", dropout)
+        self.recurrent_dropout = rate(owner, "recurrent_dropout", recurrent_dropout)
         if implementation not in (0, 1, 2):
             raise ValueError(
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
@@ -80,7 +54,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             )
         self.implementation = implementation
         for name, value in functions.items():
-            setattr(self, name, _resolve(owner, name, value))
+            setattr(self, name, resolve(owner, name, value))
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed=seed)
         self.state_size = (
@@ -279,7 +253,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         config = super().get_config()
         for name in self.argument_names():
             value = getattr(self, name)
-            config[name] = _kind(name).serialize(value) if _kind(name) else value
+            config[name] = kind(name).serialize(value) if kind(name) else value
         return config
 
 
@@ -290,39 +264,3 @@ def _at_inference():
     """
     context = global_state.get_global_attribute("current_call_ctx")
     return context is not None and not context.get_value("training")
-
-
-def _positive_integer(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
-        raise ValueError(
-            f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). For example: {owner.removesuffix('Cell')}(64)."
-        )
-    return int(value)
-
-
-def boolean(owner, name, value):
-    if not isinstance(value, bool):
-        raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")
-    return value
-
-
-def _rate(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
-        raise ValueError(
-            f"{owner}: `{name}` must be a number from 0 to 1, the fraction to drop. "
-            f"Received: {name}={value!r}. Use 0 for no dropout."
-        )
-    return float(value)
-
-
-def _resolve(owner, name, value):
-    """Returns the function that an identifier stands for, or raises an error that names it."""
-    try:
-        return _kind(name).get(value)
-    except (ValueError, TypeError) as error:
-        module = _kind(name).__name__.replace("._tf_keras", "").replace(".api", "")
-        raise ValueError(
-            f"{owner}: `{name}` must be a name, a config or a callable that `{module}.get` "
-            f"accepts. Received: {name}={value!r}. A function of your own can be passed as it is."
-        ) from error

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from keras_gated.cell import GatedCell, arguments_of, dropped
+from keras_gated.arguments import arguments_of
+from keras_gated.cell import GatedCell, dropped
 from keras_gated.gates import LSTM_GATES, LSTMStep
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_gated.cell import compatible
+from keras_gated.arguments import compatible
 
 
 def reset_state(layer, states=None, rows=None):

@@ -1,0 +1,303 @@
+"""What the three layers share: a sequence around a cell, with states, masks and directions.
+
+A step's equations are its cell's. Which of the paths runs them over a sequence is decided here.
+"""
+
+import inspect
+import re
+
+import keras
+from keras import ops
+
+from keras_gated.arguments import boolean, compatible
+from keras_gated.gates import CUDNN_GATES
+from keras_gated.states import reset_state
+
+_CALL = """
+    Call arguments:
+        sequences: float, `(batch, time, features)`; any of the first two may be unknown.
+        initial_state: Optional list of the states before the first step, each `(batch, units)`.
+            Default: zeros, or with `stateful=True` the states after the last call.
+        mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
+            repeats the output of the step before it (zeros, if there is none before it, or at
+            every masked step with `zero_output_for_mask=True`). Default: the mask that Keras
+            attached to `sequences`, with an `initial_state`, too (`keras.layers` forgets it).
+        training: Whether dropout is applied.
+
+    Returns:
+        The last output, `(batch, units)`, or with `return_sequences=True` all of them,
+        `(batch, time, units)`; with `return_state=True` followed by the final states, each
+        `(batch, units)`.
+
+    Raises:
+        ValueError: For an argument that is not accepted; the message names it.
+"""
+
+_SEQUENCE = """return_sequences: Whether to return the output of every step.
+        return_state: Whether to return the final states, too.
+        go_backwards: Whether to read the sequence from its end; the outputs
+            of all steps then stand in the order they were computed, the last step first.
+        stateful: Whether the final states are the initial states of the next call. Needs a fixed
+            batch size; `reset_state()` sets them to zero.
+        unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
+        zero_output_for_mask: Whether the output of a masked step is zero.
+        activity_regularizer: Regularizer of the output.
+        fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
+            wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
+            where it is not; False never does.
+        name, dtype, trainable: As for any Keras layer."""
+
+
+class GatedLayer(keras.layers.RNN):
+    """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
+
+    cell_class: type
+
+    def __init_subclass__(cls, **kwargs):
+        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
+        super().__init_subclass__(**kwargs)
+        if "{sequence}" in (cls.__doc__ or ""):
+            cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
+        for name in cls.cell_class.argument_names():
+            setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
+
+    def __init__(self, **arguments):
+        names = self.cell_class.argument_names()
+        cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
+        for name in _SWITCHES:
+            if name in arguments:
+                boolean(type(self).__name__, name, arguments[name])
+        self.fused = arguments.pop("fused", "auto")
+        if self.fused not in ("auto", True, False):
+            raise ValueError(
+                f"{type(self).__name__}: `fused` must be 'auto', True or False. "
+                f"Received: fused={self.fused!r}."
+            )
+        if self._in_cudnn():
+            self.use_cudnn = arguments.pop("use_cudnn", "auto")
+            if self.use_cudnn not in ("auto", True, False):
+                raise ValueError(
+                    f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
+                    f"Received: use_cudnn={self.use_cudnn!r}."
+                )
+        cell = self.cell_class(
+            **cell_arguments,
+            dtype=arguments.get("dtype"),
+            trainable=arguments.get("trainable", True),
+            name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+        )
+        super().__init__(cell, **arguments)
+        self.supports_masking = True
+        # The fused path compiles its loops itself, once for all lengths.
+        self.supports_jit = self.fused is False
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        self.cell.check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
+        super().build(sequences_shape, initial_state_shape)
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
+            mask = _mask_of_ragged(sequences) if mask is None else mask
+            sequences = ops.convert_to_tensor(sequences, ragged=False)
+        if mask is None:
+            # Keras hands over the mask of its inputs only where no `initial_state` comes along.
+            mask = getattr(sequences, "_keras_mask", None)
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        self._check_call(sequences, initial_state, mask)
+        if self.stateful and sequences.shape[0] is None:
+            sequences = self._with_batch_checked(sequences)
+        states = self._states_before(sequences, initial_state)
+        if training:  # a mask for all steps
+            one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
+            self._maybe_config_dropout_masks(self.cell, one_step, states)
+        last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+        self._maybe_reset_dropout_masks(self.cell)
+        if self.stateful:
+            for variable, state in zip(self.states, states, strict=True):
+                variable.assign(state)
+        output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
+        states = [ops.cast(state, self.compute_dtype) for state in states]
+        return (output, *states) if self.return_state else output
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        run = self._fused_run(mask, training)
+        if run is None:
+            return self._cell_loop(sequences, initial_state, mask, training)
+        if training and self.dropout:
+            drop = self.cell.get_dropout_mask(None)  # drawn in `call`, once for all steps
+            sequences = sequences * drop[:, None]
+        return run(self, sequences, initial_state, mask, training)
+
+    def _cell_loop(self, sequences, states, mask, training):
+        """Runs the cell in Keras's loop, which wants a step, and computes masked steps, too."""
+        batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
+        loop = super().inner_loop
+        if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
+            sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
+        if sequences.shape[1]:
+            last, outputs, new = loop(sequences, states, mask=mask, training=training)
+        else:
+            one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
+            added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
+            longer, of_longer = ops.concatenate([sequences, added], axis=1), mask
+            if mask is not None:
+                added = ops.zeros((batch, one_if_empty), "bool")
+                of_longer = ops.concatenate([mask, added], axis=1)
+            last, outputs, new = loop(longer, states, mask=of_longer, training=training)
+            outputs, last = outputs[:, :time], ops.where(time > 0, last, ops.zeros_like(last))
+            new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
+        if mask is not None:
+            # Keras's backends differ in what they put out at a masked step with none before it.
+            shown = ops.flip(mask, axis=1) if self.go_backwards else mask
+            if not self.zero_output_for_mask:
+                shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
+            last = ops.where(ops.any(shown[:, -1:], axis=1)[:, None], new[0], 0)
+            if self.return_sequences:
+                outputs = ops.where(shown[..., None], outputs, ops.zeros_like(outputs))
+        return last, outputs, new
+
+    def _in_cudnn(self):
+        return self.cell_class.gates in CUDNN_GATES
+
+    def _fused_run(self, mask, training):
+        """Returns the function that runs all steps at once, or None where the cell's loop must."""
+        if keras.backend.backend() == "tensorflow":
+            from keras_gated import cudnn, fused  # TensorFlow, which other backends do without
+
+            paths = {"use_cudnn": cudnn, "fused": fused}
+            reasons = {k: path.why_not(self, training, mask) for k, path in paths.items()}
+        else:
+            name = keras.backend.backend()
+            reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
+        if self.fused is False:
+            reasons = dict.fromkeys(reasons, "of `fused=False`")
+        for argument, reason in reasons.items():
+            if getattr(self, argument, False) is True and reason:
+                raise ValueError(
+                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
+                    f"Use {argument}='auto', which then runs another loop of the same equations."
+                )
+        if getattr(self, "use_cudnn", False) and not reasons["use_cudnn"]:
+            return cudnn.run
+        return None if reasons["fused"] else fused.run
+
+    def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
+        # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
+        self._check_call(sequences, initial_state, mask)
+        return super().compute_output_spec(
+            sequences, initial_state=initial_state, mask=mask, training=training
+        )
+
+    def _states_before(self, sequences, initial_state):
+        """Returns the states before the first step, as a list in the compute dtype."""
+        if initial_state is None:
+            if not self.stateful:
+                return self.get_initial_state(ops.shape(sequences)[0])
+            initial_state = self.states
+        return [ops.convert_to_tensor(s, self.cell.state_dtype) for s in _listed(initial_state)]
+
+    def _check_call(self, sequences, initial_state, mask):
+        owner, shape = type(self).__name__, tuple(sequences.shape)
+        states = None if initial_state is None else _listed(initial_state)
+        self.cell.check(owner, ("batch", "time", "features"), sequences, states)
+        if mask is not None and not compatible(mask.shape, shape[:2]):
+            raise ValueError(
+                f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+                f"Received: mask.shape={tuple(mask.shape)} with sequences.shape={shape}."
+            )
+        if self.unroll and shape[1] is None:
+            raise ValueError(
+                f"{owner}: `unroll=True` needs a fixed number of steps. Received: sequences.shape="
+                f"{shape}. Give the time axis of `keras.Input` a number, or use `unroll=False`."
+            )
+        expected = self._expected_batch_size
+        if self.stateful and None not in (shape[0], expected) and shape[0] != expected:
+            raise ValueError(self._other_batch_size(shape[0]))
+
+    def compute_mask(self, sequences, previous_mask=None):
+        # Written out, as Keras 3.16 changes what is inherited.
+        mask = _listed(previous_mask)[0] if self.return_sequences else None
+        return (mask, *(None for _ in self.cell.state_names)) if self.return_state else mask
+
+    def reset_state(self, states=None, rows=None):
+        """Sets the states of a stateful layer, to zero where nothing else is said.
+
+        Args:
+            states: Optional list of new states, each `(batch, units)`. Default: zeros.
+            rows: Optional bool, `(batch,)`: the rows to set, for example those where a new
+                document begins. Default: all. May be a tensor inside a `tf.function`.
+
+        Raises:
+            ValueError: If the layer is not stateful, was never called, or shapes do not fit.
+        """
+        if states is None and rows is None and self.states is None:
+            return  # as keras.layers: there is nothing to reset yet
+        reset_state(self, states, rows)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            store[f"state_{name}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads the states of a stateful layer, if they are of this layer's batch size.
+
+        Weights trained with one batch size serve another; a state does not: it stays as it is.
+        """
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            if f"state_{name}" in store and store[f"state_{name}"].shape == tuple(state.shape):
+                state.assign(store[f"state_{name}"])
+
+    def _with_batch_checked(self, sequences):
+        import tensorflow as tf  # only its graphs have batches of a size yet unknown
+
+        rows, message = tf.shape(sequences)[0], self._other_batch_size("another size")
+        check = tf.debugging.assert_equal(rows, self._expected_batch_size, message)
+        with tf.control_dependencies([check]):
+            return tf.ensure_shape(sequences, [self._expected_batch_size, None, None])
+
+    def _other_batch_size(self, received):
+        return (
+            f"{type(self).__name__}: a stateful layer keeps the batch size it was built with, "
+            f"{self._expected_batch_size}. Received: a batch of {received}. Drop the last batch "
+            "(`drop_remainder=True`) or use `stateful=False`."
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["cell"]
+        cell_config = self.cell.get_config()
+        config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
+        regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        if self._in_cudnn():
+            config["use_cudnn"] = self.use_cudnn
+        return {**config, "activity_regularizer": regularizer, "fused": self.fused}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+_SWITCHES = (
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+)
+
+
+def _listed(states):
+    return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _mask_of_ragged(sequences):
+    import tensorflow as tf  # only TensorFlow has ragged tensors
+
+    return tf.sequence_mask(sequences.row_lengths())
+
+
+def _snake_case(name):
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
