@@ -188,12 +188,12 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         nested = isinstance(states, (list, tuple))
         states = list(states) if nested else [states]
         self.check(type(self).__name__, ("batch", "features"), inputs, states)
+        inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
         drop = keep = None
         if training and self.dropout:
             drop = self.get_dropout_mask(inputs)
         if training and self.recurrent_dropout:
-            keep = self.get_recurrent_dropout_mask(states[0])
-        inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
+            keep = self.get_recurrent_dropout_mask(before[0])
         projected = self.project(dropped(inputs, drop), self.input_weights())
         step = self.step(projected, before, self.recurrent_weights(), keep)
         new_states = [

@@ -107,6 +107,7 @@ class GatedLayer(keras.layers.RNN):
         self._check_call(sequences, initial_state, mask)
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
+        sequences = ops.cast(sequences, self.compute_dtype)
         states = self._states_before(sequences, initial_state)
         if training:  # a mask for all steps
             one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
@@ -190,7 +191,7 @@ class GatedLayer(keras.layers.RNN):
         )
 
     def _states_before(self, sequences, initial_state):
-        """Returns the states before the first step, as a list in the compute dtype."""
+        """Returns the states before the first step, as a list in the dtype of a state."""
         if initial_state is None:
             if not self.stateful:
                 return self.get_initial_state(ops.shape(sequences)[0])

@@ -84,6 +84,18 @@ def test_inputs_must_be_real_numbers(family, dtype):
         assert np.allclose(call(x.astype("int32") + 1)[0], call(x + 1)[0])
 
 
+def test_whole_numbers_may_be_dropped_too(family):
+    options = {"dropout": 0.5, "recurrent_dropout": 0.5, "seed": 1}
+    ones = np.ones((2, 4, 5), "int32")
+    for make in (family.make, lambda *a, **k: keras.layers.RNN(family.make_cell(*a, **k))):
+        layers = [make(3, kernel_initializer="ones", **options) for _ in range(2)]
+        received = [
+            layers[0](ones, training=True),
+            layers[1](ones.astype("float32"), training=True),
+        ]
+        assert received[0].shape == received[1].shape == (2, 3)
+
+
 def test_symbolic_inputs_are_checked_as_early_as_others(family):
     with pytest.raises(ValueError, match="Received: a shape of 2 axes"):
         family.make(3)(keras.Input((4,)))
