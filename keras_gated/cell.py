@@ -237,8 +237,13 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
                 "`keras.layers.Embedding` turns ids into features."
             )
 
-    def get_dropout_mask(self, step_input):
-        return None if _at_inference() else super().get_dropout_mask(step_input)
+    def get_dropout_mask(self, step_input=None):
+        """Returns the mask of this call, drawn for `step_input` if there is none yet."""
+        if _at_inference():
+            return None
+        if step_input is not None:  # Keras scales it, so it must not be of whole numbers
+            step_input = ops.cast(step_input, self.state_dtype)
+        return super().get_dropout_mask(step_input)
 
     def get_recurrent_dropout_mask(self, step_input):
         return None if _at_inference() else super().get_recurrent_dropout_mask(step_input)

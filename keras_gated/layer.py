@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_gated.arguments import boolean, compatible
+from keras_gated.cell import dropped
 from keras_gated.gates import CUDNN_GATES
 from keras_gated.states import reset_state
 
@@ -126,8 +127,8 @@ class GatedLayer(keras.layers.RNN):
         if run is None:
             return self._cell_loop(sequences, initial_state, mask, training)
         if training and self.dropout:
-            drop = self.cell.get_dropout_mask(None)  # drawn in `call`, once for all steps
-            sequences = sequences * drop[:, None]
+            drop = self.cell.get_dropout_mask()  # drawn in `call`, once for all steps
+            sequences = dropped(sequences, drop[:, None])
         return run(self, sequences, initial_state, mask, training)
 
     def _cell_loop(self, sequences, states, mask, training):
