@@ -13,7 +13,7 @@ demo: $(VENV)/examples.installed
 		"I found the story moving. We met at noon near the station. The critics called it boring."
 
 test: $(VENV)/test.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 lint: $(VENV)/test.installed
 	$(VENV)/bin/ruff check .

@@ -244,8 +244,6 @@ def test_a_layer_trained_eagerly_exports_nothing_that_must_be_compiled(tmp_path)
     ({"activation": "relu"}, {}, "activation='tanh'"),
     ({"recurrent_dropout": 0.2}, {"training": True}, "recurrent_dropout"),
     ({"unroll": True}, {}, "unroll=True"),
-    ({"dtype": "mixed_float16"}, {}, "not in float16"),
-    ({"dtype": "mixed_bfloat16"}, {}, "not in bfloat16"),
 ])  # fmt: skip
 def test_where_it_is_not_valid_true_raises_and_auto_runs_the_cell(family, options, call, words):
     x = np.random.default_rng(0).normal(size=(3, 4, FEATURES)).astype("float32")
@@ -259,6 +257,19 @@ def test_where_it_is_not_valid_true_raises_and_auto_runs_the_cell(family, option
         layer.set_weights(family.random_weights(FEATURES, UNITS, dtype="float32"))
         outputs.append(np.array(layer(x, **call), "float32"))
     assert_allclose(outputs[0], outputs[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_is_fused_and_equal_to_the_cell_but_for_one_rounding(family, policy):
+    x = np.random.default_rng(0).normal(size=(3, 4, FEATURES)).astype("float32")
+    outputs = []
+    for fused in (True, False):
+        layer = family.make(UNITS, fused=fused, dtype=policy, return_sequences=True)
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS, dtype="float32"))
+        outputs.append(np.array(tf.cast(layer(x, mask=np.ones((3, 4), bool)), "float32")))
+    # Nearly equal numbers round to the same one or to neighbours.
+    assert_allclose(*outputs, rtol=2.0**-10 if policy == "mixed_float16" else 2.0**-7)
 
 
 def test_a_gru_that_resets_before_the_product_runs_its_cell():
