@@ -248,6 +248,11 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     def get_recurrent_dropout_mask(self, step_input):
         return None if _at_inference() else super().get_recurrent_dropout_mask(step_input)
 
+    def _create_dropout_mask(self, step_input, dropout_rate):
+        if dropout_rate == 1:  # Keras 3.12 refuses to drop everything
+            return ops.zeros_like(step_input)
+        return super()._create_dropout_mask(step_input, dropout_rate)
+
     def get_initial_state(self, batch_size=None):
         """Returns zeros for every state: a list of `(batch_size, units)`."""
         return [

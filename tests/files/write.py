@@ -2,7 +2,8 @@
 
     python tests/files/write.py
 
-They are written once for a version and never again: `test_files.py` loads those of all versions.
+They are written once for a version, with the oldest Keras it takes, and never again;
+`test_files.py` loads those of all versions.
 """
 
 import os
