@@ -91,7 +91,7 @@ class Resume(keras.callbacks.Callback):
             if hasattr(layer, "seed_generator")
         ]
         self._start = time.time()
-        states = sorted(self.directory.glob("epoch-*")) if self.directory else []
+        states = self._states() if self.directory else []
         if states:
             self._restore(model, states[-1])
 
@@ -126,6 +126,9 @@ class Resume(keras.callbacks.Callback):
     def _path(self, epoch):
         return self.directory / f"epoch-{epoch:06}"
 
+    def _states(self):
+        return sorted(path.parent for path in self.directory.glob("epoch-*/state.json"))
+
     def _save(self, epoch):
         unfinished = self.directory / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -139,7 +142,7 @@ class Resume(keras.callbacks.Callback):
             np.savez(unfinished / "best.npz", **best)
         (unfinished / "state.json").write_text(json.dumps(kept))
         os.rename(unfinished, self._path(epoch))
-        for old in self.directory.glob("epoch-*"):
+        for old in self._states():
             if old != self._path(epoch):
                 shutil.rmtree(old)
 
@@ -148,6 +151,9 @@ class Resume(keras.callbacks.Callback):
         return self.seconds + time.time() - self._start
 
     def finish(self):
-        """Removes the state: what it was kept for is done."""
+        """Removes the state, as what it was kept for is done, and nothing else that is there."""
         if self.directory:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            for state in self._states():
+                shutil.rmtree(state)
+            if not any(self.directory.iterdir()):
+                self.directory.rmdir()

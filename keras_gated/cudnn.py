@@ -52,7 +52,6 @@ def run(layer, x, states, mask, training):
         lengths = tf.fill([batch], time)
         steps = tf.reverse(x, [1]) if layer.go_backwards else x
     else:
-        mask = tf.cast(mask, tf.bool)
         lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
         # How many valid steps have been read when a step has been.
         read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=layer.go_backwards)

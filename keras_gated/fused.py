@@ -84,7 +84,6 @@ def _run(layer, x, states, mask, training):
     if mask is None:
         batch = packing.pack(x, states, layer.go_backwards, training)
     else:
-        mask = tf.cast(mask, tf.bool)
         batch = packing.pack_masked(x, mask, states, layer.go_backwards, zero_masked, training)
     outputs, finals = [], []
     for group in batch.groups:

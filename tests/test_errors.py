@@ -135,13 +135,6 @@ def test_initial_states_must_fit(family):
             cell(x[:, 0], states)
 
 
-def test_a_stateful_layer_refuses_another_batch_size(family):
-    layer = family.make(3, stateful=True)
-    layer(np.zeros((2, 4, 5), "float32"))
-    with pytest.raises(ValueError, match="Received: a batch of 3"):
-        layer(np.zeros((3, 4, 5), "float32"))
-
-
 def test_unrolling_needs_a_fixed_number_of_steps(family):
     with pytest.raises(ValueError, match="`unroll=True` needs a fixed number of steps"):
         family.make(3, unroll=True)(keras.Input((None, 5)))

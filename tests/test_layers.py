@@ -223,15 +223,6 @@ def test_precision_policies_give_the_float64_answer_within_their_own_precision(f
     assert_allclose(tf.cast(output, "float64"), reference(x, mask=MASK), atol=tolerance)
 
 
-def test_a_stateful_layer_reads_a_sequence_in_pieces_as_if_whole(family, x):
-    whole, _ = pair(family, return_sequences=True)
-    layer, _ = pair(family, return_sequences=True, stateful=True)
-    for _ in range(2):
-        pieces = np.concatenate([layer(x[:, :2]), layer(x[:, 2:3]), layer(x[:, 3:])], axis=1)
-        assert_allclose(pieces, whole(x), atol=1e-6)
-        layer.reset_state()
-
-
 def test_dropout_acts_in_training_only_and_drops_the_same_units_at_every_step(family):
     x = np.ones((2, 4, 3), "float32")
     layer = family.make(5, dropout=0.5, recurrent_dropout=0.5, return_sequences=True, seed=1)

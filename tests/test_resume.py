@@ -65,13 +65,14 @@ def test_killed_trainings_end_with_the_loss_of_an_uninterrupted_one(script, tmp_
     kill(process)
     assert not (cut / "exports").exists()
 
+    (state / "notes.txt").write_text("the user's own")
     process = start(script, cut, data_dir, "--resume", "state")
     received = result(process)
     loss = SCRIPTS[script][0]
     assert received[loss] == expected[loss]
     assert received["epochs"] == expected["epochs"]
     assert [p.name for p in (cut / "exports" / "model").iterdir()] == ["1"]
-    assert not state.exists()
+    assert [p.name for p in state.iterdir()] == ["notes.txt"]
     assert weights(whole) == weights(cut)  # to the bit
 
 
