@@ -6,6 +6,7 @@ from keras_gated.layers import GRU, LSTM, SimpleRNN
 from keras_gated.lstm import LSTMCell
 from keras_gated.simple_rnn import SimpleRNNCell
 from keras_gated.states import ResetState, get_state, reset_state, windows
+from keras_gated.trace import trace_gates
 
 __version__ = "0.1.0"
 
@@ -20,5 +21,6 @@ __all__ = [
     "SimpleRNNCell",
     "get_state",
     "reset_state",
+    "trace_gates",
     "windows",
 ]

@@ -19,6 +19,12 @@ class Bidirectional(keras.layers.Bidirectional):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.supports_masking = True
+        if getattr(self.forward_layer, "return_gates", False):
+            raise ValueError(
+                "Bidirectional: the layer must not have `return_gates=True`. Received: "
+                f"{self.forward_layer!r}. `trace_gates` looks into both directions; for gates as "
+                "outputs of a model, use two layers, one with `go_backwards=True`."
+            )
 
     def compute_mask(self, sequences, previous_mask=None):
         mask = previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask

@@ -17,70 +17,65 @@ import tensorflow as tf
 UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
 
 
-def run_plain(cell, group, all_outputs):
+def run_plain(cell, group, fields):
     """Runs a cell over a `packing.Group` in plain TensorFlow.
 
     Args:
         cell: A built cell.
         group: Its chunks have no slot without a step, so no row needs a mask.
-        all_outputs: Whether the outputs of all steps are wanted.
+        fields: Names of the gates and states wanted of every step.
 
     Returns:
-        The outputs, `(slots, units)` (None unless wanted), and the final states.
+        The fields, each `(slots, units)`, and the final states.
     """
     chunks, states = group.chunks, group.states
     project, recur = _weights(cell)
     features = group.x.shape[-1]
     turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
-    outputs = tf.TensorArray(
-        group.x.dtype,
-        tf.reduce_sum(turns) if all_outputs else 0,
-        element_shape=[None, cell.units],
-        infer_shape=False,
-    )
+    arrays = [_array(group.x.dtype, tf.reduce_sum(turns), cell.units) for _ in fields]
     written = tf.cumsum(turns, exclusive=True)
 
-    def loop(steps_first, width, first, states, outputs):
+    def loop(steps_first, width, first, states, arrays):
         number = tf.shape(steps_first)[0] // width
         shape = tf.stack([number, width, *tf.unstack(tf.shape(steps_first))[1:]])
         blocks = tf.reshape(steps_first, shape)
         blocks = tf.ensure_shape(blocks, [None, width, None, features])
 
-        def turn(t, states, outputs):
-            hidden = []
+        def turn(t, states, arrays):
+            steps = []
             # The input product of a few steps at a time stays in the processor's cache.
             for x in tf.unstack(_project(cell, tf.gather(blocks, t), project)):
-                step = cell.step(x, states, recur)
-                states = [getattr(step, name) for name in cell.state_names]
-                hidden.append(step.hidden)
-            if all_outputs:
-                outputs = outputs.write(first + t, tf.concat(hidden, 0))
-            return t + 1, states, outputs
+                steps.append(cell.step(x, states, recur))
+                states = [getattr(steps[-1], name) for name in cell.state_names]
+            arrays = [
+                array.write(first + t, tf.concat([getattr(step, name) for step in steps], 0))
+                for name, array in zip(fields, arrays, strict=True)
+            ]
+            return t + 1, states, arrays
 
         return tf.while_loop(
-            lambda t, *_: t < number, turn, (0, states, outputs), maximum_iterations=number
+            lambda t, *_: t < number, turn, (0, states, arrays), maximum_iterations=number
         )[1:]
 
-    def chunk(j, states, outputs):
-        [outputs] = outputs
+    def chunk(j, states, arrays):
         steps, rows, offset = chunks.steps[j], chunks.rows[j], chunks.offsets[j]
         shape = tf.stack([steps, rows, features])
         xs = tf.reshape(group.x[offset : offset + steps * rows], shape)
         cut = steps - steps % UNROLLED
         active = [s[:rows] for s in states]
         if chunks.size is None or chunks.size >= UNROLLED:
-            active, outputs = loop(xs[:cut], UNROLLED, written[j], active, outputs)
+            active, arrays = loop(xs[:cut], UNROLLED, written[j], active, arrays)
         if chunks.size is None or chunks.size % UNROLLED:
-            active, outputs = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, outputs)
+            active, arrays = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, arrays)
         states = [_put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
-        return j + 1, states, [outputs]
+        return j + 1, states, arrays
 
     if chunks.single:
-        _, states, [outputs] = chunk(0, states, [outputs])
+        _, states, arrays = chunk(0, states, arrays)
     else:
         number = tf.size(chunks.steps)
-        states, [outputs] = _over_chunks(lambda j, *_: j < number, chunk, 0, states, [outputs])
-    return outputs.concat() if all_outputs else None, states
+        states, arrays = _over_chunks(lambda j, *_: j < number, chunk, 0, states, arrays)
+    return [array.concat() for array in arrays], states
 
 
 def _project(cell, steps_first, project):
@@ -90,15 +85,16 @@ def _project(cell, steps_first, project):
     return tf.ensure_shape(tf.reshape(flat, shape), [steps_first.shape[0], None, flat.shape[-1]])
 
 
-def run_compiled(cell, group):
+def run_compiled(cell, group, fields):
     """Runs a cell over a `packing.Group` with loops compiled by XLA, and its derivative by hand.
 
     Args:
         cell: A built cell with the functions of its equations: `tanh` and `sigmoid`.
         group: Its chunks are of a fixed size.
+        fields: `("hidden",)` or none: the gates themselves have no derivative here.
 
     Returns:
-        The outputs, `(slots, units)`, and the final states. Another derivative of their
+        The fields, each `(slots, units)`, and the final states. Another derivative of their
         derivative is refused with an error.
     """
     loops = _loops(type(cell), cell.units)
@@ -130,7 +126,7 @@ def run_compiled(cell, group):
         return (saved[loops.fields.index("hidden")], *finals), gradient
 
     outputs, *finals = through_time(group.x, *group.states, *project, *recur)
-    return outputs, finals
+    return [outputs] * len(fields), finals
 
 
 def _weights(cell):

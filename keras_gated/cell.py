@@ -70,6 +70,12 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         ]
         return [*named, "implementation"]
 
+    @classmethod
+    def fields(cls):
+        """Returns the names of a step's gates and states, in the order of `step_type`."""
+        named = {*cls.gates, *cls.state_names}
+        return tuple(name for name in cls.step_type._fields if name in named)
+
     # Weights
 
     def bias_shape(self):
@@ -188,6 +194,22 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         nested = isinstance(states, (list, tuple))
         states = list(states) if nested else [states]
         self.check(type(self).__name__, ("batch", "features"), inputs, states)
+        step = self.whole_step(inputs, states, training)
+        new_states = [
+            ops.cast(getattr(step, name), old.dtype)
+            for name, old in zip(self.state_names, states, strict=True)
+        ]
+        output = ops.cast(step.hidden, self.compute_dtype)
+        return output, new_states if nested else new_states[0]
+
+    def whole_step(self, inputs, states, training=False):
+        """Returns every gate and state of one step by name: what `step` returns.
+
+        Args:
+            inputs: `(batch, features)`.
+            states: The states before the step, each `(batch, units)`.
+            training: Whether dropout is applied.
+        """
         inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
         drop = keep = None
         if training and self.dropout:
@@ -195,13 +217,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         if training and self.recurrent_dropout:
             keep = self.get_recurrent_dropout_mask(before[0])
         projected = self.project(dropped(inputs, drop), self.input_weights())
-        step = self.step(projected, before, self.recurrent_weights(), keep)
-        new_states = [
-            ops.cast(getattr(step, name), old.dtype)
-            for name, old in zip(self.state_names, states, strict=True)
-        ]
-        output = ops.cast(step.hidden, self.compute_dtype)
-        return output, new_states if nested else new_states[0]
+        return self.step(projected, before, self.recurrent_weights(), keep)
 
     def check(self, owner, axes, inputs, states):
         """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""

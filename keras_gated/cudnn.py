@@ -10,6 +10,7 @@ import contextvars
 
 import tensorflow as tf
 
+from keras_gated.cell import dropped
 from keras_gated.fused import equations_differ, inside_xla, last_output
 from keras_gated.gates import CUDNN_GATES
 
@@ -45,8 +46,10 @@ def _gpu():
     )
 
 
-def run(layer, x, states, mask, training):
-    """As `fused.run`, for a layer for which `why_not` returns None."""
+def run(layer, x, states, mask, training, fields, flipped):
+    """As `cell_loop.run`, for a layer for which `why_not` returns None, without its gates."""
+    if training and layer.dropout:
+        x = dropped(x, layer.cell.get_dropout_mask()[:, None])
     batch, time = tf.shape(x)[0], tf.shape(x)[1]
     if mask is None:
         lengths = tf.fill([batch], time)
@@ -69,10 +72,10 @@ def run(layer, x, states, mask, training):
         outputs = tf.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
         shown = tf.where(mask, read, 0) if layer.zero_output_for_mask else read
         outputs = tf.gather(outputs, shown, batch_dims=1)
-        if layer.go_backwards:
-            outputs = tf.reverse(outputs, [1])
+    if flipped if mask is not None else layer.go_backwards and not flipped:
+        outputs = tf.reverse(outputs, [1])
     outputs = tf.ensure_shape(outputs, [*x.shape[:2], layer.units])
-    return last_output(layer, x, mask, finals), outputs, finals
+    return last_output(layer, x, mask, finals), [outputs] * len(fields), finals
 
 
 def _run(cell, steps, states, lengths):

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from keras_gated import bptt, packing
+from keras_gated.cell import dropped
 
 
 def why_not(layer, training, mask):
@@ -43,23 +44,19 @@ def inside_xla():
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
-def run(layer, sequences, states, mask, training):
-    """Runs a layer over sequences: outputs, states and gradients equal those of its cell's loop.
+def run(layer, sequences, states, mask, training, fields, flipped):
+    """Runs a layer over sequences as `cell_loop.run`, for a layer for which `why_not` is None.
 
-    Args:
-        layer: A built layer for which `why_not` returns None.
-        sequences: `(batch, time, features)`, after dropout.
-        states: The states before the first step, each `(batch, units)`.
-        mask: Optional bool, `(batch, time)`.
-        training: Whether to compile the loops and to back-propagate by hand.
-
-    Returns:
-        The last output `(batch, units)`, all outputs `(batch, time, units)` (None unless the
-        layer returns sequences) and the final states.
+    Outputs, states and gradients are the same. In training the loops are compiled and back-
+    propagation is written by hand, unless other fields than the output are wanted.
     """
+    if training and layer.dropout:
+        drop = layer.cell.get_dropout_mask()  # drawn in the layer's call, once for all steps
+        sequences = dropped(sequences, drop[:, None])
+    compiled = bool(training) and set(fields) <= {"hidden"}
     if tf.executing_eagerly():
-        return _traced(layer)(sequences, states, mask, bool(training))
-    return _run(layer, sequences, states, mask, training)
+        return _traced(layer)(sequences, states, mask, compiled, fields, flipped)
+    return _run(layer, sequences, states, mask, compiled, fields, flipped)
 
 
 # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
@@ -71,31 +68,26 @@ def _traced(layer):
     if layer not in _TRACED:
         reference = weakref.ref(layer)
 
-        def traced(x, states, mask, training):
-            return _run(reference(), x, states, mask, training)
+        def traced(*arguments):
+            return _run(reference(), *arguments)
 
         _TRACED[layer] = tf.function(traced, autograph=False, reduce_retracing=True)
     return _TRACED[layer]
 
 
-def _run(layer, x, states, mask, training):
-    cell, zero_masked = layer.cell, layer.zero_output_for_mask
+def _run(layer, x, states, mask, compiled, fields, flipped):
+    cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)
     if mask is None:
-        batch = packing.pack(x, states, layer.go_backwards, training)
+        batch = packing.pack(x, states, *order, compiled)
     else:
-        batch = packing.pack_masked(x, mask, states, layer.go_backwards, zero_masked, training)
-    outputs, finals = [], []
-    for group in batch.groups:
-        if training:
-            output, final = bptt.run_compiled(cell, group)
-        else:
-            output, final = bptt.run_plain(cell, group, layer.return_sequences)
-        outputs.append(output)
-        finals.append(final)
-    final_states = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]
-    outputs = batch.unpack_outputs(outputs) if layer.return_sequences else None
-    return last_output(layer, x, mask, final_states), outputs, final_states
+        zero_masked = layer.zero_output_for_mask
+        batch = packing.pack_masked(x, mask, states, *order, zero_masked, compiled)
+    run_group = bptt.run_compiled if compiled else bptt.run_plain
+    steps, finals = zip(*(run_group(cell, group, fields) for group in batch.groups), strict=True)
+    steps = [batch.unpack_outputs(parts) for parts in zip(*steps, strict=True)]
+    finals = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]
+    return last_output(layer, x, mask, finals), steps, finals
 
 
 def last_output(layer, x, mask, final_states):

@@ -9,8 +9,8 @@ import re
 import keras
 from keras import ops
 
+from keras_gated import cell_loop, recorder
 from keras_gated.arguments import boolean, compatible
-from keras_gated.cell import dropped
 from keras_gated.gates import CUDNN_GATES
 from keras_gated.states import reset_state
 
@@ -28,7 +28,8 @@ _CALL = """
     Returns:
         The last output, `(batch, units)`, or with `return_sequences=True` all of them,
         `(batch, time, units)`; with `return_state=True` followed by the final states, each
-        `(batch, units)`.
+        `(batch, units)`; with `return_gates=True` followed by a dict of every gate and state of
+        every step by name, each `(batch, time, units)`: see `trace_gates`.
 
     Raises:
         ValueError: For an argument that is not accepted; the message names it.
@@ -43,6 +44,7 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
         zero_output_for_mask: Whether the output of a masked step is zero.
         activity_regularizer: Regularizer of the output.
+        return_gates: Whether to return every gate and state of every step, too.
         fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
             wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
             where it is not; False never does.
@@ -68,6 +70,7 @@ class GatedLayer(keras.layers.RNN):
         for name in _SWITCHES:
             if name in arguments:
                 boolean(type(self).__name__, name, arguments[name])
+        self.return_gates = arguments.pop("return_gates", False)
         self.fused = arguments.pop("fused", "auto")
         if self.fused not in ("auto", True, False):
             raise ValueError(
@@ -113,57 +116,35 @@ class GatedLayer(keras.layers.RNN):
         if training:  # a mask for all steps
             one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
             self._maybe_config_dropout_masks(self.cell, one_step, states)
-        last_output, outputs, states = self.inner_loop(sequences, states, mask, training)
+        looked_at = self.return_gates or recorder.is_recording()
+        fields = ("hidden",) if self.return_sequences else ()
+        fields = self.cell.fields() if looked_at else fields
+        # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
+        flipped = self.go_backwards and not looked_at
+        run = self._path_of(mask, training, looked_at)
+        output, steps, finals = run(self, sequences, states, mask, training, fields, flipped)
         self._maybe_reset_dropout_masks(self.cell)
-        if self.stateful:
-            for variable, state in zip(self.states, states, strict=True):
+        if self.stateful and not recorder.is_recording():
+            for variable, state in zip(self.states, finals, strict=True):
                 variable.assign(state)
-        output = ops.cast(outputs if self.return_sequences else last_output, self.compute_dtype)
-        states = [ops.cast(state, self.compute_dtype) for state in states]
-        return (output, *states) if self.return_state else output
-
-    def inner_loop(self, sequences, initial_state, mask, training=False):
-        run = self._fused_run(mask, training)
-        if run is None:
-            return self._cell_loop(sequences, initial_state, mask, training)
-        if training and self.dropout:
-            drop = self.cell.get_dropout_mask()  # drawn in `call`, once for all steps
-            sequences = dropped(sequences, drop[:, None])
-        return run(self, sequences, initial_state, mask, training)
-
-    def _cell_loop(self, sequences, states, mask, training):
-        """Runs the cell in Keras's loop, which wants a step, and computes masked steps, too."""
-        batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
-        loop = super().inner_loop
-        if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
-            sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
-        if sequences.shape[1]:
-            last, outputs, new = loop(sequences, states, mask=mask, training=training)
-        else:
-            one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
-            added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
-            longer, of_longer = ops.concatenate([sequences, added], axis=1), mask
-            if mask is not None:
-                added = ops.zeros((batch, one_if_empty), "bool")
-                of_longer = ops.concatenate([mask, added], axis=1)
-            last, outputs, new = loop(longer, states, mask=of_longer, training=training)
-            outputs, last = outputs[:, :time], ops.where(time > 0, last, ops.zeros_like(last))
-            new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
-        if mask is not None:
-            # Keras's backends differ in what they put out at a masked step with none before it.
-            shown = ops.flip(mask, axis=1) if self.go_backwards else mask
-            if not self.zero_output_for_mask:
-                shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
-            last = ops.where(ops.any(shown[:, -1:], axis=1)[:, None], new[0], 0)
-            if self.return_sequences:
-                outputs = ops.where(shown[..., None], outputs, ops.zeros_like(outputs))
-        return last, outputs, new
+        gates = dict(zip(fields, steps, strict=True))
+        if self.return_sequences:
+            output = gates["hidden"]
+            if self.go_backwards and not flipped:
+                output = ops.flip(output, axis=1)
+        results = [output, *(finals if self.return_state else ())]
+        results = [ops.cast(result, self.compute_dtype) for result in results]
+        if recorder.is_recording():
+            recorder.record(self, sequences, states, mask, gates, results)
+        if self.return_gates:
+            results.append(gates)
+        return tuple(results) if len(results) > 1 else results[0]
 
     def _in_cudnn(self):
         return self.cell_class.gates in CUDNN_GATES
 
-    def _fused_run(self, mask, training):
-        """Returns the function that runs all steps at once, or None where the cell's loop must."""
+    def _path_of(self, mask, training, looked_at):
+        """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""
         if keras.backend.backend() == "tensorflow":
             from keras_gated import cudnn, fused  # TensorFlow, which other backends do without
 
@@ -172,24 +153,32 @@ class GatedLayer(keras.layers.RNN):
         else:
             name = keras.backend.backend()
             reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
+        if looked_at:
+            reasons["use_cudnn"] = "cuDNN keeps its gates to itself"
         if self.fused is False:
             reasons = dict.fromkeys(reasons, "of `fused=False`")
         for argument, reason in reasons.items():
-            if getattr(self, argument, False) is True and reason:
+            kept = getattr(self, argument, False) is True and not recorder.is_recording()
+            if kept and reason:
                 raise ValueError(
                     f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
                     f"Use {argument}='auto', which then runs another loop of the same equations."
                 )
         if getattr(self, "use_cudnn", False) and not reasons["use_cudnn"]:
             return cudnn.run
-        return None if reasons["fused"] else fused.run
+        return cell_loop.run if reasons["fused"] else fused.run
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
         self._check_call(sequences, initial_state, mask)
-        return super().compute_output_spec(
+        spec = super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
         )
+        if not self.return_gates:
+            return spec
+        shape, dtype = (*sequences.shape[:2], self.units), self.cell.state_dtype
+        gates = {name: keras.KerasTensor(shape, dtype) for name in self.cell.fields()}
+        return (*spec, gates) if self.return_state else (spec, gates)
 
     def _states_before(self, sequences, initial_state):
         """Returns the states before the first step, as a list in the dtype of a state."""
@@ -219,8 +208,13 @@ class GatedLayer(keras.layers.RNN):
 
     def compute_mask(self, sequences, previous_mask=None):
         # Written out, as Keras 3.16 changes what is inherited.
-        mask = _listed(previous_mask)[0] if self.return_sequences else None
-        return (mask, *(None for _ in self.cell.state_names)) if self.return_state else mask
+        mask = _listed(previous_mask)[0]
+        masks = [mask if self.return_sequences else None]
+        if self.return_state:
+            masks += [None for _ in self.cell.state_names]
+        if self.return_gates:
+            masks.append({name: mask for name in self.cell.fields()})
+        return tuple(masks) if len(masks) > 1 else masks[0]
 
     def reset_state(self, states=None, rows=None):
         """Sets the states of a stateful layer, to zero where nothing else is said.
@@ -274,7 +268,8 @@ class GatedLayer(keras.layers.RNN):
         regularizer = keras.regularizers.serialize(self.activity_regularizer)
         if self._in_cudnn():
             config["use_cudnn"] = self.use_cudnn
-        return {**config, "activity_regularizer": regularizer, "fused": self.fused}
+        own = {"return_gates": self.return_gates, "fused": self.fused}
+        return {**config, "activity_regularizer": regularizer, **own}
 
     @classmethod
     def from_config(cls, config):
@@ -288,6 +283,7 @@ _SWITCHES = (
     "stateful",
     "unroll",
     "zero_output_for_mask",
+    "return_gates",
 )
 
 

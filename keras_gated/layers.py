@@ -48,6 +48,7 @@ class SimpleRNN(GatedLayer):
         stateful=False,
         unroll=False,
         seed=None,
+        return_gates=False,
         fused="auto",
         **kwargs,
     ):
@@ -95,6 +96,7 @@ class LSTM(GatedLayer):
         stateful=False,
         unroll=False,
         use_cudnn="auto",
+        return_gates=False,
         fused="auto",
         **kwargs,
     ):
@@ -144,6 +146,7 @@ class GRU(GatedLayer):
         unroll=False,
         reset_after=True,
         use_cudnn="auto",
+        return_gates=False,
         fused="auto",
         **kwargs,
     ):

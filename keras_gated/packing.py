@@ -59,8 +59,12 @@ def _rows_of_groups(x, states, compiled):
     return [rows - second, second]
 
 
-def pack(x, states, go_backwards, compiled):
-    """Returns the `Batch` of sequences `(batch, time, features)` without a mask."""
+def pack(x, states, go_backwards, flipped, compiled):
+    """Returns the `Batch` of sequences `(batch, time, features)` without a mask.
+
+    Args:
+        x, states, go_backwards, flipped, compiled: As for `pack_masked`.
+    """
     rows = _rows_of_groups(x, states, compiled)
     static, features = x.shape[1], x.shape[2]
     time = tf.shape(x)[1] if static is None else static
@@ -93,12 +97,13 @@ def pack(x, states, go_backwards, compiled):
         for shape, output in zip(shapes, outputs, strict=True):
             steps_first = tf.reshape(output, tf.concat([shape, [output.shape[-1]]], 0))
             parts.append(tf.transpose(steps_first[:time], [1, 0, 2]))
-        return tf.concat(parts, 0)
+        unpacked = tf.concat(parts, 0)
+        return tf.reverse(unpacked, [1]) if go_backwards and not flipped else unpacked
 
     return Batch(groups, unpack_outputs, lambda parts: tf.concat(parts, 0))
 
 
-def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
+def pack_masked(x, mask, states, go_backwards, flipped, zero_masked_outputs, compiled):
     """Returns the `Batch` of sequences of which only the steps where `mask` is True count.
 
     Args:
@@ -106,6 +111,7 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
         mask: bool, `(batch, time)`.
         states: Each `(batch, units)`.
         go_backwards: Whether steps are read from the last one to the first.
+        flipped: Whether outputs are wanted with the last step first.
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
         compiled: Whether chunks have the fixed sizes that compiled loops need.
     """
@@ -143,7 +149,7 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
         )
         place = tf.where((back >= first) & (back < first + tf.shape(own)[0]), back - first, -1)
         first += tf.shape(own)[0]
-        own_states = [_take(s, padded, place) for s in states]
+        own_states = [_take([s], padded, place) for s in states]
         groups.append(
             Group(None, own_states, chunks if compiled else chunks._replace(lengths=None))
         )
@@ -151,22 +157,21 @@ def pack_masked(x, mask, states, go_backwards, zero_masked_outputs, compiled):
     slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
     slot = tf.where(mask, slot_read_last, -1)
     source = tf.concat(sources, 0)
-    packed = _take(tf.reshape(x, [-1, features]), source, tf.reshape(slot, [-1]))
+    packed = _take([tf.reshape(x, [-1, features])], source, tf.reshape(slot, [-1]))
     parts = tf.split(packed, [tf.size(s) for s in sources], num=len(sources))
     groups = [group._replace(x=part) for group, part in zip(groups, parts, strict=True)]
 
     def unpack_outputs(outputs):
-        hidden = tf.concat(outputs, 0)
         if zero_masked_outputs:
-            hidden = _take(hidden, tf.reshape(slot, [-1]), source)
-            hidden = tf.reshape(hidden, tf.concat([tf.shape(mask), [hidden.shape[-1]]], 0))
+            unpacked = _take(outputs, tf.reshape(slot, [-1]), source)
+            unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
         else:
-            hidden = _gather_or_zero(hidden, slot_read_last)
-        return tf.reverse(hidden, [1]) if go_backwards else hidden
+            unpacked = _gather_or_zero(outputs, slot_read_last)
+        return tf.reverse(unpacked, [1]) if flipped else unpacked
 
     def unpack_states(parts):
         kept = [p[: tf.shape(rows)[0]] for p, rows in zip(parts, rows_of_groups, strict=True)]
-        return _take(tf.concat(kept, 0), back, in_groups)
+        return _take(kept, back, in_groups)
 
     return Batch(groups, unpack_outputs, unpack_states)
 
@@ -214,20 +219,31 @@ def _slot_of_step(chunks, ends, step):
     return tf.where(step < 0, -1, tf.gather(chunks.offsets, chunk) + within)
 
 
-def _gather_or_zero(values, index):
-    """Gathers rows of `values`; an index of -1 gives zeros, whatever the values hold."""
-    # One more row, so that there is one to gather where `values` has none.
-    return tf.gather(tf.pad(values, [[1, 0], [0, 0]]), index + 1)
+def _gather_or_zero(parts, index):
+    """Gathers rows of parts that follow each other; an index of -1 gives zeros."""
+    none = tf.zeros([1, parts[0].shape[-1]], parts[0].dtype)
+    return tf.gather(_dense_gradient(tf.concat([none, *parts], 0)), index + 1)
 
 
-def _take(values, index, inverse):
+@tf.custom_gradient
+def _dense_gradient(values):
+    # That of a gather is sparse, which costs more to take apart than to fill up.
+    return values, tf.convert_to_tensor
+
+
+def _take(parts, index, inverse):
     """Gathers rows as `_gather_or_zero` does, where `inverse` undoes `index`.
 
     No row is taken twice, so the derivative is a gather, too, and not a scatter.
     """
 
     @tf.custom_gradient
-    def take(values):
-        return _gather_or_zero(values, index), lambda d: _gather_or_zero(d, inverse)
+    def take(*parts):
+        sizes = [tf.shape(part)[0] for part in parts]
 
-    return take(values)
+        def gradient(d):
+            return tf.split(_gather_or_zero([d], inverse), sizes, num=len(parts))
+
+        return _gather_or_zero(parts, index), gradient
+
+    return take(*parts)

@@ -13,7 +13,7 @@ def sigmoid(a):
 
 def simple_rnn(x, states, W, U, b):
     [h] = states
-    return [np.tanh(x @ W + h @ U + b)]
+    return {"hidden": np.tanh(x @ W + h @ U + b)}
 
 
 def lstm(x, states, W, U, b):
@@ -26,7 +26,8 @@ def lstm(x, states, W, U, b):
     g = np.tanh(x @ W_g + h @ U_g + b_g)
     c = f * c + i * g
     o = sigmoid(x @ W_o + h @ U_o + b_o)
-    return [o * np.tanh(c), c]
+    gates = {"input": i, "forget": f, "candidate": g, "output": o}
+    return {**gates, "hidden": o * np.tanh(c), "memory": c}
 
 
 def gru(x, states, W, U, b):
@@ -37,7 +38,7 @@ def gru(x, states, W, U, b):
     z = sigmoid(x @ W_z + b_z + h @ U_z + c_z)
     r = sigmoid(x @ W_r + b_r + h @ U_r + c_r)
     n = np.tanh(x @ W_h + b_h + r * (h @ U_h + c_h))
-    return [z * n + (1 - z) * h]
+    return {"update": z, "reset": r, "candidate": n, "hidden": z * n + (1 - z) * h}
 
 
 def gru_reset_before(x, states, W, U, b):
@@ -48,28 +49,40 @@ def gru_reset_before(x, states, W, U, b):
     z = sigmoid(x @ W_z + h @ U_z + b_z)
     r = sigmoid(x @ W_r + h @ U_r + b_r)
     n = np.tanh(x @ W_h + (r * h) @ U_h + b_h)
-    return [z * n + (1 - z) * h]
+    return {"update": z, "reset": r, "candidate": n, "hidden": z * n + (1 - z) * h}
 
 
 def sequence(step, x, mask, states, weights, go_backwards=False, zero_output_for_mask=False):
-    """Runs `step` over sequences: returns outputs `(batch, time, units)` and final states."""
-    batch, time, _ = x.shape
+    """Runs `step` over sequences: returns outputs `(batch, time, units)` and final states.
+
+    The outputs stand in the order in which they were computed.
+    """
+    fields, finals = trace(step, x, mask, states, weights, go_backwards, zero_output_for_mask)
+    outputs = fields["hidden"]
+    return outputs[:, ::-1] if go_backwards else outputs, finals
+
+
+def trace(step, x, mask, states, weights, go_backwards=False, zero_output_for_mask=False):
+    """Returns every gate and state by name, `(batch, time, units)`, and the final states."""
+    batch, time, features = x.shape
     kind = np.result_type(x, *states, *weights)
-    outputs = np.zeros((batch, time, states[0].shape[1]), kind)
+    names = step(np.zeros(features), [np.zeros(s.shape[1]) for s in states], *weights)
+    fields = {name: np.zeros((batch, time, states[0].shape[1]), kind) for name in names}
     finals = [np.array(s, kind) for s in states]
     order = range(time)[::-1] if go_backwards else range(time)
     for row in range(batch):
-        state, output = [s[row] for s in finals], outputs[row, 0] * 0 if time else None
-        for place, t in enumerate(order):
+        state, shown = [s[row] for s in finals], {}
+        for t in order:
             if mask is None or mask[row, t]:
-                state = step(x[row, t], state, *weights)
-                output = state[0]
-                outputs[row, place] = output
-            elif not zero_output_for_mask:
-                outputs[row, place] = output
+                shown = step(x[row, t], state, *weights)
+                state = [shown[name] for name in ("hidden", "memory") if name in shown]
+            elif zero_output_for_mask:
+                shown = {}
+            for name, value in shown.items():
+                fields[name][row, t] = value
         for final, s in zip(finals, state, strict=True):
             final[row] = s
-    return outputs, finals
+    return fields, finals
 
 
 def gradients(scalar, arrays, step=1e-200):
