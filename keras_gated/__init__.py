@@ -1,6 +1,8 @@
 """Gated recurrent networks for Keras 3 and TensorFlow that read like the textbook."""
 
 from keras_gated.bidirectional import Bidirectional
+from keras_gated.callbacks import GradientFlowLogger
+from keras_gated.flow import gradient_flow
 from keras_gated.gru import GRUCell
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 from keras_gated.lstm import LSTMCell
@@ -15,11 +17,13 @@ __all__ = [
     "LSTM",
     "Bidirectional",
     "GRUCell",
+    "GradientFlowLogger",
     "LSTMCell",
     "ResetState",
     "SimpleRNN",
     "SimpleRNNCell",
     "get_state",
+    "gradient_flow",
     "reset_state",
     "trace_gates",
     "windows",

@@ -190,6 +190,13 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         """
         raise NotImplementedError
 
+    def carried(self, step):
+        """Returns what part of the memory before a step it keeps as it is, or None: no gate says.
+
+        Args:
+            step: What `step` returned.
+        """
+
     def call(self, inputs, states, training=False):
         nested = isinstance(states, (list, tuple))
         states = list(states) if nested else [states]

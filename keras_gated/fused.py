@@ -1,5 +1,6 @@
 """The fused path of the layers: when it is valid, and how a batch goes through it."""
 
+import functools
 import weakref
 
 import keras
@@ -8,6 +9,7 @@ from tensorflow.python.ops import control_flow_util
 
 from keras_gated import bptt, packing
 from keras_gated.cell import dropped
+from keras_gated.recorder import is_recording
 
 
 def why_not(layer, training, mask):
@@ -47,34 +49,43 @@ def inside_xla():
 def run(layer, sequences, states, mask, training, fields, flipped):
     """Runs a layer over sequences as `cell_loop.run`, for a layer for which `why_not` is None.
 
-    Outputs, states and gradients are the same. In training the loops are compiled and back-
-    propagation is written by hand, unless other fields than the output are wanted.
+    Outputs, states and gradients are the same. In training, or where a derivative is going to be
+    taken, the loops are compiled and back-propagation is written by hand, unless other fields
+    than the output are wanted.
     """
     if training and layer.dropout:
         drop = layer.cell.get_dropout_mask()  # drawn in the layer's call, once for all steps
         sequences = dropped(sequences, drop[:, None])
-    compiled = bool(training) and set(fields) <= {"hidden"}
-    if tf.executing_eagerly():
-        return _traced(layer)(sequences, states, mask, compiled, fields, flipped)
+    differentiated = training or is_recording("gradient")
+    compiled = bool(differentiated) and set(fields) <= {"hidden"}
     return _run(layer, sequences, states, mask, compiled, fields, flipped)
 
 
-# Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
-_TRACED = weakref.WeakKeyDictionary()
+def traced_per_layer(function):
+    """Makes a function of a layer and tensors one that is traced once for all batches and lengths.
+
+    Inside a function that is being traced it runs as it is.
+    """
+    # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
+    traced = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def call(layer, *arguments):
+        if not tf.executing_eagerly():
+            return function(layer, *arguments)
+        if layer not in traced:
+            reference = weakref.ref(layer)
+
+            def of_layer(*arguments):
+                return function(reference(), *arguments)
+
+            traced[layer] = tf.function(of_layer, autograph=False, reduce_retracing=True)
+        return traced[layer](*arguments)
+
+    return call
 
 
-def _traced(layer):
-    """Returns `_run` as a function for eager calls, traced once for all batches and lengths."""
-    if layer not in _TRACED:
-        reference = weakref.ref(layer)
-
-        def traced(*arguments):
-            return _run(reference(), *arguments)
-
-        _TRACED[layer] = tf.function(traced, autograph=False, reduce_retracing=True)
-    return _TRACED[layer]
-
-
+@traced_per_layer
 def _run(layer, x, states, mask, compiled, fields, flipped):
     cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)

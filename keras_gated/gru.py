@@ -115,6 +115,9 @@ class GRUCell(GatedCell):
         du = ops.concatenate([dz, dr, dn * r], axis=-1)
         return dx, du, [dh * (1 - z) + ops.matmul(du, U_T)]
 
+    def carried(self, step):
+        return 1 - step.update
+
     def bias_shape(self):
         [width] = super().bias_shape()
         return (2, width) if self.reset_after else (width,)

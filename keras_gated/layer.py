@@ -116,7 +116,7 @@ class GatedLayer(keras.layers.RNN):
         if training:  # a mask for all steps
             one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
             self._maybe_config_dropout_masks(self.cell, one_step, states)
-        looked_at = self.return_gates or recorder.is_recording()
+        looked_at = self.return_gates or recorder.is_recording("gates")
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
         # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.

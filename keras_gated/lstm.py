@@ -104,6 +104,9 @@ class LSTMCell(GatedCell):
         da = ops.concatenate(da, axis=-1)
         return da, da, [ops.matmul(da, U_T), dc * f]
 
+    def carried(self, step):
+        return step.forget
+
     def initializer_of(self, weight):
         initializer = super().initializer_of(weight)
         if weight != "bias" or not self.unit_forget_bias:

@@ -16,22 +16,27 @@ class Call(NamedTuple):
     sequences: Any  # (batch, time, features), in the compute dtype
     states: Any  # the states before the first step, each (batch, units)
     mask: Any  # bool (batch, time), or None
-    gates: Any  # every gate and state of every step, in the order of the inputs
+    gates: Any  # gate name to (batch, time, units), in the order of the inputs, if wanted
     results: Any  # what the call returned: the output, final states where they are returned
 
 
 class Recording(NamedTuple):
+    what: str
     calls: list
     graph: Any  # where it was begun: what a layer computes in another one stays there
 
 
 @contextlib.contextmanager
-def recording():
+def recording(what):
     """Yields a list to which every call of our layers inside is added, in order.
 
     A stateful layer's state stays as it is meanwhile: looking at a model does not change it.
+
+    Args:
+        what: "gates" of every step, or "gradient": what goes through the layers is going to be
+            differentiated.
     """
-    current = Recording([], _graph())
+    current = Recording(what, [], _graph())
     token = _RECORDING.set(current)
     try:
         yield current.calls
@@ -39,8 +44,9 @@ def recording():
         _RECORDING.reset(token)
 
 
-def is_recording():
-    return _RECORDING.get() is not None
+def is_recording(what=None):
+    current = _RECORDING.get()
+    return current is not None and what in (None, current.what)
 
 
 def record(layer, *call):
@@ -49,12 +55,12 @@ def record(layer, *call):
     Raises:
         ValueError: If its values cannot be had outside of the function that computes them.
     """
-    calls, graph = _RECORDING.get()
+    _, calls, graph = _RECORDING.get()
     if _graph() is not graph:
         raise ValueError(
-            f"The gates of {layer.name!r} cannot be looked at from outside: it is called inside a "
-            "function, a loop or a map of TensorFlow (`tf.function`, `TimeDistributed`). Call "
-            "`trace_gates` in there, or the layer outside."
+            f"What {layer.name!r} computes cannot be looked at from outside: it is called inside a "
+            "function, a loop or a map of TensorFlow (`tf.function`, `TimeDistributed`). Look at "
+            "it in there, or call the layer outside."
         )
     calls.append(Call(layer, *call))
 

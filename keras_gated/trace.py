@@ -59,17 +59,18 @@ def trace_gates(layer_or_model, inputs, mask=None, initial_state=None):
         )
     options = {"mask": mask, "initial_state": initial_state}
     options = {name: value for name, value in options.items() if value is not None}
-    with recording() as calls:
+    with recording("gates") as calls:
         layer_or_model(inputs, training=False, **options)
-    traces = by_layer(layer_or_model, calls, "trace_gates")
-    traces = {name: _gates(calls) for name, calls in traces.items()}
+    traces = each(by_layer(layer_or_model, calls, "trace_gates"), lambda call: call.gates)
     return traces if is_model else next(iter(traces.values()))
 
 
-def _gates(calls):
-    if isinstance(calls, dict):
-        return {direction: call.gates for direction, call in calls.items()}
-    return calls.gates
+def each(found, function):
+    """Returns what `by_layer` returned with a function of every call in the call's place."""
+    return {
+        name: each(call, function) if isinstance(call, dict) else function(call)
+        for name, call in found.items()
+    }
 
 
 def by_layer(layer, recorded, owner):

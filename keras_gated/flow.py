@@ -1,0 +1,208 @@
+"""How a loss's gradient travels back through time: step by step, as the notes describe it.
+
+The model runs once as it always does, which gives the loss's derivatives by what its recurrent
+layers put out. Through a layer itself the gradient is then taken back by hand: at every step, the
+derivative of the cell's one step, whatever its equations; over all steps, their sum.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_gated.cell import GatedCell
+from keras_gated.fused import traced_per_layer
+from keras_gated.layer import GatedLayer
+from keras_gated.recorder import recording
+from keras_gated.trace import by_layer, each
+
+
+class GradientFlow(NamedTuple):
+    """The gradient of a loss on its way back through one recurrent layer.
+
+    All are of the loss as `model.compute_loss` returns it: usually a mean over the batch. Step t
+    belongs to step t of the inputs, in either direction. At a masked step, which changes nothing,
+    a norm is that of the step computed before it, and the contribution is zero.
+    """
+
+    hidden: Any  # norm of dL/dh_t over the units, (batch, time)
+    memory: Any  # norm of dL/dc_t, by h_t as well as by later steps, (batch, time); None: no c
+    # The part of the state after step t that is still there at the end if nothing but the gate
+    # acts on it: for an LSTM the product of the later forget gates, for a GRU that of 1 - update.
+    path: Any  # (batch, time, units); None: no such gate
+    contributions: Any  # weight name to what each step adds to its gradient, (time, *weight.shape)
+    gradients: Any  # weight name to the sum of them: the ordinary gradient, weight.shape
+    mask: Any  # whether a step counts, bool (batch, time)
+    backwards: bool  # whether the layer reads from the last step to the first
+
+
+def gradient_flow(model, x, y, layer=None, contributions=True):
+    """Returns how the gradient of a model's loss travels back through its recurrent layers.
+
+    The model runs at inference: nothing is dropped, and no weight or state changes. Penalties on
+    weights take no way through time and are left out.
+
+    Args:
+        model: A compiled Keras model with recurrent layers of ours.
+        x, y: One batch, as for `model.train_on_batch`.
+        layer: Optional layer, or its name: only that one. Default: all.
+        contributions: Whether to keep what each step adds to the weight gradients, which takes as
+            much memory as `time` copies of the weights. False: `contributions` and `gradients`
+            are None.
+
+    Returns:
+        A `GradientFlow` for `layer`; without one, a dict of them by the layer's name. A
+        `Bidirectional` has two, a dict with `forward` and `backward`.
+
+    Raises:
+        ValueError: If the model is not compiled, has no such layer, or hides it (see
+            `trace_gates`).
+
+    Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
+    arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "gradient_flow: it needs Keras's TensorFlow backend. Received: "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+    if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
+        raise ValueError(
+            f"gradient_flow: `model` must be a compiled Keras model. Received: {model!r}. "
+            "`model.compile(loss=...)` says what is to be differentiated."
+        )
+    with tf.GradientTape() as tape, recording("gradient") as calls:
+        for part in model._flatten_layers():
+            if isinstance(part, GatedLayer) and part.built:
+                tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
+        prediction = model(x, training=False)
+        loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
+    found = by_layer(model, calls, "gradient_flow")
+    if layer is not None:
+        name = getattr(layer, "name", layer)
+        if name not in found:
+            raise ValueError(
+                f"gradient_flow: `layer` must be one of {list(found)}. Received: {layer!r}."
+            )
+        found = {name: found[name]}
+    wanted = []
+    each(found, wanted.append)
+    derivatives = tape.gradient(loss, [c.results for c in wanted], unconnected_gradients="zero")
+    flows = map(_flow, wanted, derivatives, [contributions] * len(wanted))
+    flows = each(found, lambda _: next(flows))
+    return flows if layer is None else flows[name]
+
+
+def _flow(call, derivatives, contributions):
+    layer, cell = call.layer, call.layer.cell
+    if call.sequences.shape[1] == 0:
+        raise ValueError(f"gradient_flow: {layer.name!r} was given sequences without any step.")
+    mask = tf.ones(tf.shape(call.sequences)[:2], tf.bool) if call.mask is None else call.mask
+    by_output, *by_finals = (tf.cast(d, cell.state_dtype) for d in derivatives)
+    if layer.return_sequences:  # in the order in which the steps are computed
+        by_output = _swapped(by_output)
+    else:
+        none = tf.zeros([call.sequences.shape[1] - 1, *by_output.shape], by_output.dtype)
+        by_output = tf.concat([none, by_output[None]], 0)
+
+    def turned(steps):  # from reading order to the order computed, and back
+        return tf.reverse(steps, [1]) if layer.go_backwards else steps
+
+    d_states, carried, by_weights = _backwards(
+        layer,
+        _swapped(turned(call.sequences)),
+        _swapped(turned(mask)),
+        call.states,
+        by_output,
+        by_finals or [tf.zeros_like(s) for s in call.states],
+        contributions,
+    )
+    norms = [turned(_swapped(tf.norm(d, axis=-1))) for d in d_states]
+    path = None
+    if carried is not None:
+        later = tf.math.cumprod(carried, axis=0, exclusive=True, reverse=True)
+        path = turned(_swapped(later))
+    by_step = sums = None
+    if contributions:
+        by_step = {
+            variable.name: tf.reverse(d, [0]) if layer.go_backwards else d
+            for variable, d in zip(cell.weights, by_weights, strict=True)
+        }
+        sums = {name: tf.reduce_sum(d, 0) for name, d in by_step.items()}
+    hidden, memory = (*norms, None)[:2]
+    return GradientFlow(hidden, memory, path, by_step, sums, mask, layer.go_backwards)
+
+
+def _swapped(tensor):
+    """Returns a tensor with its first two axes, batch and time, in the other order."""
+    return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
+
+
+@traced_per_layer
+def _backwards(layer, x, mask, states, by_output, by_finals, contributions):
+    """Takes the gradient back through a layer. All tensors have the steps first, as computed.
+
+    Args:
+        layer: The layer.
+        x: `(time, batch, features)`.
+        mask: bool, `(time, batch)`.
+        states: The states before the first step, each `(batch, units)`.
+        by_output: The loss's derivative by the output of each step, `(time, batch, units)`.
+        by_finals: Its derivatives by the final states, each `(batch, units)`.
+        contributions: Whether the derivatives by the weights are wanted.
+
+    Returns:
+        The derivatives by the states after each step, each `(time, batch, units)`; what part of
+        the memory each step keeps, of that shape, or None; and what each step adds to the
+        derivatives by the weights, each `(time, *weight.shape)`.
+    """
+    cell, time = layer.cell, tf.shape(x)[0]
+    x = tf.where(mask[..., None], tf.cast(x, cell.state_dtype), 0)  # 0 * NaN would be NaN
+    weights = [variable.value for variable in cell.weights] if contributions else []
+
+    def named(step):
+        return [getattr(step, name) for name in cell.state_names]
+
+    def forwards(t, states, before, kept):
+        step = cell.whole_step(x[t], states)
+        if kept:
+            kept = _write(kept, t, _where(mask[t], [cell.carried(step)], [tf.ones_like(states[0])]))
+        return t + 1, _where(mask[t], named(step), states), _write(before, t, states), kept
+
+    def backwards(t, d_shown, d_states, by_states, by_weights):
+        valid, before = mask[t], [array.read(t) for array in saved]
+        d_shown = d_shown + by_output[t]
+        d_after = [d_states[0] + d_shown, *d_states[1:]]
+        none = [tf.zeros_like(d) for d in d_after]
+        with tf.GradientTape() as tape:
+            tape.watch([*before, *weights])
+            after = named(cell.whole_step(x[t], before))
+        by_after, by_before, by_weight = tape.gradient(
+            after, [after, before, weights], _where(valid, d_after, none), "zero"
+        )
+        by_states = _write(by_states, t, _where(valid, by_after, d_after))
+        d_states = _where(valid, by_before, d_states)
+        # A masked step shows the output before it once more, or zeros.
+        kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
+        [d_shown] = _where(kept, [d_shown], none[:1])
+        return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)
+
+    def arrays(tensors):
+        return [tf.TensorArray(t.dtype, time, element_shape=t.shape) for t in tensors]
+
+    has_path = type(cell).carried is not GatedCell.carried
+    begin = (0, list(states), arrays(states), arrays(states[:has_path]))
+    *_, saved, kept = tf.while_loop(lambda t, *_: t < time, forwards, begin)
+    nothing = tf.zeros_like(states[0])
+    begin = (time - 1, nothing, list(by_finals), arrays(states), arrays(weights))
+    *_, by_states, by_weights = tf.while_loop(lambda t, *_: t >= 0, backwards, begin)
+    stacked = [[array.stack() for array in own] for own in (by_states, kept, by_weights)]
+    return stacked[0], stacked[1][0] if kept else None, stacked[2]
+
+
+def _where(rows, chosen, otherwise):
+    return [tf.where(rows[:, None], a, b) for a, b in zip(chosen, otherwise, strict=True)]
+
+
+def _write(arrays, t, values):
+    return [array.write(t, value) for array, value in zip(arrays, values, strict=True)]
