@@ -1,0 +1,140 @@
+"""Show how far back through time the gradient of a vanilla RNN, an LSTM and a GRU reaches.
+
+    python examples/how_far_back.py     # writes how_far_back.png
+
+The task: name, after T steps of noise, the number that the first step held. Plotted is the norm of
+the loss's derivative by the state after the first step, divided by that after the last one, over
+T = 10 to 500: with initial weights, and after training on lengths that grow to 500.
+"""
+
+import argparse
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+import keras_gated
+
+FAMILIES = {
+    "SimpleRNN": keras_gated.SimpleRNN,
+    "LSTM": keras_gated.LSTM,
+    "GRU": keras_gated.GRU,
+}
+LENGTHS = (10, 20, 50, 100, 200, 350, 500)
+
+
+def first_numbers(rng, rows, steps):
+    """Returns sequences `(rows, steps, 2)` and their first numbers, `(rows, 1)`.
+
+    A step holds a number and whether it is the one to keep; the others are noise.
+    """
+    x = np.zeros((rows, steps, 2), "float32")
+    x[..., 0] = rng.normal(0, 0.3, (rows, steps))
+    x[:, 0] = np.stack([rng.uniform(-1, 1, rows), np.ones(rows)], -1)
+    return x, x[:, 0, :1]
+
+
+def build(family, units=32):
+    inputs = keras.Input((None, 2))
+    outputs = keras.layers.Dense(1)(FAMILIES[family](units, name="recurrent")(inputs))
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), "mse")
+    return model
+
+
+def keep_for(model, steps, seed=0):
+    """Sets the gates of an LSTM or GRU so that its units keep their memory for 1 to `steps` steps.
+
+    The biases of Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
+    """
+    cell = model.get_layer("recurrent").cell
+    keeping = np.log(np.random.default_rng(seed).uniform(1, steps - 1, cell.units))
+    kernel, recurrent_kernel, bias = cell.get_weights()
+    of_gate = bias.reshape(-1, len(cell.gates), cell.units)[0]  # a view
+    if "forget" in cell.gates:
+        of_gate[cell.gates.index("forget")] = keeping
+        of_gate[cell.gates.index("input")] = -keeping
+    else:
+        of_gate[cell.gates.index("update")] = -keeping
+    cell.set_weights([kernel, recurrent_kernel, bias])
+
+
+def train(model, longest, batches, seed=0):
+    """Trains on lengths from 10 to each of `longest` in turn, so many batches of 32 each."""
+    rng = np.random.default_rng(seed)
+    for steps in longest:
+        for _ in range(batches):
+            model.train_on_batch(*first_numbers(rng, 32, rng.integers(10, steps + 1)))
+
+
+def reach(model, steps, seed=1):
+    """Returns how much of the gradient by the last state arrives at the first one's.
+
+    Of an LSTM the memory's, of the others the hidden state's; the mean over 64 sequences.
+    """
+    x, y = first_numbers(np.random.default_rng(seed), 64, steps)
+    flow = keras_gated.gradient_flow(model, x, y, "recurrent", contributions=False)
+    norms = np.mean(flow.hidden if flow.memory is None else flow.memory, axis=0)
+    return float(norms[0] / norms[-1])
+
+
+def error(model, steps, seed=1):
+    """Returns the mean squared error; naming 0 always has 1/3."""
+    return model.evaluate(*first_numbers(np.random.default_rng(seed), 256, steps), verbose=0)
+
+
+def plot(curves, path):
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    colours = {"SimpleRNN": "C3", "LSTM": "C0", "GRU": "C2"}
+    for axis, (title, lines) in zip(axes, curves.items(), strict=True):
+        for (family, note, style), values in lines.items():
+            # What is exactly 0 in float32 is drawn at the bottom.
+            shown = np.maximum(values, 1e-21)
+            wide = {"LSTM": 4, "GRU": 1.5}.get(family, 2)  # one curve may lie on the other
+            axis.plot(
+                LENGTHS, shown, style, color=colours[family], linewidth=wide, label=family + note
+            )
+        axis.set(xlabel="steps T", title=title, yscale="log", ylim=(1e-20, 1e2))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize="small")
+    axes[0].set_ylabel("gradient at step 1 / at step T")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--batches", type=int, default=1000, help="of training at each of five lengths")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--output", default="how_far_back.png")
+    args = p.parse_args()
+    start = time.time()
+    initial, trained = {}, {}
+    for family in FAMILIES:
+        keras.utils.set_random_seed(args.seed)
+        model = build(family)
+        initial[family, "", "o--"] = [reach(model, steps) for steps in LENGTHS]
+        train(model, (20, 50, 100, 200, 500), args.batches, args.seed)
+        final = error(model, 500)
+        trained[family, f", error {final:.4f}", "o-"] = [reach(model, steps) for steps in LENGTHS]
+        print(f"{family}: error at 500 steps {final:.5f}, {time.time() - start:.0f} s", flush=True)
+        if family != "SimpleRNN":
+            set_for = []
+            for steps in LENGTHS:
+                keras.utils.set_random_seed(args.seed)
+                model = build(family)
+                keep_for(model, steps)
+                set_for.append(reach(model, steps))
+            initial[family, ", gates set for T", "s-"] = set_for
+    for name, lines in (("initial", initial), ("trained", trained)):
+        for (family, note, _), values in lines.items():
+            print(name, family + note, " ".join(f"{v:.1e}" for v in values))
+    plot({"Initial weights": initial, "Trained": trained}, pathlib.Path(args.output))
+
+
+if __name__ == "__main__":
+    main()
