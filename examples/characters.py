@@ -10,7 +10,7 @@ import pathlib
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, Resume, parser, positive, report
+from training import CELLS, Resume, parser, positive, report, to_look_inside
 
 from keras_gated import datasets, export, serving, text
 
@@ -113,6 +113,7 @@ def main():
         pathlib.Path(args.output, args.name or args.dataset),
         {"serving_default": (answer, specs)},
         track=[stepper, lookup],
+        extras=to_look_inside(model, "characters", lookup.get_vocabulary()),
     )
     resume.finish()
     server = tf.saved_model.load(saved_model).signatures["serving_default"]

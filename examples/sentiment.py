@@ -11,7 +11,7 @@ import pathlib
 
 import keras
 from keras import layers
-from training import CELLS, Resume, parser, positive, report
+from training import CELLS, Resume, parser, positive, report, to_look_inside
 
 from keras_gated import datasets, export, serving, text
 
@@ -50,8 +50,9 @@ def main():
 
     vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
 
+    tail = args.max_words * 2 // 3
+
     def read(texts):
-        tail = args.max_words * 2 // 3
         return text.head_and_tail(vectorizer(texts), args.max_words - tail, tail)
 
     def rows(reviews):
@@ -80,6 +81,9 @@ def main():
         pathlib.Path(args.output, args.name or args.dataset),
         {"serving_default": serving.classify(model, lambda texts: text.dense(read(texts)))},
         track=[model, vectorizer],
+        extras=to_look_inside(
+            model, "sentiment", vectorizer.get_vocabulary(), head=args.max_words - tail, tail=tail
+        ),
     )
     resume.finish()
     report(

@@ -54,6 +54,23 @@ def report(args, **results):
     print(json.dumps({**setting, **results}), flush=True)
 
 
+def to_look_inside(model, kind, vocabulary, **reading):
+    """Returns the files for `export_signatures` to write beside a model, for `look_inside.py`.
+
+    Args:
+        model: The Keras model from ids to predictions.
+        kind: "sentiment" or "characters".
+        vocabulary: What each id stands for, a list of strings.
+        reading: What else there is to know about how a text is read.
+    """
+    without_optimizer = keras.Model(model.input, model.output)
+    reader = json.dumps({"kind": kind, "vocabulary": vocabulary, **reading})
+    return {
+        "model.keras": without_optimizer.save,
+        "reader.json": lambda path: pathlib.Path(path).write_text(reader),
+    }
+
+
 _ELSEWHERE = ("data_dir", "name", "output", "prompt", "resume")  # no matter to the training
 
 

@@ -1,91 +1,21 @@
-"""The loop over time, and back-propagation through it by hand, for TensorFlow.
+"""The compiled loop over time, and back-propagation through it by hand, for training.
 
 Forwards, the input product `W x + b` of all steps is one matrix product, and a loop does only
 what depends on the step before. Backwards there are two motions: at each step, the derivative of
 the step's equations with one recurrent product (`step_gradient` in the family's file); then, for
 all steps together, the derivatives by `U`, `W`, `b` and `x` as one product each.
-
-In training the loops are compiled by XLA. At inference they are plain TensorFlow, which a stock
-server can run, and which TensorFlow differentiates by itself; there the input product is made for
-a few steps at a time, which then stay in the processor's cache.
 """
 
 import functools
+import types
 
+import keras
 import tensorflow as tf
 
-UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
+from keras_gated import packing
 
 
-def run_plain(cell, group, fields):
-    """Runs a cell over a `packing.Group` in plain TensorFlow.
-
-    Args:
-        cell: A built cell.
-        group: Its chunks have no slot without a step, so no row needs a mask.
-        fields: Names of the gates and states wanted of every step.
-
-    Returns:
-        The fields, each `(slots, units)`, and the final states.
-    """
-    chunks, states = group.chunks, group.states
-    project, recur = _weights(cell)
-    features = group.x.shape[-1]
-    turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
-    arrays = [_array(group.x.dtype, tf.reduce_sum(turns), cell.units) for _ in fields]
-    written = tf.cumsum(turns, exclusive=True)
-
-    def loop(steps_first, width, first, states, arrays):
-        number = tf.shape(steps_first)[0] // width
-        shape = tf.stack([number, width, *tf.unstack(tf.shape(steps_first))[1:]])
-        blocks = tf.reshape(steps_first, shape)
-        blocks = tf.ensure_shape(blocks, [None, width, None, features])
-
-        def turn(t, states, arrays):
-            steps = []
-            # The input product of a few steps at a time stays in the processor's cache.
-            for x in tf.unstack(_project(cell, tf.gather(blocks, t), project)):
-                steps.append(cell.step(x, states, recur))
-                states = [getattr(steps[-1], name) for name in cell.state_names]
-            arrays = [
-                array.write(first + t, tf.concat([getattr(step, name) for step in steps], 0))
-                for name, array in zip(fields, arrays, strict=True)
-            ]
-            return t + 1, states, arrays
-
-        return tf.while_loop(
-            lambda t, *_: t < number, turn, (0, states, arrays), maximum_iterations=number
-        )[1:]
-
-    def chunk(j, states, arrays):
-        steps, rows, offset = chunks.steps[j], chunks.rows[j], chunks.offsets[j]
-        shape = tf.stack([steps, rows, features])
-        xs = tf.reshape(group.x[offset : offset + steps * rows], shape)
-        cut = steps - steps % UNROLLED
-        active = [s[:rows] for s in states]
-        if chunks.size is None or chunks.size >= UNROLLED:
-            active, arrays = loop(xs[:cut], UNROLLED, written[j], active, arrays)
-        if chunks.size is None or chunks.size % UNROLLED:
-            active, arrays = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, arrays)
-        states = [_put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
-        return j + 1, states, arrays
-
-    if chunks.single:
-        _, states, arrays = chunk(0, states, arrays)
-    else:
-        number = tf.size(chunks.steps)
-        states, arrays = _over_chunks(lambda j, *_: j < number, chunk, 0, states, arrays)
-    return [array.concat() for array in arrays], states
-
-
-def _project(cell, steps_first, project):
-    """Returns `W x + b` of some steps, `(steps, rows, features)`, as one product of matrices."""
-    flat = cell.project(tf.reshape(steps_first, [-1, steps_first.shape[-1]]), project)
-    shape = tf.concat([tf.shape(steps_first)[:2], [flat.shape[-1]]], 0)
-    return tf.ensure_shape(tf.reshape(flat, shape), [steps_first.shape[0], None, flat.shape[-1]])
-
-
-def run_compiled(cell, group, fields):
+def run(cell, group, fields):
     """Runs a cell over a `packing.Group` with loops compiled by XLA, and its derivative by hand.
 
     Args:
@@ -99,7 +29,7 @@ def run_compiled(cell, group, fields):
     """
     loops = _loops(type(cell), cell.units)
     states_number, chunks = len(group.states), group.chunks
-    project, recur = _weights(cell)
+    project, recur = cell.input_weights(), cell.recurrent_weights()
 
     @tf.custom_gradient
     def through_time(x, *rest):
@@ -129,12 +59,6 @@ def run_compiled(cell, group, fields):
     return [outputs] * len(fields), finals
 
 
-def _weights(cell):
-    """Returns the weights of both products, read here and not at every step."""
-    weights = cell.input_weights(), cell.recurrent_weights()
-    return tf.nest.map_structure(tf.convert_to_tensor, weights)
-
-
 def _once(tensor):
     """Marks what TensorFlow must not differentiate by itself."""
     return tf.raw_ops.PreventGradient(
@@ -153,19 +77,19 @@ def _forwards(loops, xs, chunks, states, recur):
         piece = tf.reshape(xs[offset : offset + chunks.size * rows], [chunks.size, rows, width])
         active = [s[:rows] for s in states]
         fields, active = loops.forwards(piece, active, recur, *_extent(chunks, j))
-        states = [_put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
+        states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
         return [tf.reshape(f, [-1, units]) for f in fields], states
 
     if chunks.single:
         return chunk(0, states)
     number = tf.size(chunks.steps)
-    arrays = [_array(xs.dtype, number, units) for _ in loops.fields]
+    arrays = [packing.array(xs.dtype, number, units) for _ in loops.fields]
 
     def body(j, states, arrays):
         fields, states = chunk(j, states)
         return j + 1, states, [a.write(j, f) for a, f in zip(arrays, fields, strict=True)]
 
-    states, arrays = _over_chunks(lambda j, *_: j < number, body, 0, states, arrays)
+    states, arrays = packing.over_chunks(lambda j, *_: j < number, body, 0, states, arrays)
     return [a.concat() for a in arrays], states
 
 
@@ -202,7 +126,7 @@ def _backwards(loops, saved, chunks, states, U_T, d_outputs, d_states):
         sums, active = loops.backwards(
             pieces, before, U_T, piece(d_outputs), active, *_extent(chunks, j)
         )
-        d_states = [_put_back(a, d, rows) for a, d in zip(active, d_states, strict=True)]
+        d_states = [packing.put_back(a, d, rows) for a, d in zip(active, d_states, strict=True)]
         hidden_before = tf.concat([before[0][None], pieces[places[0]][:-1]], 0)
         return [tf.reshape(a, [-1, a.shape[-1]]) for a in (*sums, hidden_before)], d_states
 
@@ -211,31 +135,15 @@ def _backwards(loops, saved, chunks, states, U_T, d_outputs, d_states):
         return sums, before, d_states
     number = tf.size(chunks.steps)
     widths = [U_T.shape[0]] * (1 if loops.cell.added else 2) + [units]
-    arrays = [_array(U_T.dtype, number, width) for width in widths]
+    arrays = [packing.array(U_T.dtype, number, width) for width in widths]
 
     def body(j, d_states, arrays):
         values, d_states = chunk(j, d_states)
         return j - 1, d_states, [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
 
-    d_states, arrays = _over_chunks(lambda j, *_: j >= 0, body, number - 1, d_states, arrays)
+    d_states, arrays = packing.over_chunks(lambda j, *_: j >= 0, body, number - 1, d_states, arrays)
     *sums, before = (a.concat() for a in arrays)
     return sums, before, d_states
-
-
-def _over_chunks(condition, body, first, states, arrays):
-    """A loop over chunks, which may hold ever fewer rows. Returns the final states and arrays."""
-    shapes = [tf.TensorShape([None, s.shape[-1]]) for s in states]
-    shapes = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(arrays))
-    return tf.while_loop(condition, body, (first, states, arrays), shape_invariants=shapes)[1:]
-
-
-def _put_back(active, state, rows):
-    """Returns the state with its first rows replaced: those that were active in a chunk."""
-    return tf.ensure_shape(tf.concat([active, state[rows:]], 0), [None, state.shape[-1]])
-
-
-def _array(dtype, number, width):
-    return tf.TensorArray(dtype, number, element_shape=[None, width], infer_shape=False)
 
 
 def _extent(chunks, j):
@@ -248,14 +156,28 @@ def _extent(chunks, j):
 
 @functools.cache
 def _loops(cell_class, units):
-    return _Loops(cell_class(units))
+    return _Loops(_Equations(cell_class, units))
+
+
+class _Equations:
+    """A cell's equations, with their default functions and without weights."""
+
+    activation = staticmethod(keras.activations.tanh)
+    recurrent_activation = staticmethod(keras.activations.sigmoid)
+    reset_after = True
+
+    def __init__(self, cell_class, units):
+        self.units = units
+        for name in ("added", "state_names", "step_type"):
+            setattr(self, name, getattr(cell_class, name))
+        for name in ("step", "step_gradient"):
+            setattr(self, name, types.MethodType(getattr(cell_class, name), self))
 
 
 class _Loops:
     """The compiled loops over the steps of one chunk, for all cells of the same equations.
 
-    XLA compiles them once for every shape of a chunk. The cell is never built: only its equations
-    are used.
+    XLA compiles them once for every shape of a chunk.
     """
 
     def __init__(self, cell):

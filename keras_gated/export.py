@@ -22,7 +22,7 @@ _REFUSED_OPS = {
 }
 
 
-def export_signatures(directory, signatures, track):
+def export_signatures(directory, signatures, track, extras=None):
     """Writes `directory/<version>/`, a SavedModel, as the next free version.
 
     Args:
@@ -31,6 +31,8 @@ def export_signatures(directory, signatures, track):
             per spec, each with a batch axis, and returns a dict of named outputs. The first one is
             the default: name it `serving_default`.
         track: The models and lookup layers that the functions use.
+        extras: Optional files to lie beside the model, in `assets.extra`, which a server leaves
+            alone: file name to a function that writes the path it is given.
 
     Returns:
         The path of the new version, a string.
@@ -60,6 +62,9 @@ def export_signatures(directory, signatures, track):
         with cudnn.off():
             archive.write_out(str(unfinished), verbose=False)
         check_export(unfinished)
+        for name, write in (extras or {}).items():
+            (unfinished / "assets.extra").mkdir(exist_ok=True)
+            write(str(unfinished / "assets.extra" / name))
         return str(_rename_to_next_version(unfinished, directory))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

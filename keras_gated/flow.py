@@ -115,7 +115,7 @@ def _flow(call, derivatives, contributions):
         call.states,
         by_output,
         by_finals or [tf.zeros_like(s) for s in call.states],
-        contributions,
+        contributions=contributions,
     )
     norms = [turned(_swapped(tf.norm(d, axis=-1))) for d in d_states]
     path = None
@@ -139,7 +139,7 @@ def _swapped(tensor):
 
 
 @traced_per_layer
-def _backwards(layer, x, mask, states, by_output, by_finals, contributions):
+def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
     """Takes the gradient back through a layer. All tensors have the steps first, as computed.
 
     Args:

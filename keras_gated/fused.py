@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from keras_gated import bptt, packing
+from keras_gated import bptt, packing, plain
 from keras_gated.cell import dropped
 from keras_gated.recorder import is_recording
 
@@ -31,8 +31,9 @@ def equations_differ(layer, training):
         function = getattr(cell, name, None)
         if function is not None and function is not getattr(keras.activations, default):
             return f"its derivative is that of `{name}={default!r}`"
-    if _owner(cell, "step") is not _owner(cell, "step_gradient"):
-        return f"{type(cell).__name__} has a `step` of its own without its `step_gradient`"
+    for method in ("step", "step_gradient"):
+        if not _owner(cell, method).__module__.startswith("keras_gated."):
+            return f"{type(cell).__name__} has a `{method}` of its own"
     if not getattr(cell, "reset_after", True):
         return "`reset_after=False` has a second recurrent product at every step"
     return None
@@ -58,35 +59,38 @@ def run(layer, sequences, states, mask, training, fields, flipped):
         sequences = dropped(sequences, drop[:, None])
     differentiated = training or is_recording("gradient")
     compiled = bool(differentiated) and set(fields) <= {"hidden"}
-    return _run(layer, sequences, states, mask, compiled, fields, flipped)
+    options = {"compiled": compiled, "fields": fields, "flipped": flipped}
+    return _run(layer, sequences, states, mask, **options)
 
 
 def traced_per_layer(function):
     """Makes a function of a layer and tensors one that is traced once for all batches and lengths.
 
-    Inside a function that is being traced it runs as it is.
+    Options, which are no tensors, come by name. Inside a function that is being traced it runs as
+    it is.
     """
     # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
     traced = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
-    def call(layer, *arguments):
+    def call(layer, *tensors, **options):
         if not tf.executing_eagerly():
-            return function(layer, *arguments)
-        if layer not in traced:
+            return function(layer, *tensors, **options)
+        own, key = traced.setdefault(layer, {}), tuple(options.items())
+        if key not in own:
             reference = weakref.ref(layer)
 
-            def of_layer(*arguments):
-                return function(reference(), *arguments)
+            def of_layer(*tensors):
+                return function(reference(), *tensors, **options)
 
-            traced[layer] = tf.function(of_layer, autograph=False, reduce_retracing=True)
-        return traced[layer](*arguments)
+            own[key] = tf.function(of_layer, autograph=False, reduce_retracing=True)
+        return own[key](*tensors)
 
     return call
 
 
 @traced_per_layer
-def _run(layer, x, states, mask, compiled, fields, flipped):
+def _run(layer, x, states, mask, *, compiled, fields, flipped):
     cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)
     if mask is None:
@@ -94,7 +98,7 @@ def _run(layer, x, states, mask, compiled, fields, flipped):
     else:
         zero_masked = layer.zero_output_for_mask
         batch = packing.pack_masked(x, mask, states, *order, zero_masked, compiled)
-    run_group = bptt.run_compiled if compiled else bptt.run_plain
+    run_group = (bptt if compiled else plain).run
     steps, finals = zip(*(run_group(cell, group, fields) for group in batch.groups), strict=True)
     steps = [batch.unpack_outputs(parts) for parts in zip(*steps, strict=True)]
     finals = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]

@@ -104,8 +104,7 @@ class GatedLayer(keras.layers.RNN):
             mask = _mask_of_ragged(sequences) if mask is None else mask
             sequences = ops.convert_to_tensor(sequences, ragged=False)
         if mask is None:
-            # Keras hands over the mask of its inputs only where no `initial_state` comes along.
-            mask = getattr(sequences, "_keras_mask", None)
+            mask = getattr(sequences, "_keras_mask", None)  # not given if `initial_state` is
         if mask is not None:
             mask = ops.cast(mask, "bool")
         self._check_call(sequences, initial_state, mask)

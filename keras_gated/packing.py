@@ -247,3 +247,19 @@ def _take(parts, index, inverse):
         return _gather_or_zero(parts, index), gradient
 
     return take(*parts)
+
+
+def over_chunks(condition, body, first, states, arrays):
+    """A loop over chunks, which may hold ever fewer rows. Returns the final states and arrays."""
+    shapes = [tf.TensorShape([None, s.shape[-1]]) for s in states]
+    shapes = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(arrays))
+    return tf.while_loop(condition, body, (first, states, arrays), shape_invariants=shapes)[1:]
+
+
+def put_back(active, state, rows):
+    """Returns the state with its first rows replaced: those that were active in a chunk."""
+    return tf.ensure_shape(tf.concat([active, state[rows:]], 0), [None, state.shape[-1]])
+
+
+def array(dtype, number, width):
+    return tf.TensorArray(dtype, number, element_shape=[None, width], infer_shape=False)

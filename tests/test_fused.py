@@ -10,7 +10,7 @@ from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import bptt, export, packing
+from keras_gated import bptt, export, packing, plain
 
 FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
 ROWS, TIME, FEATURES, UNITS = 20, 7, 2, 3
@@ -25,7 +25,7 @@ def family(request):
 def short_chunks(monkeypatch):
     """Chunks of three steps and turns of three steps, so that seven steps need several."""
     monkeypatch.setattr(packing, "STEPS", 3)
-    monkeypatch.setattr(bptt, "UNROLLED", 3)
+    monkeypatch.setattr(plain, "UNROLLED", 3)
 
 
 def big_mask(name):
@@ -112,6 +112,13 @@ def test_float32_agrees_to_1e_5(family, training):
     for name in ("no mask", "gaps"):
         for a, b in zip(*both_ways(family, big_mask(name), training, dtype="float32"), strict=True):
             assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_eager_calls_at_inference_and_in_training_may_follow_each_other(family):
+    bptt._loops.cache_clear()  # as in a new process
+    layer, x = family.make(UNITS), np.ones((2, 4, FEATURES), "float32")
+    first = layer(x)
+    assert_allclose(layer(x, training=True), first, atol=1e-6)
 
 
 def test_a_second_derivative_is_refused_in_training_and_right_at_inference(family):

@@ -9,7 +9,7 @@ from families import FAMILIES, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import bptt, export, trace_gates
+from keras_gated import export, plain, trace_gates
 
 FEATURES, UNITS = 2, 3
 NAMES = {
@@ -27,7 +27,7 @@ def named(request):
 
 @pytest.fixture
 def short_turns(monkeypatch):
-    monkeypatch.setattr(bptt, "UNROLLED", 3)  # so that five steps need two turns
+    monkeypatch.setattr(plain, "UNROLLED", 3)  # so that five steps need two turns
 
 
 def layer_of(family, dtype="float64", **options):

@@ -1,0 +1,227 @@
+"""Look inside a trained sentiment or character model while it reads texts of yours.
+
+    python examples/look_inside.py saved_models/toy_reviews "The plot was not dull, not at all."
+    python examples/look_inside.py saved_models/tiny_shakespeare "ROMEO:\nBut soft, what light" ...
+
+Writes OUTPUT/index.html, a page that needs nothing else, and a plot of each text, text-1.png. MODEL
+is a directory that a training script exported to: its newest version is looked at. `\\n` in a text
+for a character model is a line break.
+"""
+
+import argparse
+import base64
+import json
+import math
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from ask import newest_version
+
+import keras_gated
+from keras_gated import text
+
+TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
+
+
+def load(directory):
+    """Returns the Keras model and the reader of the newest version in a directory."""
+    beside = newest_version(directory) / "assets.extra"
+    if not (beside / "reader.json").exists():
+        sys.exit(
+            f"{directory} holds no Keras model to look into, {beside}/model.keras. "
+            "`examples/sentiment.py` and `examples/characters.py` write one when they export."
+        )
+    reader = json.loads((beside / "reader.json").read_text())
+    return keras.models.load_model(beside / "model.keras"), reader
+
+
+def read(reader, written):
+    """Returns the tokens of a text as the model reads them, and their ids."""
+    if reader["kind"] == "sentiment":
+        tokens = text.clean([written]).numpy()[0].decode(errors="replace").split()
+        head, tail = reader["head"], reader["tail"]
+        if len(tokens) > head + tail:
+            tokens = tokens[:head] + tokens[-tail:]
+    else:
+        tokens = list(written)
+    ids = {token: place for place, token in enumerate(reader["vocabulary"])}
+    tokens = tokens or ["\n"]
+    return tokens, np.array([[ids.get(token, text.UNKNOWN) for token in tokens]])
+
+
+def look_at_review(model, tokens, ids):
+    """Returns the running prediction, what is said of it, and the model and target of a loss."""
+    # The review as far as each word: what follows is padding.
+    running = model.predict(np.tril(np.repeat(ids, len(tokens), 0)), verbose=0)[:, 0]
+    before = [0.5, *running[:-1]]
+    said = [
+        f"Probability of a positive review so far: {p:.3f} ({p - q:+.3f})"
+        for p, q in zip(running, before, strict=True)
+    ]
+    model.compile(loss="binary_crossentropy")
+    answer = f"{'positive' if running[-1] >= 0.5 else 'negative'}, {running[-1]:.3f}"
+    return list(map(float, running)), said, answer, model, np.round(running[-1:, None])
+
+
+def look_at_characters(model, tokens, ids, vocabulary):
+    """As `look_at_review`: of each character, how likely the model took it to be."""
+    probabilities = keras.ops.softmax(model.predict(ids, verbose=0))[0].numpy()
+    targets = ids[0] - text.FIRST
+    running = [
+        None,
+        *(
+            float(p[i]) if i >= 0 else 0.0
+            for p, i in zip(probabilities[:-1], targets[1:], strict=True)
+        ),
+    ]
+    said = []
+    for given, p in zip(running, probabilities, strict=True):
+        likely = ", ".join(f"{vocabulary[i + text.FIRST]!r} {p[i]:.2f}" for i in np.argsort(-p)[:5])
+        seen = "" if given is None else f"Was expected with {given:.3f}. "
+        said.append(f"{seen}Expected next: {likely}")
+    nats = [-math.log(p) for p in running[1:] if p]
+    answer = f"{np.mean(nats):.2f} nats a character" if nats else "one character"
+    last = keras.Model(model.input, model.output[:, -1])
+    last.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return running, said, answer, last, probabilities[-1:].argmax(-1)
+
+
+def look(model, reader, written):
+    """Returns everything that the page shows of a text, as numbers and strings."""
+    tokens, ids = read(reader, written)
+    if reader["kind"] == "sentiment":
+        looked = look_at_review(model, tokens, ids)
+    else:
+        looked = look_at_characters(model, tokens, ids, reader["vocabulary"])
+    running, said, answer, with_loss, target = looked
+    gates = dict(_named(keras_gated.trace_gates(model, ids)))
+    flows = dict(_named(keras_gated.gradient_flow(with_loss, ids, target, contributions=False)))
+    return {
+        "tokens": tokens,
+        "unknown": [bool(i == text.UNKNOWN) for i in ids[0]],
+        "prediction": running,
+        "said": said,
+        "answer": answer,
+        "layers": [
+            {
+                "name": name,
+                "gates": {gate: np.asarray(values)[0] for gate, values in gates[name].items()},
+                "gradient": {
+                    state: np.asarray(norm)[0]
+                    for state, norm in (("h", flows[name].hidden), ("c", flows[name].memory))
+                    if norm is not None
+                },
+            }
+            for name in gates
+        ],
+    }
+
+
+def _named(layers):
+    """Yields names and what belongs to them; a direction of a `Bidirectional` has its own."""
+    for name, found in layers.items():
+        if "forward" in found:
+            yield from ((f"{name}, {direction}", one) for direction, one in found.items())
+        else:
+            yield name, found
+
+
+def page(title, kind, texts):
+    """Returns the report: the template with all data in it."""
+
+    def packed(values):  # 16 bits a number are more than the eye tells apart
+        scale = float(np.abs(values).max()) / 32767 or 1.0
+        integers = np.round(values / scale).astype("<i2")
+        return {"scale": scale, "data": base64.b64encode(integers.tobytes()).decode()}
+
+    def layer(looked):
+        gates = {gate: packed(values) for gate, values in looked["gates"].items()}
+        gradient = {
+            state: [float(f"{v:.4g}") for v in n] for state, n in looked["gradient"].items()
+        }
+        units = next(iter(looked["gates"].values())).shape[-1]
+        return {"name": looked["name"], "units": units, "gates": gates, "gradient": gradient}
+
+    answer = "own answer" if kind == "sentiment" else "likeliest next character"
+    data = {
+        "model": title,
+        "kind": kind,
+        "ends": ["negative", "positive"] if kind == "sentiment" else ["unexpected", "expected"],
+        "gradient": "Norm of the derivative by the state after each step, of the loss of the "
+        f"model's {answer}. Where a line falls to the left, little is learned from what came early.",
+        "texts": [{**t, "layers": [layer(one) for one in t["layers"]]} for t in texts],
+    }
+    # `<` must not end the script element, nor begin another.
+    embedded = json.dumps(data).replace("<", "\\u003c")
+    return TEMPLATE.read_text().replace("/*DATA*/", embedded)
+
+
+def plot(looked, path):
+    """Draws the gates of a text's last layer over its steps, and the gradient's path."""
+    from matplotlib import pyplot as plt
+
+    layer = looked["layers"][-1]
+    tokens, gates = looked["tokens"], layer["gates"]
+    width = min(16, max(6, 0.28 * len(tokens)))
+    figure, axes = plt.subplots(
+        len(gates) + 1,
+        1,
+        figsize=(width, 1.3 * len(gates) + 2.2),
+        sharex=True,
+        layout="constrained",
+    )
+    for axis, (name, values) in zip(axes, gates.items(), strict=False):
+        signed = name in ("candidate", "memory", "hidden")
+        most = np.abs(values).max() if signed else 1
+        image = axis.imshow(
+            values.T, aspect="auto", interpolation="nearest",
+            cmap="RdBu" if signed else "Blues", vmin=-most if signed else 0, vmax=most,
+        )  # fmt: skip
+        axis.set(title=name, ylabel="unit")
+        figure.colorbar(image, ax=axis, pad=0.01)
+    for one in looked["layers"]:
+        for state, norms in one["gradient"].items():
+            axes[-1].semilogy(np.maximum(norms, 1e-30), label=f"{one['name']}, dL/d{state}")
+    axes[-1].set(title="norm of the gradient by the state after each step")
+    axes[-1].legend(fontsize="small")
+    axes[-1].grid(alpha=0.3)
+    if len(tokens) <= 60:
+        shown = [repr(t)[1:-1] if t.isspace() else t.replace("$", r"\$") for t in tokens]
+        words = max(map(len, tokens)) > 1
+        axes[-1].set_xticks(
+            range(len(tokens)), shown, rotation=90 if words else 0, fontsize="small"
+        )
+    else:
+        axes[-1].set_xlabel("step")
+    figure.suptitle(f"{layer['name']}: {looked['answer']}")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("model", metavar="MODEL")
+    p.add_argument("text", metavar="TEXT", nargs="+")
+    p.add_argument("--output", default="look_inside", help="a directory; default: look_inside")
+    args = p.parse_args()
+
+    model, reader = load(args.model)
+    written = args.text
+    if reader["kind"] == "characters":
+        written = [one.replace("\\n", "\n") for one in written]
+    texts = [look(model, reader, one) for one in written]
+    output = pathlib.Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    for number, looked in enumerate(texts, start=1):
+        plot(looked, output / f"text-{number}.png")
+        print(f"{output}/text-{number}.png  {looked['answer']}")
+    (output / "index.html").write_text(page(args.model, reader["kind"], texts))
+    print(f"{output}/index.html")
+
+
+if __name__ == "__main__":
+    main()

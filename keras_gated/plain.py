@@ -1,0 +1,80 @@
+"""The loop over time in plain TensorFlow, for inference.
+
+A stock server can run it, and TensorFlow differentiates it by itself. The input product is made for
+a few steps at a time, which then stay in the processor's cache.
+"""
+
+import tensorflow as tf
+
+from keras_gated import packing
+
+UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
+
+
+def run(cell, group, fields):
+    """Runs a cell over a `packing.Group` in plain TensorFlow.
+
+    Args:
+        cell: A built cell.
+        group: Its chunks have no slot without a step, so no row needs a mask.
+        fields: Names of the gates and states wanted of every step.
+
+    Returns:
+        The fields, each `(slots, units)`, and the final states.
+    """
+    chunks, states = group.chunks, group.states
+    # Read here and not at every step.
+    project, recur = cell.input_weights(), cell.recurrent_weights()
+    features = group.x.shape[-1]
+    turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
+    arrays = [packing.array(group.x.dtype, tf.reduce_sum(turns), cell.units) for _ in fields]
+    written = tf.cumsum(turns, exclusive=True)
+
+    def loop(steps_first, width, first, states, arrays):
+        number = tf.shape(steps_first)[0] // width
+        shape = tf.stack([number, width, *tf.unstack(tf.shape(steps_first))[1:]])
+        blocks = tf.reshape(steps_first, shape)
+        blocks = tf.ensure_shape(blocks, [None, width, None, features])
+
+        def turn(t, states, arrays):
+            steps = []
+            # The input product of a few steps at a time stays in the processor's cache.
+            for x in tf.unstack(_project(cell, tf.gather(blocks, t), project)):
+                steps.append(cell.step(x, states, recur))
+                states = [getattr(steps[-1], name) for name in cell.state_names]
+            arrays = [
+                array.write(first + t, tf.concat([getattr(step, name) for step in steps], 0))
+                for name, array in zip(fields, arrays, strict=True)
+            ]
+            return t + 1, states, arrays
+
+        return tf.while_loop(
+            lambda t, *_: t < number, turn, (0, states, arrays), maximum_iterations=number
+        )[1:]
+
+    def chunk(j, states, arrays):
+        steps, rows, offset = chunks.steps[j], chunks.rows[j], chunks.offsets[j]
+        shape = tf.stack([steps, rows, features])
+        xs = tf.reshape(group.x[offset : offset + steps * rows], shape)
+        cut = steps - steps % UNROLLED
+        active = [s[:rows] for s in states]
+        if chunks.size is None or chunks.size >= UNROLLED:
+            active, arrays = loop(xs[:cut], UNROLLED, written[j], active, arrays)
+        if chunks.size is None or chunks.size % UNROLLED:
+            active, arrays = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, arrays)
+        states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
+        return j + 1, states, arrays
+
+    if chunks.single:
+        _, states, arrays = chunk(0, states, arrays)
+    else:
+        number = tf.size(chunks.steps)
+        states, arrays = packing.over_chunks(lambda j, *_: j < number, chunk, 0, states, arrays)
+    return [array.concat() for array in arrays], states
+
+
+def _project(cell, steps_first, project):
+    """Returns `W x + b` of some steps, `(steps, rows, features)`, as one product of matrices."""
+    flat = cell.project(tf.reshape(steps_first, [-1, steps_first.shape[-1]]), project)
+    shape = tf.concat([tf.shape(steps_first)[:2], [flat.shape[-1]]], 0)
+    return tf.ensure_shape(tf.reshape(flat, shape), [steps_first.shape[0], None, flat.shape[-1]])
