@@ -21,6 +21,7 @@ from ask import newest_version
 
 import keras_gated
 from keras_gated import text
+from keras_gated.trace import named
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 
@@ -96,8 +97,8 @@ def look(model, reader, written):
     else:
         looked = look_at_characters(model, tokens, ids, reader["vocabulary"])
     running, said, answer, with_loss, target = looked
-    gates = dict(_named(keras_gated.trace_gates(model, ids)))
-    flows = dict(_named(keras_gated.gradient_flow(with_loss, ids, target, contributions=False)))
+    gates = dict(named(keras_gated.trace_gates(model, ids)))
+    flows = dict(named(keras_gated.gradient_flow(with_loss, ids, target, contributions=False)))
     return {
         "tokens": tokens,
         "unknown": [bool(i == text.UNKNOWN) for i in ids[0]],
@@ -117,15 +118,6 @@ def look(model, reader, written):
             for name in gates
         ],
     }
-
-
-def _named(layers):
-    """Yields names and what belongs to them; a direction of a `Bidirectional` has its own."""
-    for name, found in layers.items():
-        if "forward" in found:
-            yield from ((f"{name}, {direction}", one) for direction, one in found.items())
-        else:
-            yield name, found
 
 
 def page(title, kind, texts):
@@ -150,7 +142,7 @@ def page(title, kind, texts):
         "kind": kind,
         "ends": ["negative", "positive"] if kind == "sentiment" else ["unexpected", "expected"],
         "gradient": "Norm of the derivative by the state after each step, of the loss of the "
-        f"model's {answer}. Where a line falls to the left, little is learned from what came early.",
+        f"model's {answer}. Where a line falls to the left, what came early teaches it little.",
         "texts": [{**t, "layers": [layer(one) for one in t["layers"]]} for t in texts],
     }
     # `<` must not end the script element, nor begin another.

@@ -9,6 +9,7 @@ from keras_gated.lstm import LSTMCell
 from keras_gated.simple_rnn import SimpleRNNCell
 from keras_gated.states import ResetState, get_state, reset_state, windows
 from keras_gated.trace import trace_gates
+from keras_gated.units import find_units
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "ResetState",
     "SimpleRNN",
     "SimpleRNNCell",
+    "find_units",
     "get_state",
     "gradient_flow",
     "reset_state",

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gated.flow import gradient_flow
+from keras_gated.trace import named
 
 
 class GradientFlowLogger(keras.callbacks.Callback):
@@ -50,7 +51,7 @@ class GradientFlowLogger(keras.callbacks.Callback):
             flows = {getattr(self.layer, "name", self.layer): flows}
         if self._writer is None:
             self._open(going_on=epoch > 0)
-        for name, flow in _named(flows):
+        for name, flow in named(flows):
             self._log(epoch, name, flow)
 
     def _open(self, going_on):
@@ -109,12 +110,3 @@ class GradientFlowLogger(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _named(flows):
-    """Yields names and flows; a direction of a `Bidirectional` is `name/direction`."""
-    for name, flow in flows.items():
-        if isinstance(flow, dict):
-            yield from ((f"{name}/{direction}", one) for direction, one in flow.items())
-        else:
-            yield name, flow

@@ -73,6 +73,19 @@ def each(found, function):
     }
 
 
+def named(found):
+    """Yields names and what was found there; a direction of a `Bidirectional` is `name/direction`.
+
+    Args:
+        found: What `trace_gates` or `gradient_flow` returns for a model.
+    """
+    for name, one in found.items():
+        if isinstance(one, dict) and "forward" in one:
+            yield from ((f"{name}/{direction}", own) for direction, own in one.items())
+        else:
+            yield name, one
+
+
 def by_layer(layer, recorded, owner):
     """Returns what was recorded by the layers' names: a call, or a dict of both directions'.
 
