@@ -5,8 +5,8 @@
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
 outputs of all steps. "train" is one forward and backward pass by inputs and weights, "fit" one
-step of `model.fit`. Keras's and our calls alternate. PyTorch is measured in a process of its own,
-since its waiting threads would slow down whoever comes next.
+step of `model.fit`, "gates" what `trace_gates` takes beside our forward pass. Calls alternate.
+PyTorch is measured in a process of its own (`benchmark_workers.py`).
 """
 
 import argparse
@@ -29,6 +29,7 @@ SHAPES = {  # batch, time, features, units
     "one": (1, 200, 128, 128),
     "long": (8, 2000, 64, 128),
 }
+WORKERS = str(pathlib.Path(__file__).with_name("benchmark_workers.py"))
 GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 LENGTHS = (50, 100, 200, 500, 1000, 2000, 5000)
 
@@ -68,6 +69,8 @@ def tensorflow_calls(module, family, shape, masked=False):
     import keras
     import tensorflow as tf
 
+    import keras_gated
+
     batch, steps, features, units = shape
     keras.utils.set_random_seed(0)
     layer = getattr(module, family)(units, return_sequences=True)
@@ -84,7 +87,12 @@ def tensorflow_calls(module, family, shape, masked=False):
             loss = tf.reduce_sum(layer(x, mask=mask, training=True))
         return tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])
 
+    def gates(x, mask=None):
+        return keras_gated.trace_gates(layer, x, mask=mask)
+
     functions = {"forward": forward, "train": train}
+    if module is keras_gated:
+        functions["gates"] = gates
     return {k: tf.function(f, input_signature=specs, autograph=False) for k, f in functions.items()}
 
 
@@ -151,6 +159,16 @@ def compare(rows, case, calls, seconds, **more):
     )
 
 
+def compare_gates(rows, case, functions, inputs, seconds):
+    """As `compare`, of a forward pass with all gates and one without."""
+    calls = {k: functools.partial(functions["ours"][k], *inputs) for k in ("forward", "gates")}
+    times = in_turn(calls, seconds)
+    (plain, _), (middle, quartiles) = spread(times["forward"]), spread(times["gates"])
+    row = {"library": "ours", "ms": middle, "spread": quartiles, "ratio": middle / plain}
+    rows.append({"case": f"{case} gates", **row})
+    print(f"{case + ' gates':28}ours {middle:8.2f} ms  gates/forward {middle / plain:5.2f}")
+
+
 def padded_reviews(data_dir, number=3):
     """Returns masks `(64, longest)` of the first batches of imdb_reviews, split at white space."""
     import numpy as np
@@ -179,54 +197,13 @@ def exported_call(module, family, batch, directory):
 
 def peak_memory(library, family, shape):
     """Returns the MiB that training adds to a process of its own."""
-    command = [sys.executable, __file__, "--worker", "memory", library, family, shape]
+    command = [sys.executable, WORKERS, "memory", library, family, shape]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-
-
-def memory_worker(library, family, shape):
-    import tensorflow as tf
-
-    call = tensorflow_calls(libraries()[library], family, SHAPES[shape])["train"]
-    x = tf.random.normal(SHAPES[shape][:3])
-    before = peak_of_this_process()
-    for _ in range(3):
-        call(x)
-    print(round((peak_of_this_process() - before) / 1024))
-
-
-def peak_of_this_process():
-    """Returns KiB. Linux's `ru_maxrss` would start from the peak of the parent process."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-# PyTorch
-
-
-def torch_worker(cases):
-    import torch
-
-    results = {}
-    for case, (family, what, shape, seconds) in json.loads(cases).items():
-        batch, steps, features, units = shape
-        kind = {"SimpleRNN": "RNN"}.get(family, family)
-        layer = getattr(torch.nn, kind)(features, units, batch_first=True)
-        x = torch.randn(batch, steps, features, requires_grad=what == "train")
-
-        def call(layer=layer, x=x, what=what):
-            with torch.set_grad_enabled(what == "train"):
-                outputs = layer(x)[0]
-                if what == "train":
-                    layer.zero_grad()
-                    outputs.sum().backward()
-
-        results[case] = in_turn({"torch": call}, seconds)["torch"]
-    print(json.dumps(results))
 
 
 def add_torch(rows, cases):
     """Measures the same cases with PyTorch, if it is installed, and prints the ratios."""
-    command = [sys.executable, __file__, "--worker", "torch", json.dumps(cases)]
+    command = [sys.executable, WORKERS, "torch", json.dumps(cases)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         print("torch.nn is not measured:", process.stderr.strip().splitlines()[-1])
@@ -255,6 +232,9 @@ def summary(rows):
         if ratios:
             mean, worst = statistics.geometric_mean(ratios), min(ratios)
             print(f"{title}: {other}/ours {mean:.2f} (geometric mean), at least {worst:.2f}")
+    costs = [r["ratio"] for r in rows if "ratio" in r]
+    mean = statistics.geometric_mean(costs)
+    print(f"all gates: {mean:.2f} forward passes (geometric mean), at most {max(costs):.2f}")
 
 
 def plot(rows, path):
@@ -279,11 +259,7 @@ def main():
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
     p.add_argument("--output", default="benchmark")
     p.add_argument("--seconds", type=float, default=2.0, help="a case")
-    p.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.worker:
-        return {"torch": torch_worker, "memory": memory_worker}[args.worker[0]](*args.worker[1:])
-
     import keras
     import tensorflow as tf
 
@@ -302,6 +278,7 @@ def main():
                 calls = {k: functools.partial(f[what], x) for k, f in functions.items()}
                 compare(rows, case, calls, seconds, floor=least[what])
                 torch_cases[case] = (family, what, shape, seconds)
+            compare_gates(rows, f"{family} {name}", functions, [x], seconds)
             if not args.quick:
                 calls = {k: fit_call(m, family, shape) for k, m in modules.items()}
                 compare(rows, f"{family} {name} fit", calls, seconds)
@@ -316,6 +293,7 @@ def main():
                     calls = {k: functools.partial(f[what], x, mask) for k, f in functions.items()}
                     case = f"{family} imdb {number} {what}"
                     compare(rows, case, calls, seconds, longest=mask.shape[1])
+                compare_gates(rows, f"{family} imdb {number}", functions, [x, mask], seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         for family in ("LSTM", "GRU"):
@@ -349,7 +327,7 @@ def main():
 
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB"]
+    names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB", "ratio"]
     with open(output / "benchmark.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
@@ -358,7 +336,6 @@ def main():
         plot(rows, output / "benchmark.png")
     print()
     summary(rows)
-    return None
 
 
 if __name__ == "__main__":

@@ -36,14 +36,18 @@ def inside(pattern, written):
     return marks
 
 
+def count(what, pattern, written):
+    """Returns, for each character, how many of `what` came since the last match of a pattern."""
+    so_far = np.cumsum(inside(what, written))
+    return so_far - np.maximum.accumulate(np.where(since(pattern, written) == 0, so_far, 0))
+
+
 NAME = r"(?<=\n\n)[A-Z][^\n:]*:"  # who speaks: a line of its own after an empty one
 PROPERTIES = {
     "position in the line": lambda w: since("\n", w),
     "position in the word": lambda w: since(r"[^A-Za-z']", w),
     "in the name of who speaks": lambda w: inside(NAME, w),
-    "lines of the speech so far": lambda w: np.cumsum(inside("\n", w)) - np.maximum.accumulate(
-        np.where(since(NAME, w) == 0, np.cumsum(inside("\n", w)), 0)
-    ),
+    "lines of the speech so far": lambda w: count("\n", NAME, w),
     "in capital letters": lambda w: inside("[A-Z]{2,}", w),
     "since the last comma or stop": lambda w: since("[,.;:!?]", w),
 }  # fmt: skip
@@ -56,7 +60,7 @@ def plot(written, best, memory, path, lines=14):
     rows = written.split("\n")[:lines]
     width = max(map(len, rows))
     figure, axes = plt.subplots(
-        len(best), 1, figsize=(0.105 * width + 0.4, 0.19 * (lines + 2) * len(best)), squeeze=False
+        len(best), 1, figsize=(0.085 * width + 0.4, 0.19 * (lines + 2) * len(best)), squeeze=False
     )
     for axis, (name, unit) in zip(axes[:, 0], best.items(), strict=True):
         values = memory[:, unit.unit]

@@ -274,3 +274,13 @@ def test_a_model_without_its_keras_model_says_where_one_comes_from(models, tmp_p
     assert refused.returncode == 1 and "`examples/sentiment.py`" in refused.stderr
     refused = run("look_inside.py", "nowhere", "A text.", cwd=tmp_path)
     assert refused.returncode == 1 and "nowhere holds no exported model" in refused.stderr
+
+
+def test_units_of_a_character_model_are_listed_and_drawn(models, data_dir):
+    options = ["toy_plays", "--dataset", "toy_plays", "--data-dir", data_dir]
+    found = result(run("find_units.py", *options, cwd=models))["units"]
+    assert {"position in the line", "in the name of who speaks"} <= set(found)
+    # One epoch of 16 units: what a character class gives away is there, by more than chance.
+    assert all(abs(unit["correlation"]) > 0.1 for unit in found.values())
+    assert max(abs(unit["held_out"]) for unit in found.values()) > 0.5
+    assert (models / "units.png").stat().st_size > 10_000

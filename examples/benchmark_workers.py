@@ -1,0 +1,54 @@
+"""What `benchmark.py` measures in processes of their own: PyTorch, and peak memory.
+
+PyTorch's waiting threads would slow down whoever comes next, and a process's peak never falls.
+"""
+
+import json
+import pathlib
+import sys
+
+import benchmark
+
+
+def memory_worker(library, family, shape):
+    import tensorflow as tf
+
+    call = benchmark.tensorflow_calls(
+        benchmark.libraries()[library], family, benchmark.SHAPES[shape]
+    )["train"]
+    x = tf.random.normal(benchmark.SHAPES[shape][:3])
+    before = peak_of_this_process()
+    for _ in range(3):
+        call(x)
+    print(round((peak_of_this_process() - before) / 1024))
+
+
+def peak_of_this_process():
+    """Returns KiB. Linux's `ru_maxrss` would start from the peak of the parent process."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def torch_worker(cases):
+    import torch
+
+    results = {}
+    for case, (family, what, shape, seconds) in json.loads(cases).items():
+        batch, steps, features, units = shape
+        kind = {"SimpleRNN": "RNN"}.get(family, family)
+        layer = getattr(torch.nn, kind)(features, units, batch_first=True)
+        x = torch.randn(batch, steps, features, requires_grad=what == "train")
+
+        def call(layer=layer, x=x, what=what):
+            with torch.set_grad_enabled(what == "train"):
+                outputs = layer(x)[0]
+                if what == "train":
+                    layer.zero_grad()
+                    outputs.sum().backward()
+
+        results[case] = benchmark.in_turn({"torch": call}, seconds)["torch"]
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    {"torch": torch_worker, "memory": memory_worker}[sys.argv[1]](*sys.argv[2:])
