@@ -26,8 +26,8 @@ class GradientFlowLogger(keras.callbacks.Callback):
 
     Args:
         x, y: One batch, the same at every epoch, as for `model.train_on_batch`.
-        directory: Where to write; made if missing. Files of an earlier training are replaced,
-            unless it is gone on with (`initial_epoch`).
+        directory: Where to write; made if missing. The CSV file of an earlier training is
+            replaced, unless it is gone on with (`initial_epoch`).
         layer: Optional layer, or its name: only that one. Default: all.
         every: Epochs from one look to the next; the first is after the first epoch.
         vanishing, exploding: The limits of `reach` that warn.
@@ -38,7 +38,13 @@ class GradientFlowLogger(keras.callbacks.Callback):
 
     def __init__(self, x, y, directory, layer=None, every=1, vanishing=1e-4, exploding=1e4):
         super().__init__()
-        self.batch, self.layer, self.every = (x, y), layer, every
+        self.batch, self.layer = (x, y), layer
+        if every < 1:
+            raise ValueError(
+                "GradientFlowLogger: `every` must be a number of epochs, at least 1. "
+                f"Received: every={every!r}."
+            )
+        self.every = every
         self.directory = pathlib.Path(directory)
         self.vanishing, self.exploding = vanishing, exploding
         self._writer = None
@@ -64,6 +70,8 @@ class GradientFlowLogger(keras.callbacks.Callback):
 
     def _log(self, epoch, name, flow):
         mask = flow.mask.numpy()
+        if not mask.any():  # no step at all
+            return
         steps = np.flatnonzero(mask.any(0))
         norms = [norm.numpy() for norm in (flow.hidden, flow.memory) if norm is not None]
         means = [np.sum(np.where(mask, n, 0), 0)[steps] / mask.sum(0)[steps] for n in norms]

@@ -62,6 +62,7 @@ def _keras_loop(layer, sequences, states, mask, training, fields):
         go_backwards=layer.go_backwards,
         unroll=layer.unroll,
         stateful=layer.stateful,
+        name="whole_step",  # so that no layer of a user gets another number
     )
     none_before = ops.zeros((ops.shape(sequences)[0], whole.cell.output_size), states[0].dtype)
     _, outputs, [_, *new] = _loop(whole, sequences, [none_before, *states], mask)

@@ -21,8 +21,8 @@ class GradientFlow(NamedTuple):
     """The gradient of a loss on its way back through one recurrent layer.
 
     All are of the loss as `model.compute_loss` returns it: usually a mean over the batch. Step t
-    belongs to step t of the inputs, in either direction. At a masked step, which changes nothing,
-    a norm is that of the step computed before it, and the contribution is zero.
+    belongs to step t of the inputs, in either direction. At a masked step a norm is that of the
+    derivative by the state that passes through, and the contribution is zero.
     """
 
     hidden: Any  # norm of dL/dh_t over the units, (batch, time)
@@ -87,7 +87,9 @@ def gradient_flow(model, x, y, layer=None, contributions=True):
         found = {name: found[name]}
     wanted = []
     each(found, wanted.append)
-    derivatives = tape.gradient(loss, [c.results for c in wanted], unconnected_gradients="zero")
+    # Where gates are returned, the loss may reach them as well.
+    sources = [(c.results, c.gates if c.layer.return_gates else {}) for c in wanted]
+    derivatives = tape.gradient(loss, sources, unconnected_gradients="zero")
     flows = map(_flow, wanted, derivatives, [contributions] * len(wanted))
     flows = each(found, lambda _: next(flows))
     return flows if layer is None else flows[name]
@@ -98,23 +100,28 @@ def _flow(call, derivatives, contributions):
     if call.sequences.shape[1] == 0:
         raise ValueError(f"gradient_flow: {layer.name!r} was given sequences without any step.")
     mask = tf.ones(tf.shape(call.sequences)[:2], tf.bool) if call.mask is None else call.mask
-    by_output, *by_finals = (tf.cast(d, cell.state_dtype) for d in derivatives)
-    if layer.return_sequences:  # in the order in which the steps are computed
-        by_output = _swapped(by_output)
-    else:
-        none = tf.zeros([call.sequences.shape[1] - 1, *by_output.shape], by_output.dtype)
-        by_output = tf.concat([none, by_output[None]], 0)
+    (by_output, *by_finals), by_gates = tf.nest.map_structure(
+        lambda d: tf.cast(d, cell.state_dtype), derivatives
+    )
 
     def turned(steps):  # from reading order to the order computed, and back
         return tf.reverse(steps, [1]) if layer.go_backwards else steps
 
+    by_fields = {name: _swapped(turned(d)) for name, d in by_gates.items()}
+    if not layer.return_sequences:
+        none = tf.zeros([call.sequences.shape[1] - 1, *by_output.shape], by_output.dtype)
+        by_output = tf.concat([none, by_output[None]], 0)
+        by_fields["hidden"] = by_output + by_fields.get("hidden", 0)
+    elif not by_gates:  # otherwise the output is one of them
+        by_fields["hidden"] = _swapped(by_output)  # stands in the order computed
     d_states, carried, by_weights = _backwards(
         layer,
         _swapped(turned(call.sequences)),
         _swapped(turned(mask)),
         call.states,
-        by_output,
+        list(by_fields.values()),
         by_finals or [tf.zeros_like(s) for s in call.states],
+        fields=tuple(by_fields),
         contributions=contributions,
     )
     norms = [turned(_swapped(tf.norm(d, axis=-1))) for d in d_states]
@@ -139,7 +146,7 @@ def _swapped(tensor):
 
 
 @traced_per_layer
-def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
+def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contributions):
     """Takes the gradient back through a layer. All tensors have the steps first, as computed.
 
     Args:
@@ -147,8 +154,9 @@ def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
         x: `(time, batch, features)`.
         mask: bool, `(time, batch)`.
         states: The states before the first step, each `(batch, units)`.
-        by_output: The loss's derivative by the output of each step, `(time, batch, units)`.
+        by_fields: The loss's derivatives by what each step shows, each `(time, batch, units)`.
         by_finals: Its derivatives by the final states, each `(batch, units)`.
+        fields: The names of what is shown.
         contributions: Whether the derivatives by the weights are wanted.
 
     Returns:
@@ -160,8 +168,8 @@ def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
     x = tf.where(mask[..., None], tf.cast(x, cell.state_dtype), 0)  # 0 * NaN would be NaN
     weights = [variable.value for variable in cell.weights] if contributions else []
 
-    def named(step):
-        return [getattr(step, name) for name in cell.state_names]
+    def named(step, names=cell.state_names):
+        return [getattr(step, name) for name in names]
 
     def forwards(t, states, before, kept):
         step = cell.whole_step(x[t], states)
@@ -171,20 +179,25 @@ def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
 
     def backwards(t, d_shown, d_states, by_states, by_weights):
         valid, before = mask[t], [array.read(t) for array in saved]
-        d_shown = d_shown + by_output[t]
-        d_after = [d_states[0] + d_shown, *d_states[1:]]
-        none = [tf.zeros_like(d) for d in d_after]
+        d_shown = [d + by_field[t] for d, by_field in zip(d_shown, by_fields, strict=True)]
+        d_step = [*d_states, *d_shown]
+        none = [tf.zeros_like(d) for d in d_step]
         with tf.GradientTape() as tape:
             tape.watch([*before, *weights])
-            after = named(cell.whole_step(x[t], before))
+            step = cell.whole_step(x[t], before)
+            after = named(step)
         by_after, by_before, by_weight = tape.gradient(
-            after, [after, before, weights], _where(valid, d_after, none), "zero"
+            [*after, *named(step, fields)],
+            [after, before, weights],
+            _where(valid, d_step, none),
+            "zero",
         )
-        by_states = _write(by_states, t, _where(valid, by_after, d_after))
+        passing = [d_states[0] + d_shown[fields.index("hidden")], *d_states[1:]]
+        by_states = _write(by_states, t, _where(valid, by_after, passing))
         d_states = _where(valid, by_before, d_states)
-        # A masked step shows the output before it once more, or zeros.
+        # A masked step shows once more what the one before it did, or zeros.
         kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
-        [d_shown] = _where(kept, [d_shown], none[:1])
+        d_shown = _where(kept, d_shown, none[len(states) :])
         return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)
 
     def arrays(tensors):
@@ -193,7 +206,7 @@ def _backwards(layer, x, mask, states, by_output, by_finals, *, contributions):
     has_path = type(cell).carried is not GatedCell.carried
     begin = (0, list(states), arrays(states), arrays(states[:has_path]))
     *_, saved, kept = tf.while_loop(lambda t, *_: t < time, forwards, begin)
-    nothing = tf.zeros_like(states[0])
+    nothing = [tf.zeros_like(states[0]) for _ in fields]
     begin = (time - 1, nothing, list(by_finals), arrays(states), arrays(weights))
     *_, by_states, by_weights = tf.while_loop(lambda t, *_: t >= 0, backwards, begin)
     stacked = [[array.stack() for array in own] for own in (by_states, kept, by_weights)]

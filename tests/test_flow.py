@@ -120,12 +120,11 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("mask_name", ["gaps", "a row without a valid step"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_the_sum_over_steps_is_the_ordinary_gradient(family, mask_name, options):
-    mask = mask_array(mask_name)
+def test_the_sum_over_steps_is_the_ordinary_gradient(family, options):
+    mask = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
     x, y = data(mask, all_steps="return_sequences" in options)
-    model = model_of(family, mask is not None, **options)
+    model = model_of(family, masked=True, **options)
     layer = model.get_layer("r")
     flow = gradient_flow(model, x, y, layer=layer)
     with tf.GradientTape() as tape:
@@ -175,6 +174,39 @@ def test_of_an_lstm_without_recurrent_weights_the_path_is_the_gradient():
     flow = gradient_flow(model, x, y, layer="r")
     for t in range(5):
         assert_allclose(flow.memory[:, t], np.linalg.norm(flow.path[:, t] * y, axis=-1), **CLOSE)
+
+
+@pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}])
+def test_a_loss_of_the_gates_themselves_is_followed_back_too(family, options):
+    inputs = keras.Input((None, FEATURES))
+    layer = family.make(UNITS, return_gates=True, name="r", **options)
+    output, gates = layer(keras.layers.Masking(9.0)(inputs))
+    model = keras.Model(inputs, {"output": output, **gates})
+    model.compile("sgd", loss={name: weighed for name in ("output", *gates)})
+    mask = mask_array("gaps")
+    x, _ = data(mask)
+    rng = np.random.default_rng(3)
+    y = {name: rng.normal(size=value.shape) for name, value in model(x).items()}
+    flow = gradient_flow(model, x, y, layer="r")
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=y, y_pred=model(x))
+    expected = tape.gradient(loss, [v.value for v in layer.cell.weights])
+    for name, gradient in zip(NAMES, expected, strict=True):
+        assert_allclose(flow.gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_and_stateful_layers_are_followed_back():
+    inputs = keras.Input(batch_shape=(2, None, FEATURES))
+    layer = keras_gated.LSTM(UNITS, stateful=True, dtype="mixed_float16", name="r")
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
+    model(x)
+    before = keras_gated.get_state(model)["r"]
+    flow = gradient_flow(model, x, np.ones((2, UNITS)), layer="r")
+    assert flow.hidden.dtype == tf.float32 and np.all(flow.hidden > 0)
+    for a, b in zip(before, keras_gated.get_state(model)["r"], strict=True):
+        assert_allclose(a, b)
 
 
 def test_all_layers_of_a_model_by_name_and_both_directions_in_reading_order():

@@ -5,7 +5,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import FAMILIES, mask_array
+from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -43,7 +43,9 @@ def data(family, rows=3, steps=5):
     return x, [rng.normal(size=(rows, UNITS)) for _ in range(family.states)]
 
 
-@pytest.mark.parametrize("fused", ["auto", False])
+@pytest.mark.parametrize("fused, mask_name", [
+    *(("auto", name) for name in MASKS), (False, "no mask"), (False, "gaps"),
+])  # fmt: skip
 @pytest.mark.parametrize("options", [
     {}, {"go_backwards": True}, {"zero_output_for_mask": True},
     {"return_sequences": True, "go_backwards": True, "return_state": True},
