@@ -1,6 +1,7 @@
 """Exported models: whole versions, named answers, nothing a stock server cannot run."""
 
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -87,6 +88,20 @@ def test_versions_count_up_and_stay_as_they_are(tmp_path):
     assert versions == [str(tmp_path / "8"), str(tmp_path / "9")]
     assert (tmp_path / "7" / "saved_model.pb").read_bytes() == b"mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["7", "8", "9"]
+
+
+def test_files_beside_a_model_appear_with_it_or_not_at_all(tmp_path):
+    def twice(x):
+        return {"y": 2 * x}
+
+    signatures = {"serving_default": (twice, [tf.TensorSpec((None,), tf.float32, name="x")])}
+    extras = {"notes.txt": lambda path: pathlib.Path(path).write_text("two")}
+    version = export.export_signatures(tmp_path, signatures, [], extras)
+    assert (pathlib.Path(version) / "assets.extra" / "notes.txt").read_text() == "two"
+    extras["broken.txt"] = lambda path: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        export.export_signatures(tmp_path, signatures, [], extras)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
 def test_what_a_stock_server_cannot_run_is_refused_and_nothing_is_left(tmp_path):
