@@ -193,7 +193,7 @@ class _Loops:
             step = cell.step(xs[t], states, recur)
             after = [getattr(step, name) for name in cell.state_names]
             if remaining is not None:
-                after = _where(t < remaining, after, states)
+                after = packing.where_rows(t < remaining, after, states)
                 step = step._replace(**dict(zip(cell.state_names, after, strict=True)))
             return t + 1, after, [a.write(t, v) for a, v in zip(arrays, step, strict=True)]
 
@@ -218,8 +218,8 @@ class _Loops:
             sums = [d_x] if cell.added else [d_x, d_u]
             if remaining is not None:
                 valid = t < remaining
-                d_before = _where(valid, d_before, d_states)
-                sums = _where(valid, sums, [tf.zeros_like(s) for s in sums])
+                d_before = packing.where_rows(valid, d_before, d_states)
+                sums = packing.where_rows(valid, sums, [tf.zeros_like(s) for s in sums])
             return t - 1, d_before, [a.write(t, v) for a, v in zip(arrays, sums, strict=True)]
 
         shape = [d_outputs.shape[1], U_T.shape[0]]
@@ -231,7 +231,3 @@ class _Loops:
             lambda t, *_: t >= 0, body, (steps - 1, d_states, arrays), maximum_iterations=size
         )
         return [a.stack() for a in arrays], d_states
-
-
-def _where(rows, chosen, otherwise):
-    return [tf.where(rows[:, None], a, b) for a, b in zip(chosen, otherwise, strict=True)]

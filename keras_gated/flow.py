@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_gated.cell import GatedCell
 from keras_gated.fused import traced_per_layer
 from keras_gated.layer import GatedLayer
+from keras_gated.packing import where_rows
 from keras_gated.recorder import recording
 from keras_gated.trace import by_layer, each
 
@@ -174,8 +175,10 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
     def forwards(t, states, before, kept):
         step = cell.whole_step(x[t], states)
         if kept:
-            kept = _write(kept, t, _where(mask[t], [cell.carried(step)], [tf.ones_like(states[0])]))
-        return t + 1, _where(mask[t], named(step), states), _write(before, t, states), kept
+            kept = _write(
+                kept, t, where_rows(mask[t], [cell.carried(step)], [tf.ones_like(states[0])])
+            )
+        return t + 1, where_rows(mask[t], named(step), states), _write(before, t, states), kept
 
     def backwards(t, d_shown, d_states, by_states, by_weights):
         valid, before = mask[t], [array.read(t) for array in saved]
@@ -189,15 +192,15 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         by_after, by_before, by_weight = tape.gradient(
             [*after, *named(step, fields)],
             [after, before, weights],
-            _where(valid, d_step, none),
+            where_rows(valid, d_step, none),
             "zero",
         )
         passing = [d_states[0] + d_shown[fields.index("hidden")], *d_states[1:]]
-        by_states = _write(by_states, t, _where(valid, by_after, passing))
-        d_states = _where(valid, by_before, d_states)
+        by_states = _write(by_states, t, where_rows(valid, by_after, passing))
+        d_states = where_rows(valid, by_before, d_states)
         # A masked step shows once more what the one before it did, or zeros.
         kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
-        d_shown = _where(kept, d_shown, none[len(states) :])
+        d_shown = where_rows(kept, d_shown, none[len(states) :])
         return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)
 
     def arrays(tensors):
@@ -211,10 +214,6 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
     *_, by_states, by_weights = tf.while_loop(lambda t, *_: t >= 0, backwards, begin)
     stacked = [[array.stack() for array in own] for own in (by_states, kept, by_weights)]
     return stacked[0], stacked[1][0] if kept else None, stacked[2]
-
-
-def _where(rows, chosen, otherwise):
-    return [tf.where(rows[:, None], a, b) for a, b in zip(chosen, otherwise, strict=True)]
 
 
 def _write(arrays, t, values):

@@ -263,3 +263,8 @@ def put_back(active, state, rows):
 
 def array(dtype, number, width):
     return tf.TensorArray(dtype, number, element_shape=[None, width], infer_shape=False)
+
+
+def where_rows(rows, chosen, otherwise):
+    """Returns tensors with the rows of `chosen` where bool `rows` is True, else of `otherwise`."""
+    return [tf.where(rows[:, None], a, b) for a, b in zip(chosen, otherwise, strict=True)]
