@@ -33,6 +33,7 @@ def main():
     p.add_argument("text", nargs="+")
     p.add_argument("--length", type=int, default=200, help="characters to generate")
     p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    p.add_argument("--top-k", type=int, default=0, help="of the likeliest only; 0: of all")
     p.add_argument("--seed", type=int, default=1)
     args = p.parse_args()
 
@@ -45,6 +46,7 @@ def main():
             "prompt": args.text,
             "length": [args.length] * rows,
             "temperature": [args.temperature] * rows,
+            "top_k": [args.top_k] * rows,
             "seed": [args.seed] * rows,
         }
         answers = ask(

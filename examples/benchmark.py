@@ -2,6 +2,7 @@
 
     python examples/benchmark.py --quick              # about one minute
     TFDS_DATA_DIR=... python examples/benchmark.py    # all cases, with batches of imdb_reviews
+    python examples/benchmark.py --serving            # exported models, through the C library
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
 outputs of all steps. "train" is one forward and backward pass by inputs and weights, "fit" one
@@ -236,6 +237,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--quick", action="store_true")
+    p.add_argument("--serving", action="store_true", help="the exported models, and nothing else")
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
     p.add_argument("--output", default="benchmark")
     p.add_argument("--seconds", type=float, default=2.0, help="a case")
@@ -247,6 +249,11 @@ def main():
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; Python ", end="")
     print(f"{platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}; ")
     print(f"two warm-up calls, then {seconds} s of calls in turn; medians\n")
+    if args.serving:
+        import benchmark_serving
+
+        write(benchmark_serving.measure(seconds), args.output, "serving.csv")
+        return
     rows, torch_cases, modules = [], {}, libraries()
     for family in ("LSTM", "GRU") if args.quick else GATES:
         for name in ("S", "s", "one") if args.quick else SHAPES:
@@ -303,17 +310,20 @@ def main():
         if row["case"].endswith("steps train"):
             row["time"] = int(row["case"].split()[1])
 
-    output = pathlib.Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-    names = ["case", "library", "ms", "spread", "floor", "longest", "time", "MiB"]
-    with open(output / "benchmark.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    write(rows, args.output, "benchmark.csv")
     if not args.quick:
-        plot(rows, output / "benchmark.png")
+        plot(rows, pathlib.Path(args.output, "benchmark.png"))
     print()
     summary(rows)
+
+
+def write(rows, folder, name):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import layers
 from training import CELLS, Resume, parser, positive, report, to_look_inside
 
-from keras_gated import datasets, export, serving, text
+import keras_gated
+from keras_gated import datasets, generation, text
 
 
 def arguments():
@@ -22,29 +23,13 @@ def arguments():
     return p.parse_args()
 
 
-def build_models(characters, cell, units, depth):
-    """Returns the model to train and one that also takes and gives the states."""
-    width = characters + text.FIRST
-    embed = layers.Embedding(width, 64, mask_zero=True)
-    recurrent = [CELLS[cell](units, return_sequences=True, return_state=True) for _ in range(depth)]
-    drop = layers.Dropout(0.3)
-    logits = layers.Dense(characters, name="logits")
-
-    def connect(ids, states):
-        x, new_states = embed(ids), []
-        for layer in recurrent:
-            own = [states.pop(0) for _ in layer.state_size] if states else None
-            x, *new = layer(x, initial_state=own)
-            x = drop(x)
-            new_states += new
-        return logits(x), new_states
-
+def build_model(characters, cell, units, depth):
     ids = keras.Input((None,), dtype="int64", name="ids")
-    model = keras.Model(ids, connect(ids, [])[0])
-    states = [keras.Input((units,)) for layer in recurrent for _ in layer.state_size]
-    predictions, new_states = connect(ids, list(states))
-    stepper = keras.Model([ids, *states], [predictions, *new_states])
-    return model, stepper
+    x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
+    for _ in range(depth):
+        x = CELLS[cell](units, return_sequences=True)(x)
+        x = layers.Dropout(0.3)(x)
+    return keras.Model(ids, layers.Dense(characters, name="logits")(x))
 
 
 def windows(ids, steps, batch_size, seed, first=0):
@@ -81,9 +66,7 @@ def main():
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
     cut = len(train) * 19 // 20
-    model, stepper = build_models(
-        lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers
-    )
+    model = build_model(lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers)
     steps = cut // (args.steps * args.batch_size)
     model.compile(
         keras.optimizers.Adam(
@@ -108,17 +91,20 @@ def main():
     seconds = resume.time()
     nats, _ = model.evaluate(streams(ids(held_out)))
 
-    answer, specs = serving.generate(stepper, lookup)
-    saved_model = export.export_signatures(
+    signatures = generation.characters(model, lookup)
+    saved_model = keras_gated.export_model(
+        model,
         pathlib.Path(args.output, args.name or args.dataset),
-        {"serving_default": (answer, specs)},
-        track=[stepper, lookup],
+        signatures,
+        track=[lookup],
         extras=to_look_inside(model, "characters", lookup.get_vocabulary()),
     )
     resume.finish()
     server = tf.saved_model.load(saved_model).signatures["serving_default"]
-    inputs = {"prompt": [args.prompt], "length": [400], "temperature": [0.8], "seed": [args.seed]}
-    sample = server(**{s.name: tf.constant(inputs[s.name], s.dtype) for s in specs})["text"]
+    asked = {"prompt": args.prompt, "length": 400, "temperature": 0.8, "top_k": 0}
+    asked["seed"] = args.seed
+    specs = signatures["generate"].inputs
+    sample = server(**{s.name: tf.constant([asked[s.name]], s.dtype) for s in specs})["text"]
     print(args.prompt + sample.numpy()[0].decode())
     report(
         args,

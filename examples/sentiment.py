@@ -13,7 +13,8 @@ import keras
 from keras import layers
 from training import CELLS, Resume, parser, positive, report, to_look_inside
 
-from keras_gated import datasets, export, serving, text
+import keras_gated
+from keras_gated import datasets, serving, text
 
 
 def arguments():
@@ -51,9 +52,10 @@ def main():
     vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
 
     tail = args.max_words * 2 // 3
+    head = args.max_words - tail
 
     def read(texts):
-        return text.head_and_tail(vectorizer(texts), args.max_words - tail, tail)
+        return text.head_and_tail(vectorizer(texts), head, tail)
 
     def rows(reviews):
         return reviews.batch(1024).map(lambda x: (read(x["text"]), x["label"])).unbatch()
@@ -77,12 +79,13 @@ def main():
     seconds = resume.time()
     test_loss, test_accuracy = model.evaluate(text.bucketed(rows(test), args.batch_size))
 
-    saved_model = export.export_signatures(
+    saved_model = keras_gated.export_model(
+        model,
         pathlib.Path(args.output, args.name or args.dataset),
-        {"serving_default": serving.classify(model, lambda texts: text.dense(read(texts)))},
-        track=[model, vectorizer],
+        serving.sentiment(model, vectorizer, head, tail),
+        track=[vectorizer],
         extras=to_look_inside(
-            model, "sentiment", vectorizer.get_vocabulary(), head=args.max_words - tail, tail=tail
+            model, "sentiment", vectorizer.get_vocabulary(), head=head, tail=tail
         ),
     )
     resume.finish()

@@ -55,7 +55,7 @@ def report(args, **results):
 
 
 def to_look_inside(model, kind, vocabulary, **reading):
-    """Returns the files for `export_signatures` to write beside a model, for `look_inside.py`.
+    """Returns the files for `export_model` to write beside a model, for `look_inside.py`.
 
     Args:
         model: The Keras model from ids to predictions.

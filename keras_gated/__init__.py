@@ -2,6 +2,8 @@
 
 from keras_gated.bidirectional import Bidirectional
 from keras_gated.callbacks import GradientFlowLogger
+from keras_gated.checking import check_export
+from keras_gated.export import export_model
 from keras_gated.flow import gradient_flow
 from keras_gated.gru import GRUCell
 from keras_gated.layers import GRU, LSTM, SimpleRNN
@@ -23,6 +25,8 @@ __all__ = [
     "ResetState",
     "SimpleRNN",
     "SimpleRNNCell",
+    "check_export",
+    "export_model",
     "find_units",
     "get_state",
     "gradient_flow",

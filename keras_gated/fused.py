@@ -93,6 +93,9 @@ def traced_per_layer(function):
 def _run(layer, x, states, mask, *, compiled, fields, flipped):
     cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)
+    if x.shape[1] == 1 and not compiled:  # there is nothing to loop over, and nothing to pack
+        finals, steps = plain.one_step(cell, x, states, mask, fields)
+        return last_output(layer, x, mask, finals), steps, finals
     if mask is None:
         batch = packing.pack(x, states, *order, compiled)
     else:

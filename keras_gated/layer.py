@@ -107,6 +107,8 @@ class GatedLayer(keras.layers.RNN):
             mask = getattr(sequences, "_keras_mask", None)  # not given if `initial_state` is
         if mask is not None:
             mask = ops.cast(mask, "bool")
+        if initial_state is None:
+            initial_state = recorder.states_given(self)
         self._check_call(sequences, initial_state, mask)
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
@@ -134,7 +136,7 @@ class GatedLayer(keras.layers.RNN):
         results = [output, *(finals if self.return_state else ())]
         results = [ops.cast(result, self.compute_dtype) for result in results]
         if recorder.is_recording():
-            recorder.record(self, sequences, states, mask, gates, tuple(results))
+            recorder.record(self, sequences, states, mask, gates, tuple(results), finals)
         if self.return_gates:
             results.append(gates)
         return tuple(results) if len(results) > 1 else results[0]

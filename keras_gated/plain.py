@@ -78,6 +78,29 @@ def run(cell, group, fields):
     return [array.concat() for array in arrays], states
 
 
+def one_step(cell, x, states, mask, fields):
+    """Runs a cell over a single step.
+
+    Args:
+        x: float, `(batch, 1, features)`.
+        states: The states before it, each `(batch, units)`.
+        mask: Optional bool, `(batch, 1)`: a masked step keeps the states, and its fields are 0.
+
+    Returns:
+        The final states, and the fields, each `(batch, 1, units)`.
+    """
+    if mask is not None:
+        x = tf.where(mask[..., None], x, 0)  # whatever it holds reaches no gradient
+    projected = cell.project(x[:, 0], cell.input_weights())
+    step = cell.step(projected, states, cell.recurrent_weights())
+    finals = [getattr(step, name) for name in cell.state_names]
+    steps = [getattr(step, name) for name in fields]
+    if mask is not None:
+        finals = [tf.where(mask, new, old) for new, old in zip(finals, states, strict=True)]
+        steps = [tf.where(mask, step, 0) for step in steps]
+    return finals, [step[:, None] for step in steps]
+
+
 def _project(cell, steps_first, project):
     """Returns `W x + b` of some steps, `(steps, rows, features)`, as one product of matrices."""
     flat = cell.project(tf.reshape(steps_first, [-1, steps_first.shape[-1]]), project)

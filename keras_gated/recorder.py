@@ -18,25 +18,29 @@ class Call(NamedTuple):
     mask: Any  # bool (batch, time), or None
     gates: Any  # gate name to (batch, time, units), in the order of the inputs, if wanted
     results: Any  # what the call returned: the output, final states where they are returned
+    finals: Any  # the states after the last step, each (batch, units)
 
 
 class Recording(NamedTuple):
     what: str
     calls: list
+    states: dict  # of layers by `id`: what they begin with
     graph: Any  # where it was begun: what a layer computes in another one stays there
 
 
 @contextlib.contextmanager
-def recording(what):
+def recording(what, states=None):
     """Yields a list to which every call of our layers inside is added, in order.
 
     A stateful layer's state stays as it is meanwhile: looking at a model does not change it.
 
     Args:
-        what: "gates" of every step, or "gradient": what goes through the layers is going to be
-            differentiated.
+        what: "gates" of every step, "states" after the last one, or "gradient": what goes through
+            the layers is going to be differentiated.
+        states: Optional dict: the `id` of a layer to the states it begins with where its call
+            gives it none.
     """
-    current = Recording(what, [], _graph())
+    current = Recording(what, [], states or {}, _graph())
     token = _RECORDING.set(current)
     try:
         yield current.calls
@@ -49,20 +53,26 @@ def is_recording(what=None):
     return current is not None and what in (None, current.what)
 
 
+def states_given(layer):
+    """Returns the states that a layer is to begin with while it is recorded, or None."""
+    current = _RECORDING.get()
+    return current and current.states.get(id(layer))
+
+
 def record(layer, *call):
     """Adds a call to the recording.
 
     Raises:
         ValueError: If its values cannot be had outside of the function that computes them.
     """
-    _, calls, graph = _RECORDING.get()
-    if _graph() is not graph:
+    current = _RECORDING.get()
+    if _graph() is not current.graph:
         raise ValueError(
             f"What {layer.name!r} computes cannot be looked at from outside: it is called inside a "
             "function, a loop or a map of TensorFlow (`tf.function`, `TimeDistributed`). Look at "
             "it in there, or call the layer outside."
         )
-    calls.append(Call(layer, *call))
+    current.calls.append(Call(layer, *call))
 
 
 def _graph():

@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,3 +37,25 @@ def default_settings():
 def data_dir(tmp_path_factory):
     """Where the embedded data sets are prepared, once a run."""
     return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium, driven as a user would."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(found):
+        pytest.skip("Debian's packages chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for option in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "disable-dev-shm-usage", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):  # fmt: skip
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(found[1]))
+    driver.set_window_size(1200, 1000)
+    yield driver
+    driver.quit()

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
 
 import keras_gated
-from keras_gated import cudnn, export, plain
+from keras_gated import cudnn, plain, serving
 
 FEATURES, UNITS = 2, 3
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -97,8 +97,8 @@ class Exported(Loop):
                 tf.TensorSpec((None, UNITS), "float64", f"state_{i}") for i in range(family.states)
             ]
             directory = self.directory / str(len(self.loaded))
-            signatures = {"serving_default": (answer, specs)}
-            version = export.export_signatures(directory, signatures, [layer])
+            signatures = {"serving_default": serving.Signature(answer, specs)}
+            version = keras_gated.export_model(layer, directory, signatures)
             self.loaded[key] = tf.saved_model.load(version)
         mask = np.ones(x.shape[:2], bool) if mask is None else mask
         given = {f"state_{i}": tf.constant(s) for i, s in enumerate(states)}

@@ -10,7 +10,7 @@ from stand_in import cudnn_stand_in
 from test_fused import FEATURES, TIME, UNITS, big_mask, data, values_and_gradients
 
 import keras_gated
-from keras_gated import cudnn, export
+from keras_gated import cudnn, serving
 
 FAMILIES = {name: FAMILIES[name] for name in ("lstm", "gru")}
 
@@ -102,9 +102,8 @@ def test_what_is_exported_on_a_gpu_runs_without_one(family, gpu, tmp_path):
     model = keras.Model(inputs, family.make(3)(inputs))
     spec = tf.TensorSpec((None, None, 2), name="x")
     gpu.clear()
-    export.export_signatures(
-        tmp_path, {"serving_default": (lambda x: {"y": model(x)}, [spec])}, [model]
-    )
+    answer = serving.Signature(lambda x: {"y": model(x)}, [spec])
+    keras_gated.export_model(model, tmp_path, {"serving_default": answer})
     assert gpu == []
 
 

@@ -1,112 +1,211 @@
-"""Exported models: whole versions, named answers, nothing a stock server cannot run."""
+"""Exporting: whole versions or none, functional models as they are, nothing a server cannot run."""
 
-import math
 import pathlib
+import shutil
 import subprocess
 import sys
 
-import ask
-import characters as example
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_gated
-from keras_gated import export, serving, text
+from keras_gated import check_export, export_model
+from keras_gated.serving import Signature
+
+X = tf.TensorSpec((None, 2), tf.float32, name="x")
 
 
-def graph_ops(directory):
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
-    graph = saved.meta_graphs[0].graph_def
-    return {n.op for n in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]}
+def dense():
+    return keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(1, name="y")])
 
 
-@pytest.fixture(scope="module")
-def sentiment(tmp_path_factory):
-    """A small classifier with random weights, exported: `(model, read, directory)`."""
-    keras.utils.set_random_seed(1)
-    vectorizer = text.word_vectorizer(tf.data.Dataset.from_tensors(["a good film .", "bad !"]), 20)
-    ids = keras.Input((None,), dtype="int64")
-    hidden = keras.layers.Embedding(20, 4, mask_zero=True)(ids)
-    hidden = keras.layers.Bidirectional(keras_gated.LSTM(3, return_sequences=True))(hidden)
-    hidden = keras.layers.GlobalAveragePooling1D()(hidden)
-    model = keras.Model(ids, keras.layers.Dense(1, "sigmoid")(hidden))
-
-    def read(texts):
-        return text.dense(text.head_and_tail(vectorizer(texts), 100, 200))
-
-    directory = tmp_path_factory.mktemp("sentiment")
-    signatures = {"serving_default": serving.classify(model, read)}
-    version = export.export_signatures(directory, signatures, [model, vectorizer])
-    return model, read, directory, version
+def answering(function, spec=X):
+    return {"serving_default": Signature(function, [spec])}
 
 
-TEXTS = ["a good film", "", "bad", "x" * 100_000, "good " * 20_000, "\U0001f600", b"\xff\xfe bad"]
-
-
-def test_every_text_is_answered_alone_as_in_a_batch_and_as_by_the_model(sentiment):
-    model, read, _, version = sentiment
-    ask_model = tf.saved_model.load(version).signatures["serving_default"]
-    together = ask_model(text=tf.constant(TEXTS))
-    assert set(together) == {"probability", "label"}
-    assert together["probability"].shape == together["label"].shape == (len(TEXTS),)
-    expected = model(read(tf.constant(TEXTS)))[:, 0]
-    np.testing.assert_allclose(together["probability"], expected, atol=1e-6)
-    for place, one in enumerate(TEXTS):
-        alone = ask_model(text=tf.constant([one]))["probability"].numpy()
-        np.testing.assert_allclose(alone, together["probability"][place : place + 1], atol=1e-6)
-        assert 0 < alone[0] < 1
-    np.testing.assert_array_equal(together["label"], together["probability"].numpy() >= 0.5)
-
-
-def test_an_export_answers_in_a_process_that_never_imports_keras_gated(sentiment, tmp_path):
-    *_, directory, version = sentiment
-    script = (
-        "import sys, tensorflow as tf\n"
-        f"ask = tf.saved_model.load({version!r}).signatures['serving_default']\n"
-        "assert 0 < float(ask(text=tf.constant(['good film']))['probability'][0]) < 1\n"
-        "assert 'keras_gated' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    answer = subprocess.run(
-        [sys.executable, ask.__file__, directory, "good", "bad"], capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert [line.split()[-1] for line in answer.stdout.splitlines()] == ["good", "bad"]
+# Versions
 
 
 def test_versions_count_up_and_stay_as_they_are(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    specs = [tf.TensorSpec((None, 2), name="x")]
-    signatures = {"serving_default": (lambda x: {"y": model(x)}, specs)}
+    model = dense()
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "saved_model.pb").write_bytes(b"mine")
-    versions = [export.export_signatures(tmp_path, signatures, [model]) for _ in range(2)]
+    versions = [export_model(model, tmp_path) for _ in range(2)]
     assert versions == [str(tmp_path / "8"), str(tmp_path / "9")]
     assert (tmp_path / "7" / "saved_model.pb").read_bytes() == b"mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["7", "8", "9"]
 
 
 def test_files_beside_a_model_appear_with_it_or_not_at_all(tmp_path):
-    def twice(x):
-        return {"y": 2 * x}
-
-    signatures = {"serving_default": (twice, [tf.TensorSpec((None,), tf.float32, name="x")])}
     extras = {"notes.txt": lambda path: pathlib.Path(path).write_text("two")}
-    version = export.export_signatures(tmp_path, signatures, [], extras)
+    version = export_model(dense(), tmp_path, extras=extras)
     assert (pathlib.Path(version) / "assets.extra" / "notes.txt").read_text() == "two"
     extras["broken.txt"] = lambda path: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        export.export_signatures(tmp_path, signatures, [], extras)
+        export_model(dense(), tmp_path, extras=extras)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+# Functional models
+
+
+def test_a_functional_model_answers_under_its_own_names(tmp_path):
+    left, right = keras.Input((None, 2), name="left"), keras.Input((3,), name="right")
+    hidden, state = keras_gated.GRU(4, return_state=True, name="gru")(left)
+    top = keras.layers.Dense(2, name="top")(keras.layers.Concatenate()([hidden, right]))
+    model = keras.Model({"left": left, "right": right}, [top, state])
+    ask = tf.saved_model.load(export_model(model, tmp_path)).signatures["serving_default"]
+    given = {"left": np.ones((5, 7, 2), "float32"), "right": np.ones((5, 3), "float32")}
+    answers = ask(**{name: tf.constant(value) for name, value in given.items()})
+    for name, expected in zip(("top", "gru"), model(given), strict=True):
+        np.testing.assert_allclose(answers[name], expected, atol=1e-6)
+
+
+def test_outputs_in_a_dict_keep_its_keys_and_equal_names_are_numbered(tmp_path):
+    x = keras.Input((None, 2), name="x")
+    output, state = keras_gated.GRU(4, return_state=True, name="gru")(x)
+    for outputs, names in (
+        ({"a": output, "b": state}, {"a", "b"}),
+        ([output, state], {"gru", "gru_1"}),
+    ):
+        version = export_model(keras.Model(x, outputs), tmp_path)
+        signature = tf.saved_model.load(version).signatures["serving_default"]
+        assert set(signature.structured_outputs) == names
+
+
+@pytest.fixture(params=["words", "numbers"])
+def reader(request):
+    """A recurrent model of two layers: `(model, name of the input, a batch of 3 times 6 steps)`."""
+    keras.utils.set_random_seed(1)
+    if request.param == "words":
+        x = keras.Input((None,), dtype="int32", name="ids")
+        hidden = keras.layers.Embedding(9, 4, mask_zero=True)(x)
+        batch = np.random.randint(1, 9, (3, 6)).astype("int32")
+    else:
+        x = hidden = keras.Input((None, 2), name="numbers")
+        batch = np.random.normal(size=(3, 6, 2)).astype("float32")
+    hidden = keras_gated.LSTM(3, return_sequences=True, name="first")(hidden)
+    hidden = keras_gated.GRU(5, return_sequences=True, name="second")(hidden)
+    return keras.Model(x, keras.layers.Dense(2, name="out")(hidden)), x.name, batch
+
+
+def asking(version, signature="serving_default"):
+    model = tf.saved_model.load(version)
+
+    def ask(**given):
+        return {k: v.numpy() for k, v in model.signatures[signature](**given).items()}
+
+    return ask
+
+
+def test_states_in_and_out_let_a_sequence_come_in_pieces(reader, tmp_path):
+    model, name, batch = reader
+    ask = asking(export_model(model, tmp_path, states=True))
+    states = {"first_hidden": 3, "first_memory": 3, "second_hidden": 5}
+    states = {key: np.zeros((3, units), "float32") for key, units in states.items()}
+    found = []
+    for piece in (batch[:, :2], batch[:, 2:3], batch[:, 3:]):
+        answer = ask(**{name: tf.constant(piece)}, **{k: tf.constant(v) for k, v in states.items()})
+        found.append(answer.pop("out"))
+        assert set(answer) == set(states)
+        states = answer
+    np.testing.assert_allclose(np.concatenate(found, 1), model(batch), atol=1e-6)
+
+
+def test_lengths_stand_for_the_mask_whatever_the_padding_holds(reader, tmp_path):
+    model, name, batch = reader
+    version = export_model(model, tmp_path, lengths=True, gates="first")
+    padded = batch.copy()
+    padded[0, 4:], padded[1] = padded[0, 0], (np.nan if batch.dtype == np.float32 else 7)
+    given = {name: tf.constant(padded), "lengths": tf.constant([4, 0, 6])}
+    answer, gates = asking(version)(**given)["out"], asking(version, "gates")(**given)
+    np.testing.assert_allclose(answer[2], model(batch[2:])[0], atol=1e-6)
+    np.testing.assert_allclose(answer[0, :4], model(batch[:1, :4])[0], atol=1e-6)
+    assert np.isfinite(answer).all()
+    assert set(gates) == {"forget", "input", "candidate", "output", "memory", "hidden"}
+    alone = keras_gated.trace_gates(model, batch[:1, :4])["first"]
+    np.testing.assert_allclose(gates["forget"][0, :4], alone["forget"][0], atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[-1, 6, 6], [7, 6, 6]])
+def test_lengths_out_of_range_are_an_error_that_names_them(reader, tmp_path, lengths):
+    model, name, batch = reader
+    ask = asking(export_model(model, tmp_path, lengths=True))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`lengths` must be between 0 and"):
+        ask(**{name: tf.constant(batch), "lengths": tf.constant(lengths)})
+
+
+def test_what_cannot_have_lengths_or_states_is_refused(tmp_path):
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    hidden = keras.layers.Embedding(9, 4)(ids)  # drops the mask
+    plain = keras.Model(ids, keras_gated.LSTM(3, name="reader")(hidden))
+    with pytest.raises(ValueError, match=r"`lengths` do not reach 'reader'.*mask_zero=True"):
+        export_model(plain, tmp_path, lengths=True)
+    with pytest.raises(ValueError, match="needs an input with an unknown number of steps"):
+        export_model(dense(), tmp_path, lengths=True)
+    with pytest.raises(ValueError, match="has no states"):
+        export_model(dense(), tmp_path, states=True)
+    both = keras_gated.Bidirectional(keras_gated.LSTM(3), name="both")
+    with pytest.raises(ValueError, match="reads the sequence from its end"):
+        export_model(keras.Model(ids, both(hidden)), tmp_path, states=True)
+    with pytest.raises(ValueError, match=r"'theirs' cannot be inputs.*not a layer of keras_gated"):
+        theirs = keras.layers.GRU(3, name="theirs")
+        export_model(keras.Model(ids, theirs(hidden)), tmp_path, states=True)
+    with pytest.raises(ValueError, match=r"one of \['reader'\]\. Received: gates='other'"):
+        export_model(plain, tmp_path, gates="other")
+    with pytest.raises(ValueError, match=r"Received: `signatures` as well"):
+        export_model(plain, tmp_path, answering(lambda x: {"y": x}), states=True)
+    with pytest.raises(ValueError, match="functional or sequential model whose inputs are known"):
+        export_model(keras_gated.GRU(2), tmp_path)
+    assert not [path for path in tmp_path.iterdir()]
+
+
+def test_a_layer_that_is_called_twice_cannot_carry_one_state(tmp_path):
+    x, layer = keras.Input((None, 3)), keras_gated.GRU(3, return_sequences=True)
+    with pytest.raises(ValueError, match="must be called once"):
+        export_model(keras.Model(x, layer(layer(x))), tmp_path, states=True)
+
+
+def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
+    model, name, batch = reader
+    version = export_model(model, tmp_path)
+    layer = keras.layers.TFSMLayer(version, call_endpoint="serving_default")
+    np.testing.assert_allclose(layer(batch)["out"], model(batch), atol=1e-6)
+    tool = shutil.which("saved_model_cli", path=str(pathlib.Path(sys.executable).parent))
+    np.save(tmp_path / "batch.npy", batch)
+    asked = ["--dir", version, "--tag_set", "serve", "--signature_def", "serving_default"]
+    shown = subprocess.run([tool, "show", *asked], capture_output=True, text=True, check=True)
+    assert f"inputs['{name}']" in shown.stdout and "outputs['out']" in shown.stdout
+    given = ["--inputs", f"{name}={tmp_path / 'batch.npy'}", "--outdir", tmp_path]
+    subprocess.run([tool, "run", *asked, *given], capture_output=True, check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model(batch), atol=1e-6)
+
+
+# Examples
+
+
+def test_examples_must_fit_and_must_be_answered_with_numbers(tmp_path):
+    model = dense()
+    with pytest.raises(ValueError, match=r"must give \['x'\]\. Received: \['z'\]"):
+        export_model(model, tmp_path, examples={"serving_default": [{"z": [[1.0, 2.0]]}]})
+    with pytest.raises(ValueError, match="must be for signatures of the model"):
+        export_model(model, tmp_path, examples={"other": []})
+    model.set_weights([np.full((2, 1), np.nan), np.zeros(1)])
+    with pytest.raises(ValueError, match="'y' of 'serving_default' holds NaN"):
+        export_model(model, tmp_path)
+    assert not [path for path in tmp_path.iterdir()]
+
+
+# What a stock server cannot run
+
+
 def test_what_a_stock_server_cannot_run_is_refused_and_nothing_is_left(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    specs = [tf.TensorSpec((None, 2), name="x")]
+    model = dense()
+    count = tf.Variable(0.0)
+    model.count = count  # tracked
 
     def compiled(x):
         return {"y": tf.function(model, jit_compile=True)(x)}
@@ -114,103 +213,49 @@ def test_what_a_stock_server_cannot_run_is_refused_and_nothing_is_left(tmp_path)
     def python(x):
         return {"y": tf.numpy_function(np.sin, [model(x)], tf.float32)}
 
-    for function, words in ((compiled, "compiled by XLA"), (python, "calls Python")):
+    def unseeded(x):
+        return {"y": x + tf.random.uniform(tf.shape(x))}
+
+    def counting(x):
+        return {"y": x + count.assign_add(1.0)}
+
+    for function, words in (
+        (compiled, "compiled by XLA"),
+        (python, "calls Python"),
+        (unseeded, r"RandomUniform: a random number that nobody seeds.*stateless_uniform"),
+        (counting, r"Assign\w+: a state that all callers would share"),
+    ):
         with pytest.raises(ValueError, match=words):
-            export.export_signatures(tmp_path, {"serving_default": (function, specs)}, [model])
-    scalar = {"serving_default": (lambda x: {"y": model(x)}, [tf.TensorSpec((), name="x")])}
+            export_model(model, tmp_path, answering(function))
     with pytest.raises(ValueError, match="must have a batch axis"):
-        export.export_signatures(tmp_path, scalar, [model])
+        scalar = tf.TensorSpec((), name="x")
+        export_model(model, tmp_path, answering(lambda x: {"y": model(x)}, scalar))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    """A character model with random weights, exported: `(model, stepper, lookup, signature)`."""
-    keras.utils.set_random_seed(2)
-    lookup = text.character_lookup("abc \n")
-    model, stepper = example.build_models(5, "gru", 16, 2)
-    kernel, bias = model.get_layer("logits").get_weights()
-    model.get_layer("logits").set_weights([kernel * 5, bias])
-    directory = tmp_path_factory.mktemp("characters")
-    signatures = {"serving_default": serving.generate(stepper, lookup)}
-    version = export.export_signatures(directory, signatures, [stepper, lookup])
-    assert not {op for op in graph_ops(directory / "1") if op.startswith("Random")}
-    loaded = tf.saved_model.load(version)  # a signature does not keep its model alive
-    return model, lookup, loaded, directory
-
-
-def ask_generator(generator, *rows):
-    """Asks with rows of `(prompt, length, temperature, seed)`; returns texts."""
-    names = ("prompt", "length", "temperature", "seed")
-    columns = zip(*rows, strict=True)
-    dtypes = (tf.string, tf.int32, tf.float32, tf.int64)
-    inputs = {
-        n: tf.constant(c, d, (len(rows),)) for n, c, d in zip(names, columns, dtypes, strict=True)
-    }
-    texts = generator[2].signatures["serving_default"](**inputs)["text"].numpy()
-    return [t.decode() for t in texts]
-
-
-def test_generation_without_temperature_takes_the_likeliest_character_each_time(generator):
-    model, lookup, *_ = generator
-    prompt = "abca"
-    for _ in range(12):
-        logits = model(lookup(tf.constant([list(prompt)])))
-        prompt += lookup.get_vocabulary()[text.FIRST + int(np.argmax(logits[0, -1]))]
-    assert ask_generator(generator, ("abca", 12, 0.0, 1)) == [prompt[4:]]
-
-
-def test_sampled_characters_follow_the_probabilities_of_the_model(generator):
-    model, lookup, *_ = generator
-    expected = tf.nn.softmax(model(lookup(tf.constant([["b", "a"]])))[0, -1] / 0.7).numpy()
-    drawn = "".join(ask_generator(generator, *[("ba", 1, 0.7, seed) for seed in range(4000)]))
-    counts = [drawn.count(c) / 4000 for c in lookup.get_vocabulary()[text.FIRST :]]
-    np.testing.assert_allclose(counts, expected, atol=4 * math.sqrt(0.25 / 4000))
-
-
-def test_a_row_does_not_depend_on_its_neighbours_and_repeats_with_its_seed(generator):
-    rows = [("ab", 20, 1.0, 5), ("c", 3, 0.5, 6), ("", 50, 2.0, 7), ("abc " * 200, 0, 1.0, 8)]
-    together = ask_generator(generator, *rows)
-    assert together == [ask_generator(generator, row)[0] for row in rows]
-    assert [len(t) for t in together] == [20, 3, 50, 0]
-    assert ask_generator(generator, ("ab", 20, 1.0, 6)) != together[:1]
-
-
-def test_prompts_may_be_empty_or_hold_unknown_characters(generator):
-    known = ask_generator(generator, ("ab", 9, 1.0, 1), ("\n", 9, 1.0, 1))
-    unknown = [("a\U0001f600xyz\u00e9b", 9, 1.0, 1), ("", 9, 1.0, 1), (b"a\xff\xfeb", 9, 1.0, 1)]
-    assert ask_generator(generator, *unknown) == [*known, known[0]]
-
-
-@pytest.mark.parametrize("temperature", [1e-30, 1e30])
-def test_extreme_temperatures_give_characters(generator, temperature):
-    assert len(ask_generator(generator, ("ab", 9, temperature, 1))[0]) == 9
-
-
-@pytest.mark.parametrize("row", [
-    ("a", -1, 1.0, 1), ("a", 1, -1.0, 1), ("a", 1, math.nan, 1), ("a", 1, math.inf, 1),
-])  # fmt: skip
-def test_lengths_and_temperatures_that_make_no_sense_are_errors(generator, row):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"`(length|temperature)` must be"):
-        ask_generator(generator, row)
-
-
-def test_ask_continues_a_prompt_and_explains_an_empty_directory(
-    generator, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(sys, "argv", ["ask.py", str(generator[3]), "abc", "--length", "5"])
-    ask.main()
-    assert len(capsys.readouterr().out) == len("abc") + 5 + 1
-    monkeypatch.setattr(sys, "argv", ["ask.py", str(tmp_path), "abc"])
-    with pytest.raises(SystemExit, match="holds no exported model"):
-        ask.main()
 
 
 def test_a_stateful_model_is_refused_since_callers_would_share_its_state(tmp_path):
-    inputs = keras.Input(batch_shape=(2, None, 3))
+    inputs = keras.Input(batch_shape=(2, None, 3), name="x")
     model = keras.Model(inputs, keras_gated.LSTM(4, stateful=True)(inputs))
     spec = tf.TensorSpec((None, None, 3), name="x")
-    signatures = {"serving_default": (lambda x: {"y": model(x)}, [spec])}
     with pytest.raises(ValueError, match=r"Assign\w+: a state that all .*`stateful=True` \(take"):
-        export.export_signatures(tmp_path, signatures, [model])
+        export_model(model, tmp_path, answering(lambda x: {"y": model(x)}, spec))
+    with pytest.raises(ValueError, match="batch axis of unknown size"):
+        export_model(model, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_checker_finds_custom_ops_and_missing_batch_axes_in_anyone_s_model(tmp_path):
+    version = pathlib.Path(export_model(dense(), tmp_path / "ours"))
+    check_export(version)
+    path = version / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = saved.meta_graphs[0]
+    next(n for n in graph.graph_def.node if n.op == "Placeholder").op = "MyLSTM"
+    graph.signature_def["serving_default"].inputs["x"].tensor_shape.dim[0].size = 4
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(
+        ValueError, match=r"x \(an input without a batch axis\), .*MyLSTM: a custom op"
+    ):
+        check_export(version)
+    with pytest.raises(ValueError, match=r"must be one version.*no saved_model\.pb"):
+        check_export(tmp_path)

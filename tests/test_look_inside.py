@@ -40,28 +40,6 @@ def reports(models):
     return {kind: models / kind / "index.html" for kind in ("sentiment", "characters")}
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium, driven as a user would."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    found = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(found):
-        pytest.skip("Debian's packages chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
-    for option in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "disable-dev-shm-usage", f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):  # fmt: skip
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(found[1]))
-    driver.set_window_size(1200, 1000)
-    yield driver
-    driver.quit()
-
-
 def opened(browser, page):
     browser.get(page.as_uri())
     return lambda identity: browser.find_element("id", identity)

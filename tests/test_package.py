@@ -16,6 +16,7 @@ def test_the_public_names_are_these():
         "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "Bidirectional",
         "get_state", "reset_state", "ResetState", "windows",
         "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
+        "export_model", "check_export",
     }  # fmt: skip
     assert all(getattr(keras_gated, name).__doc__ for name in keras_gated.__all__)
 

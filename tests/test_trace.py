@@ -9,7 +9,7 @@ from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import export, plain, trace_gates
+from keras_gated import plain, serving, trace_gates
 
 FEATURES, UNITS = 2, 3
 NAMES = {
@@ -221,8 +221,8 @@ def test_gates_are_served_by_an_exported_signature(tmp_path):
     def look(ids):
         return trace_gates(model, ids)["last"]
 
-    signature = (look, [tf.TensorSpec((None, None), tf.int32, name="ids")])
-    version = export.export_signatures(tmp_path, {"gates": signature}, [model])
+    signature = serving.Signature(look, [tf.TensorSpec((None, None), tf.int32, name="ids")])
+    version = keras_gated.export_model(model, tmp_path, {"gates": signature})
     served = tf.saved_model.load(version).signatures["gates"](ids=tf.constant(IDS, tf.int32))
     for name, values in trace_gates(model, IDS)["last"].items():
         assert_allclose(served[name], values, atol=1e-6)

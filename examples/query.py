@@ -1,0 +1,245 @@
+"""Ask a TensorFlow Serving for sentiment, for a text, or for a text that streams in.
+
+    python examples/query.py classify "Not dull at all, a moving film." "Boring."
+    python examples/query.py generate "ALMA:" --length 200 --top-k 10
+    python examples/query.py stream "ALMA:" --grpc localhost:8500
+
+REST by default (`--rest http://localhost:8501`); gRPC with `--grpc HOST:PORT`. `stream` calls
+`step` once a character and keeps the states itself, so any server may answer any step. What fails
+on the way is asked again, which is safe: no call changes anything on the server. What the server
+refuses is not.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+import time
+import urllib.error
+import urllib.request
+
+RETRIES = 4  # after the first attempt, with pauses of 0.2, 0.4, 0.8 and 1.6 s
+
+
+class QueryError(Exception):
+    """The server cannot be reached, or refused the request; the message is for people."""
+
+
+class UnavailableError(Exception):
+    """Failed in a way that may be over in a moment."""
+
+
+def patiently(attempt, where):
+    """Calls until it is not `UnavailableError`, a few times."""
+    for number in range(RETRIES + 1):
+        try:
+            return attempt()
+        except UnavailableError as error:
+            reason = error
+        if number < RETRIES:
+            time.sleep(0.2 * 2**number)
+    raise QueryError(
+        f"No answer from {where} after {RETRIES + 1} attempts: {reason}. Is the server running? "
+        "`make serve` starts one for development."
+    )
+
+
+class Rest:
+    """Asks through REST."""
+
+    def __init__(self, address, timeout):
+        self.address, self.timeout = address.rstrip("/"), timeout
+
+    def predict(self, model, signature, inputs):
+        """Returns the outputs by name, lists with one entry a row; inputs likewise."""
+        body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+        outputs = self._ask(f"/v1/models/{model}:predict", body)["outputs"]
+        if isinstance(outputs, dict):
+            return outputs
+        [name] = self.shapes(model, signature)[1]  # one output comes without its name
+        return {name: outputs}
+
+    def shapes(self, model, signature):
+        """Returns the inputs and the outputs of a signature, names to shapes."""
+        found = self._ask(f"/v1/models/{model}/metadata")
+        signatures = found["metadata"]["signature_def"]["signature_def"]
+        return tuple(
+            {
+                name: [int(dim["size"]) for dim in tensor["tensor_shape"].get("dim", [])]
+                for name, tensor in signatures[signature][side].items()
+            }
+            for side in ("inputs", "outputs")
+        )
+
+    def _ask(self, path, body=None):
+        request = urllib.request.Request(
+            self.address + path, body, {"Content-Type": "application/json"}
+        )
+
+        def attempt():
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                message = error.read().decode(errors="replace")
+                try:
+                    message = json.loads(message)["error"]
+                except (ValueError, KeyError, TypeError):
+                    message = message or error.reason
+                if error.code in (429, 502, 503, 504):
+                    raise UnavailableError(f"{error.code}, {message}") from None
+                raise QueryError(f"The server refused ({error.code}): {message}") from None
+            except (urllib.error.URLError, OSError) as error:
+                raise UnavailableError(getattr(error, "reason", None) or error) from None
+
+        return patiently(attempt, self.address)
+
+
+class Grpc:
+    """Asks through gRPC; the same methods as `Rest`."""
+
+    def __init__(self, address, timeout):
+        import grpc
+        from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+        self.address, self.timeout = address, timeout
+        options = [("grpc.max_receive_message_length", -1)]
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(
+            grpc.insecure_channel(address, options)
+        )
+
+    def predict(self, model, signature, inputs):
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = model, signature
+        for name, info in self._signature(model, signature).inputs.items():
+            if name in inputs:
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(inputs[name], info.dtype))
+        outputs = self._ask(self.stub.Predict, request).outputs
+        found = {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}
+        return {
+            name: [v.decode(errors="replace") for v in array]
+            if array.dtype == object and array.ndim == 1
+            else array.tolist()
+            for name, array in found.items()
+        }
+
+    def shapes(self, model, signature):
+        found = self._signature(model, signature)
+        return tuple(
+            {name: [d.size for d in tensor.tensor_shape.dim] for name, tensor in side.items()}
+            for side in (found.inputs, found.outputs)
+        )
+
+    def _signature(self, model, name, known={}):  # noqa: B006, one for all calls
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        if (self.address, model) not in known:
+            request = get_model_metadata_pb2.GetModelMetadataRequest()
+            request.model_spec.name = model
+            request.metadata_field.append("signature_def")
+            answer = self._ask(self.stub.GetModelMetadata, request)
+            signatures = get_model_metadata_pb2.SignatureDefMap()
+            answer.metadata["signature_def"].Unpack(signatures)
+            known[self.address, model] = signatures.signature_def
+        return known[self.address, model][name]
+
+    def _ask(self, method, request):
+        import grpc
+
+        def attempt():
+            try:
+                return method(request, timeout=self.timeout)
+            except grpc.RpcError as error:
+                waiting = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+                if error.code() in waiting:
+                    raise UnavailableError(error.details()) from None
+                message = f"The server refused ({error.code().name}): {error.details()}"
+                raise QueryError(message) from None
+
+        return patiently(attempt, self.address)
+
+
+def classify(client, model, texts):
+    """Yields texts with their label and the probability that they are positive."""
+    answer = client.predict(model, "serving_default", {"text": texts})
+    for text, probability in zip(texts, answer["probability"], strict=True):
+        yield f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {text}"
+
+
+def generate(client, model, prompts, length, temperature, top_k, seed):
+    """Returns what follows each prompt, one call for all of them."""
+    same = {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed}
+    rows = {name: [value] * len(prompts) for name, value in same.items()}
+    return client.predict(model, "generate", {"prompt": prompts, **rows})["text"]
+
+
+def stream(client, model, prompt, length, temperature, top_k, seed):
+    """Yields what follows a prompt, character by character; the client chooses and remembers."""
+    inputs, outputs = client.shapes(model, "step")
+    size = outputs["logits"][-1]
+    names = client.predict(model, "vocabulary", {"token": list(range(size))})["character"]
+    tokens = {name: token for token, name in enumerate(names)}
+    states = {name: [[0.0] * shape[-1]] for name, shape in inputs.items() if name != "token"}
+    draw = random.Random(seed)
+
+    def step(character):
+        nonlocal states
+        answer = client.predict(model, "step", {"token": [tokens[character]], **states})
+        states = {name: answer[name] for name in states}
+        return answer["logits"][0]
+
+    for character in [c for c in prompt if c in tokens] or ["\n"]:
+        logits = step(character)
+    for number in range(length):
+        likely = sorted(range(size), key=lambda token: -logits[token])
+        likely = likely[: (top_k or size) if temperature else 1]
+        highest = logits[likely[0]]
+        weights = [math.exp((logits[token] - highest) / (temperature or 1)) for token in likely]
+        character = names[draw.choices(likely, weights)[0]]
+        yield character
+        if number + 1 < length:
+            logits = step(character)
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("what", choices=("classify", "generate", "stream"))
+    p.add_argument("text", nargs="+")
+    p.add_argument("--rest", default="http://localhost:8501", help="address of the server")
+    p.add_argument("--grpc", help="HOST:PORT, instead of REST")
+    p.add_argument("--model", help="default: sentiment to classify, shakespeare else")
+    p.add_argument("--timeout", type=float, default=10, help="seconds an attempt")
+    p.add_argument("--length", type=int, default=200, help="characters to generate")
+    p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    p.add_argument("--top-k", type=int, default=0, help="of the likeliest only; 0: of all")
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+    client = Grpc(args.grpc, args.timeout) if args.grpc else Rest(args.rest, args.timeout)
+    model = args.model or ("sentiment" if args.what == "classify" else "shakespeare")
+    sampling = (args.length, args.temperature, args.top_k, args.seed)
+    try:
+        if args.what == "classify":
+            print(*classify(client, model, args.text), sep="\n")
+        elif args.what == "generate":
+            for prompt, text in zip(
+                args.text, generate(client, model, args.text, *sampling), strict=True
+            ):
+                print(prompt + text)
+        else:
+            for prompt in args.text:
+                print(prompt, end="")
+                for character in stream(client, model, prompt, *sampling):
+                    print(character, end="", flush=True)
+                print()
+    except QueryError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""What exported text models answer, to any text and any number."""
+
+import math
+import subprocess
+import sys
+
+import ask
+import exported
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_gated
+from keras_gated import generation, text
+
+
+@pytest.fixture(scope="module")
+def sentiment():
+    return exported.sentiment()
+
+
+@pytest.fixture(scope="module")
+def characters():
+    return exported.characters()
+
+
+# Sentiment
+
+TEXTS = ["a good film", "", "bad", "x" * 100_000, "good " * 20_000, "\U0001f600", b"\xff\xfe bad"]
+
+
+def ids_of(sentiment, texts):
+    return text.dense(text.head_and_tail(sentiment.lookup(tf.constant(texts)), 100, 200))
+
+
+def test_every_text_is_answered_alone_as_in_a_batch_and_as_by_the_model(sentiment):
+    together = sentiment.ask(text=TEXTS)
+    assert set(together) == {"probability", "label"}
+    assert together["probability"].shape == together["label"].shape == (len(TEXTS),)
+    expected = sentiment.model(ids_of(sentiment, TEXTS))[:, 0]
+    np.testing.assert_allclose(together["probability"], expected, atol=1e-6)
+    for place, one in enumerate(TEXTS):
+        alone = sentiment.ask(text=[one])["probability"]
+        np.testing.assert_allclose(alone, together["probability"][place : place + 1], atol=1e-6)
+        assert 0 < alone[0] < 1
+    np.testing.assert_array_equal(together["label"], together["probability"] >= 0.5)
+
+
+def test_tokens_are_what_was_read_with_the_probability_of_every_beginning(sentiment):
+    texts = ["A good, bad Film!", "", "good " * 400, b"bad \xff"]
+    answer = sentiment.ask("tokens", text=texts)
+    assert answer["lengths"].tolist() == [6, 1, 300, 2]
+    assert answer["tokens"][0, :6].tolist() == [b"a", b"good", b",", b"bad", b"film", b"!"]
+    assert answer["known"][0, :6].tolist() == [True, True, False, True, True, True]
+    assert answer["tokens"][1, 0] == b"" and not answer["known"][1].any()
+    assert answer["tokens"][3, 1].decode() == "\ufffd"  # what is no UTF-8 is shown as such
+    for row, end in ((0, 1), (0, 4), (2, 123)):
+        expected = sentiment.model(ids_of(sentiment, texts)[row : row + 1, :end])[0, 0]
+        np.testing.assert_allclose(answer["probability"][row, end - 1], expected, atol=1e-6)
+    ends = answer["probability"][range(4), answer["lengths"] - 1]
+    np.testing.assert_allclose(ends, sentiment.ask(text=texts)["probability"], atol=1e-6)
+    for row, length in enumerate(answer["lengths"]):
+        assert not answer["probability"][row, length:].any()
+    alone = sentiment.ask("tokens", text=[""])
+    assert {
+        name: value.shape for name, value in alone.items() if name != "lengths"
+    } == dict.fromkeys(("tokens", "known", "probability"), (1, 1))
+
+
+def test_gates_of_both_directions_are_those_of_the_model(sentiment):
+    answer = sentiment.ask("gates", text=["a good film", "bad"])
+    assert answer.pop("lengths").tolist() == [3, 1]
+    expected = keras_gated.trace_gates(sentiment.model, ids_of(sentiment, ["a good film", "bad"]))
+    assert set(answer) == {f"{d}_{g}" for d, gates in expected["both"].items() for g in gates}
+    np.testing.assert_allclose(
+        answer["backward_forget"], expected["both"]["backward"]["forget"], atol=1e-6
+    )
+
+
+# Characters
+
+
+def generate(characters, *rows):
+    """Asks with rows of `(prompt, length, temperature, top_k, seed)`; returns texts."""
+    names = ("prompt", "length", "temperature", "top_k", "seed")
+    given = dict(zip(names, zip(*rows, strict=True), strict=True))
+    return [t.decode() for t in characters.ask("generate", **given)["text"]]
+
+
+def vocabulary(characters):
+    return characters.lookup.get_vocabulary()[text.FIRST :]
+
+
+def logits(characters, written):
+    return characters.model(characters.lookup(tf.constant([list(written)])))[0].numpy()
+
+
+def test_generation_without_temperature_takes_the_likeliest_character_each_time(characters):
+    prompt = "abca"
+    for _ in range(12):
+        prompt += vocabulary(characters)[int(np.argmax(logits(characters, prompt)[-1]))]
+    assert generate(characters, ("abca", 12, 0.0, 0, 1)) == [prompt[4:]]
+    assert generate(characters, ("abca", 12, 5.0, 1, 1)) == [prompt[4:]]  # the one likeliest
+
+
+@pytest.mark.parametrize("top_k", [0, 3, 99])
+def test_sampled_characters_follow_the_probabilities_of_the_model(characters, top_k):
+    expected = np.exp(logits(characters, "ba")[-1] / 0.7)
+    if top_k == 3:
+        expected[np.argsort(expected)[:-3]] = 0
+    rows = [("ba", 1, 0.7, top_k, seed) for seed in range(4000)]
+    drawn = "".join(generate(characters, *rows))
+    counts = np.array([drawn.count(c) / 4000 for c in vocabulary(characters)])
+    np.testing.assert_allclose(counts, expected / expected.sum(), atol=4 * math.sqrt(0.25 / 4000))
+    assert not counts[expected == 0].any()
+
+
+def test_a_row_does_not_depend_on_its_neighbours_and_repeats_with_its_seed(characters):
+    rows = [
+        ("ab", 20, 1.0, 0, 5),
+        ("c", 3, 0.5, 2, 6),
+        ("", 50, 2.0, 0, 7),
+        ("abc " * 300, 0, 1.0, 0, 8),
+        ("abc " * 300, 9, 1.0, 0, 8),
+    ]
+    together = generate(characters, *rows)
+    assert together == [generate(characters, row)[0] for row in rows]
+    assert [len(t) for t in together] == [20, 3, 50, 0, 9]
+    assert generate(characters, ("ab", 20, 1.0, 0, 6)) != together[:1]
+
+
+def test_prompts_may_be_empty_or_hold_unknown_characters(characters):
+    known = generate(characters, ("ab", 9, 1.0, 0, 1), ("\n", 9, 1.0, 0, 1))
+    unknown = ["a\U0001f600xyz\u00e9b", "", b"a\xff\xfeb", "\U0001f600"]
+    found = generate(characters, *((prompt, 9, 1.0, 0, 1) for prompt in unknown))
+    assert found == [known[0], known[1], known[0], known[1]]
+
+
+def test_a_long_prompt_is_read_whole(characters):
+    """Greedy text after 100,000 characters is that of the model called with all of them."""
+    prompt = "abca cb" * 14_286
+    [likeliest] = generate(characters, (prompt, 1, 0.0, 0, 1))
+    end = logits(characters, prompt[-3000:])[-1]  # what was long ago has no weight in this model
+    assert likeliest == vocabulary(characters)[int(np.argmax(end))]
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-30, 1e30, 3e38])
+def test_extreme_temperatures_give_characters(characters, temperature):
+    [drawn] = generate(characters, ("ab", 9, temperature, 0, 1))
+    assert len(drawn) == 9
+    if temperature < 1:
+        assert [drawn] == generate(characters, ("ab", 9, 0.0, 0, 1))
+
+
+@pytest.mark.parametrize("row, name", [
+    (("a", -1, 1.0, 0, 1), "length"), (("a", 10_001, 1.0, 0, 1), "length"),
+    (("a", 1, -1.0, 0, 1), "temperature"), (("a", 1, math.nan, 0, 1), "temperature"),
+    (("a", 1, math.inf, 0, 1), "temperature"), (("a", 1, 1.0, -1, 1), "top_k"),
+])  # fmt: skip
+def test_numbers_that_make_no_sense_are_errors_that_name_the_input(characters, row, name):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{name}` must be"):
+        generate(characters, row)
+
+
+def test_scores_are_the_mean_nats_of_the_characters_the_model_knows(characters):
+    texts = ["abca c", "", "b", "a\U0001f600bc", b"a\xffbc", "abc \n" * 20_000]
+    answer = characters.ask("score", text=texts)
+    assert answer["characters"].tolist() == [6, 0, 1, 3, 3, 100_000]
+    expected = []
+    for written in ("abca c", "b", "abc"):
+        p = tf.nn.log_softmax(logits(characters, "\n" + written))
+        places = [vocabulary(characters).index(c) for c in written]
+        expected.append(-np.mean([p[t, place] for t, place in enumerate(places)]))
+    nats = answer["nats"]
+    np.testing.assert_allclose([nats[0], nats[2], nats[3], nats[4]], [*expected, expected[2]], 1e-5)
+    assert nats[1] == 0.0
+    periodic = characters.ask("score", text=["abc \n" * 600])["nats"][0]
+    np.testing.assert_allclose(nats[5], periodic, rtol=2e-3)
+
+
+def test_single_steps_with_the_states_are_what_the_model_says_of_the_whole_text(characters):
+    names = [
+        f"{layer.name}_{state}"
+        for layer in characters.model.layers
+        if isinstance(layer, keras_gated.LSTM)
+        for state in ("hidden", "memory")
+    ]
+    states = {name: np.zeros((2, 16), "float32") for name in names}
+    written = ["abca", "c  b"]
+    for place in range(4):
+        token = [vocabulary(characters).index(row[place]) for row in written]
+        answer = characters.ask("step", token=token, **states)
+        states = {name: answer[name] for name in names}
+    expected = [logits(characters, row)[-1] for row in written]
+    np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
+    named = characters.ask("vocabulary", token=range(5))["character"]
+    assert [one.decode() for one in named] == vocabulary(characters)
+    for token in (-1, 5):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`token` must be between 0 and 4"):
+            characters.ask("step", token=[token] * 2, **states)
+    states[names[1]] = np.full((2, 16), np.nan, "float32")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{names[1]}` must be finite"):
+        characters.ask("step", token=[0, 0], **states)
+
+
+def test_the_default_of_a_character_model_is_to_generate(characters):
+    given = {"prompt": ["a"], "length": [5], "temperature": [1.0], "top_k": [0], "seed": [1]}
+    assert characters.ask(**given) == characters.ask("generate", **given)
+
+
+def test_a_model_without_a_line_break_cannot_begin(characters):
+    with pytest.raises(ValueError, match=r"must hold the line break.*Received: \['a', 'b'\]"):
+        generation.characters(characters.model, text.character_lookup("ab"))
+
+
+# In other processes
+
+
+def test_ask_answers_in_a_process_that_never_imports_keras_gated(sentiment, characters, tmp_path):
+    script = (
+        f"import runpy, sys; sys.argv = ['ask.py', *sys.argv[1:]]\n"
+        f"runpy.run_path({ask.__file__!r}, run_name='__main__')\n"
+        "assert 'keras_gated' not in sys.modules\n"
+    )
+
+    def answer(*arguments):
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    said = answer(sentiment.directory, "good", "bad")
+    assert said.returncode == 0, said.stderr
+    assert [line.split()[-1] for line in said.stdout.splitlines()] == ["good", "bad"]
+    said = answer(characters.directory, "abc", "--length", "5", "--top-k", "2")
+    assert said.returncode == 0, said.stderr
+    assert len(said.stdout) == len("abc") + 5 + 1
+    assert "holds no exported model" in answer(str(tmp_path), "abc").stderr
