@@ -107,8 +107,6 @@ class GatedLayer(keras.layers.RNN):
             mask = getattr(sequences, "_keras_mask", None)  # not given if `initial_state` is
         if mask is not None:
             mask = ops.cast(mask, "bool")
-        if initial_state is None:
-            initial_state = recorder.states_given(self)
         self._check_call(sequences, initial_state, mask)
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
@@ -184,9 +182,9 @@ class GatedLayer(keras.layers.RNN):
     def _states_before(self, sequences, initial_state):
         """Returns the states before the first step, as a list in the dtype of a state."""
         if initial_state is None:
-            if not self.stateful:
-                return self.get_initial_state(ops.shape(sequences)[0])
-            initial_state = self.states
+            initial_state = recorder.states_given(self) or (self.states if self.stateful else None)
+        if initial_state is None:
+            return self.get_initial_state(ops.shape(sequences)[0])
         return [ops.convert_to_tensor(s, self.cell.state_dtype) for s in _listed(initial_state)]
 
     def _check_call(self, sequences, initial_state, mask):

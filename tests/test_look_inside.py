@@ -11,6 +11,10 @@ from test_examples import result, run
 
 import keras_gated
 
+# What is exported or trained for these tests is made once, by one worker.
+pytestmark = pytest.mark.xdist_group("look_inside")
+
+
 REVIEW = 'The plot was not <b>dull</b>, it was "gripping" & zzyzx.'
 LINES = "ALMA:\n</script><script>document.title='broken'</script>&amp; <i>$x$</i> \u00e9\U0001f600"
 
