@@ -70,11 +70,10 @@ def characters(model, lookup, longest=10_000):
     def last(place, piece, logits, found):
         return tf.where(tf.reduce_any(piece != PADDING, 1)[:, None], logits[:, -1], found)
 
-    def choose(logits, temperature, top_k, draw):
+    def choose(logits, divisor, kept, draw):
         # Likeliest first; then the inverse of the cumulative distribution, one number a character.
         values, tokens = tf.math.top_k(logits, width)
-        scaled = (values - values[:, :1]) / tf.where(temperature > 0, temperature, 1.0)[:, None]
-        kept = tf.range(width)[None] < tf.where(temperature > 0, top_k, 1)[:, None]
+        scaled = (values - values[:, :1]) / divisor
         cumulative = tf.cumsum(tf.where(kept, tf.exp(scaled), 0.0), axis=1)
         below = cumulative <= draw[:, None] * cumulative[:, -1:]
         place = tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
@@ -91,7 +90,9 @@ def characters(model, lookup, longest=10_000):
         finite = tf.math.is_finite(temperature) & (temperature >= 0)
         temperature = checked(temperature, (finite, "`temperature` must be finite, at least 0."))
         top_k = checked(top_k, (top_k >= 0, "`top_k` must be at least 0 (all characters)."))
-        top_k = tf.where(top_k == 0, width, top_k)
+        divisor = tf.where(temperature > 0, temperature, 1.0)[:, None]
+        most_likely = tf.where(temperature > 0, tf.where(top_k == 0, width, top_k), 1)
+        kept = tf.range(width)[None] < most_likely[:, None]
         ids = dense(read(prompt), empty=line_break)
         # At least one, since an empty TensorArray cannot be stacked.
         batch, most = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [1]], 0))
@@ -105,7 +106,7 @@ def characters(model, lookup, longest=10_000):
         written = tf.TensorArray(tf.int32, most, element_shape=[None])
 
         def body(t, logits, states, written):
-            token = choose(logits, temperature, top_k, draws[t])
+            token = choose(logits, divisor, kept, draws[t])
             written = written.write(t, token)
             logits, states = stepper(tf.cast(token, tf.int64)[:, None] + FIRST, states)
             return t + 1, logits[:, 0], states, written

@@ -3,6 +3,7 @@
 import collections
 import re
 import time
+import urllib.request
 
 import keras
 import numpy as np
@@ -74,6 +75,7 @@ def test_a_data_set_that_cannot_be_downloaded_fails_within_seconds_and_says_what
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
         monkeypatch.delenv(variable.upper(), raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # the proxies are kept there, for good
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"TFDS_DATA_DIR.*--dataset toy_reviews"):
         datasets.load(name, str(tmp_path), offline="toy_reviews")
