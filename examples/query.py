@@ -103,7 +103,7 @@ class Grpc:
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-        self.address, self.timeout = address, timeout
+        self.address, self.timeout, self._known = address, timeout, {}
         options = [("grpc.max_receive_message_length", -1)]
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(
             grpc.insecure_channel(address, options)
@@ -134,18 +134,18 @@ class Grpc:
             for side in (found.inputs, found.outputs)
         )
 
-    def _signature(self, model, name, known={}):  # noqa: B006, one for all calls
+    def _signature(self, model, name):
         from tensorflow_serving.apis import get_model_metadata_pb2
 
-        if (self.address, model) not in known:
+        if model not in self._known:
             request = get_model_metadata_pb2.GetModelMetadataRequest()
             request.model_spec.name = model
             request.metadata_field.append("signature_def")
             answer = self._ask(self.stub.GetModelMetadata, request)
             signatures = get_model_metadata_pb2.SignatureDefMap()
             answer.metadata["signature_def"].Unpack(signatures)
-            known[self.address, model] = signatures.signature_def
-        return known[self.address, model][name]
+            self._known[model] = signatures.signature_def
+        return self._known[model][name]
 
     def _ask(self, method, request):
         import grpc

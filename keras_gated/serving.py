@@ -14,7 +14,7 @@ from keras import tree
 
 from keras_gated import text
 from keras_gated.recorder import recording
-from keras_gated.streaming import Stepper, masks_of_inputs
+from keras_gated.streaming import Stepper, check_masked, masks_of_inputs
 from keras_gated.trace import named, trace_gates
 
 PREFIXES = 64  # of texts that are read at a time, for the running probability
@@ -107,13 +107,7 @@ def functional(model, lengths=False, states=False, gates=None):
         else:
             with recording("states") as calls, masks_of_inputs():
                 outputs, after = model(inputs, training=False, mask=mask), {}
-            for call in calls:
-                if lengths and call.mask is None:
-                    raise ValueError(
-                        f"export_model: `lengths` do not reach {call.layer.name!r}: a layer before "
-                        "it drops the mask. Use layers that pass masks on (for ids: "
-                        "`Embedding(mask_zero=True)`)."
-                    )
+            check_masked(calls, mask)
         return {**_outputs_of(model, outputs), **after}
 
     def answer_gates(*given):

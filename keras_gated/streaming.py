@@ -67,6 +67,7 @@ class Stepper:
         }
         with recording("states", given) as calls, masks_of_inputs():
             outputs = self.model(inputs, training=False, mask=mask)
+        check_masked(calls, mask)
         if sorted(id(call.layer) for call in calls) != sorted(given):
             raise ValueError(
                 "Every recurrent layer must be called once for its states to be inputs and "
@@ -89,6 +90,17 @@ def masks_of_inputs():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask")
         yield
+
+
+def check_masked(calls, mask):
+    """Raises if a model was called with masks and a recurrent layer got none."""
+    for call in calls:
+        if mask is not None and call.mask is None:
+            raise ValueError(
+                f"export_model: `lengths` do not reach {call.layer.name!r}: a layer before it "
+                "drops the mask. Use layers that pass masks on (for ids: "
+                "`Embedding(mask_zero=True)`)."
+            )
 
 
 def _why_not(layer):

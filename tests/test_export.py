@@ -142,8 +142,9 @@ def test_what_cannot_have_lengths_or_states_is_refused(tmp_path):
     ids = keras.Input((None,), dtype="int32", name="ids")
     hidden = keras.layers.Embedding(9, 4)(ids)  # drops the mask
     plain = keras.Model(ids, keras_gated.LSTM(3, name="reader")(hidden))
-    with pytest.raises(ValueError, match=r"`lengths` do not reach 'reader'.*mask_zero=True"):
-        export_model(plain, tmp_path, lengths=True)
+    for states in (False, True):
+        with pytest.raises(ValueError, match=r"`lengths` do not reach 'reader'.*mask_zero=True"):
+            export_model(plain, tmp_path, lengths=True, states=states)
     with pytest.raises(ValueError, match="needs an input with an unknown number of steps"):
         export_model(dense(), tmp_path, lengths=True)
     with pytest.raises(ValueError, match="has no states"):

@@ -139,12 +139,22 @@ def test_prompts_may_be_empty_or_hold_unknown_characters(characters):
     assert found == [known[0], known[1], known[0], known[1]]
 
 
-def test_a_long_prompt_is_read_whole(characters):
-    """Greedy text after 100,000 characters is that of the model called with all of them."""
-    prompt = "abca cb" * 14_286
-    [likeliest] = generate(characters, (prompt, 1, 0.0, 0, 1))
-    end = logits(characters, prompt[-3000:])[-1]  # what was long ago has no weight in this model
-    assert likeliest == vocabulary(characters)[int(np.argmax(end))]
+def random_text(characters, length):
+    return "".join(np.random.default_rng(1).choice(vocabulary(characters), length))
+
+
+def test_a_long_prompt_is_read_on_from_piece_to_piece(characters):
+    prompt = random_text(characters, 2 * generation.PIECE + 1)  # the last piece is one character
+    written = prompt
+    for _ in range(12):
+        written += vocabulary(characters)[int(np.argmax(logits(characters, written)[-1]))]
+    rows = [(prompt, 12, 0.0, 0, 1), (prompt[-1], 12, 0.0, 0, 1)]
+    whole, forgotten = generate(characters, *rows)
+    assert whole == written[len(prompt) :] != forgotten
+
+
+def test_a_prompt_of_100_000_characters_is_answered(characters):
+    assert len(generate(characters, ("abca cb" * 14_286, 1, 0.0, 0, 1))[0]) == 1
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-30, 1e30, 3e38])
@@ -177,8 +187,12 @@ def test_scores_are_the_mean_nats_of_the_characters_the_model_knows(characters):
     nats = answer["nats"]
     np.testing.assert_allclose([nats[0], nats[2], nats[3], nats[4]], [*expected, expected[2]], 1e-5)
     assert nats[1] == 0.0
-    periodic = characters.ask("score", text=["abc \n" * 600])["nats"][0]
-    np.testing.assert_allclose(nats[5], periodic, rtol=2e-3)
+    long = random_text(characters, 3 * generation.PIECE + 7)
+    p = tf.nn.log_softmax(logits(characters, "\n" + long)).numpy()
+    places = [vocabulary(characters).index(c) for c in long]
+    expected = -np.mean(p[np.arange(len(long)), places])
+    np.testing.assert_allclose(characters.ask("score", text=[long])["nats"], [expected], rtol=1e-5)
+    assert np.isfinite(nats).all()
 
 
 def test_single_steps_with_the_states_are_what_the_model_says_of_the_whole_text(characters):
