@@ -46,7 +46,10 @@ class KerasStepper:
     def zeros(self, batch):
         return {name: tf.zeros([batch, UNITS]) for name in self.states}
 
-    def __call__(self, ids, states):
+    def weights(self):
+        return None
+
+    def __call__(self, ids, states, weights=None):
         logits, *after = self.model([ids, *states.values()], training=False)
         after = [tf.ensure_shape(state, [None, UNITS]) for state in after]
         return logits, dict(zip(states, after, strict=True))

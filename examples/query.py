@@ -45,6 +45,14 @@ def patiently(attempt, where):
     )
 
 
+def accepted(outputs):
+    """Returns outputs, unless the model says `error` of a row."""
+    for row, error in enumerate(outputs.get("error", [])):
+        if error:
+            raise QueryError(f"The model refused row {row}: {error}")
+    return outputs
+
+
 class Rest:
     """Asks through REST."""
 
@@ -56,7 +64,7 @@ class Rest:
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
         outputs = self._ask(f"/v1/models/{model}:predict", body)["outputs"]
         if isinstance(outputs, dict):
-            return outputs
+            return accepted(outputs)
         [name] = self.shapes(model, signature)[1]  # one output comes without its name
         return {name: outputs}
 
@@ -120,12 +128,14 @@ class Grpc:
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(inputs[name], info.dtype))
         outputs = self._ask(self.stub.Predict, request).outputs
         found = {name: tf.make_ndarray(tensor) for name, tensor in outputs.items()}
-        return {
-            name: [v.decode(errors="replace") for v in array]
-            if array.dtype == object and array.ndim == 1
-            else array.tolist()
-            for name, array in found.items()
-        }
+        return accepted(
+            {
+                name: [v.decode(errors="replace") for v in array]
+                if array.dtype == object and array.ndim == 1
+                else array.tolist()
+                for name, array in found.items()
+            }
+        )
 
     def shapes(self, model, signature):
         found = self._signature(model, signature)

@@ -21,6 +21,13 @@ def dropped(tensor, mask):
     return tensor if mask is None else tensor * ops.cast(mask, tensor.dtype)
 
 
+def product(vectors, matrix):
+    """Returns `vectors @ matrix`, where the matrix may be a tuple of blocks of its columns."""
+    if not isinstance(matrix, tuple):
+        return ops.matmul(vectors, matrix)
+    return ops.concatenate([ops.matmul(vectors, block) for block in matrix], axis=-1)
+
+
 class GatedCell(keras.layers.Layer, DropoutRNNCell):
     """One step of a recurrent network: the base of the three cells.
 
@@ -154,7 +161,7 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         It does not depend on the step before, so a layer may ask for all steps at once.
         """
         W, *b = weights
-        return ops.matmul(inputs, W) + b[0] if b else ops.matmul(inputs, W)
+        return product(inputs, W) + b[0] if b else product(inputs, W)
 
     def recurrent_weights(self):
         """Returns what `step` multiplies the state with and adds to that product, as tensors."""
@@ -166,7 +173,8 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         Args:
             x: `W x_t + b`, `(batch, gates * units)`, as `project` returns it.
             states: The states before the step, each `(batch, units)`.
-            weights: What `recurrent_weights` returns.
+            weights: What `recurrent_weights` returns; the matrix may be a tuple of the columns of
+                each gate.
             keep: Optional dropout mask for h_{t-1} in the recurrent product, `(batch, units)`.
 
         Returns:

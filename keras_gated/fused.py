@@ -9,7 +9,7 @@ from tensorflow.python.ops import control_flow_util
 
 from keras_gated import bptt, packing, plain
 from keras_gated.cell import dropped
-from keras_gated.recorder import is_recording
+from keras_gated.recorder import is_recording, weights_given
 
 
 def why_not(layer, training, mask):
@@ -60,7 +60,7 @@ def run(layer, sequences, states, mask, training, fields, flipped):
     differentiated = training or is_recording("gradient")
     compiled = bool(differentiated) and set(fields) <= {"hidden"}
     options = {"compiled": compiled, "fields": fields, "flipped": flipped}
-    return _run(layer, sequences, states, mask, **options)
+    return _run(layer, sequences, states, mask, weights_given(layer), **options)
 
 
 def traced_per_layer(function):
@@ -90,11 +90,11 @@ def traced_per_layer(function):
 
 
 @traced_per_layer
-def _run(layer, x, states, mask, *, compiled, fields, flipped):
+def _run(layer, x, states, mask, weights, *, compiled, fields, flipped):
     cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)
     if x.shape[1] == 1 and not compiled:  # there is nothing to loop over, and nothing to pack
-        finals, steps = plain.one_step(cell, x, states, mask, fields)
+        finals, steps = plain.one_step(cell, x, states, mask, weights, fields)
         return last_output(layer, x, mask, finals), steps, finals
     if mask is None:
         batch = packing.pack(x, states, *order, compiled)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from keras_gated.serving import Signature, checked
+from keras_gated.serving import Signature
 from keras_gated.streaming import Stepper
 from keras_gated.text import FIRST, PADDING, UNKNOWN, dense
 
@@ -25,21 +25,22 @@ def characters(model, lookup, longest=10_000):
         longest: The most characters that may be asked for in one call.
 
     Returns:
-        Signature name to `Signature`. The first is the default one.
+        Signature name to `Signature`. The first is the default one. `error`, string `(batch,)`,
+        says what is out of its range in a row, NaN and infinity included, and is "" else; the
+        row's other answers are then "" or 0. (An error of the call would be that of every row in
+        the batch.)
 
         - `generate`: `prompt` (string), `length` (int32, characters to generate, 0 to `longest`),
           `temperature` (float; 0 takes the likeliest character, 1 samples from the model), `top_k`
           (int32; only the k likeliest characters are sampled from, 0 for all) and `seed` (int64),
-          each `(batch,)`, to `text`, what follows the prompt. Same inputs, same text, whatever
-          stands in other rows.
+          each `(batch,)`, to `text`, what follows the prompt, and `error`. Same inputs, same
+          text, whatever stands in other rows.
         - `score`: `text` to `nats`, float `(batch,)`, the mean of -log p over its characters (0
           without any), and `characters`, int64, how many of them the model knows.
         - `step`: `token`, int64 `(batch,)`, and the states, `(batch, units)`, zeros to begin with
           (the first token: the line break), to `logits`, `(batch, characters)`, of the next token,
-          and the new states. A client streams with it, and the server keeps nothing.
-        - `vocabulary`: `token` to `character`, `(batch,)`.
-
-        Anything out of its range, NaN and infinity included, is an error that names the input.
+          the new states and `error`. A client streams with it, and the server keeps nothing.
+        - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
     """
     stepper = model if hasattr(model, "states") else Stepper(model)
     alphabet = list(map(str, lookup.get_vocabulary()[FIRST:]))
@@ -85,11 +86,15 @@ def characters(model, lookup, longest=10_000):
         return tf.pad(draws, [[0, most - length]])
 
     def generate(prompt, length, temperature, top_k, seed):
-        within = (length >= 0) & (length <= longest)
-        length = checked(length, (within, f"`length` must be between 0 and {longest}."))
-        finite = tf.math.is_finite(temperature) & (temperature >= 0)
-        temperature = checked(temperature, (finite, "`temperature` must be finite, at least 0."))
-        top_k = checked(top_k, (top_k >= 0, "`top_k` must be at least 0 (all characters)."))
+        error, (length, temperature, top_k) = refuse(
+            (length, (length >= 0) & (length <= longest), f"`length` must be 0 to {longest}."),
+            (
+                temperature,
+                tf.math.is_finite(temperature) & (temperature >= 0),
+                "`temperature` must be finite, at least 0.",
+            ),
+            (top_k, top_k >= 0, "`top_k` must be at least 0 (all characters)."),
+        )
         divisor = tf.where(temperature > 0, temperature, 1.0)[:, None]
         most_likely = tf.where(temperature > 0, tf.where(top_k == 0, width, top_k), 1)
         kept = tf.range(width)[None] < most_likely[:, None]
@@ -104,18 +109,20 @@ def characters(model, lookup, longest=10_000):
         draws = tf.transpose(tf.reshape(draws, [batch, most]))
         states, logits = in_pieces(ids, last, tf.zeros([batch, width]))
         written = tf.TensorArray(tf.int32, most, element_shape=[None])
+        weights = stepper.weights()
 
         def body(t, logits, states, written):
             token = choose(logits, divisor, kept, draws[t])
             written = written.write(t, token)
-            logits, states = stepper(tf.cast(token, tf.int64)[:, None] + FIRST, states)
+            ids = tf.cast(token, tf.int64)[:, None] + FIRST
+            logits, states = stepper(ids, states, weights=weights)
             return t + 1, logits[:, 0], states, written
 
         start = (0, tf.ensure_shape(logits, [None, width]), states, written)
         *_, written = tf.while_loop(lambda t, *_: t < most, body, start)
         tokens = tf.reshape(tf.transpose(written.stack()), [batch, most])
         rows = tf.RaggedTensor.from_tensor(tf.gather(vocabulary, tokens), lengths=length)
-        return {"text": tf.strings.reduce_join(rows, axis=-1)}
+        return {"text": tf.strings.reduce_join(rows, axis=-1), "error": error}
 
     def score(text):
         known = read(text)
@@ -133,20 +140,25 @@ def characters(model, lookup, longest=10_000):
         count = known.row_lengths()
         return {"nats": total / tf.cast(tf.maximum(count, 1), tf.float32), "characters": count}
 
-    def check_token(token):
-        message = f"`token` must be between 0 and {width - 1}."
-        return checked(token, ((token >= 0) & (token < width), message))
+    def in_range(token):
+        return token, (token >= 0) & (token < width), f"`token` must be 0 to {width - 1}."
 
     def step(token, *states):
-        named = {
-            name: checked(state, (tf.math.is_finite(state), f"`{name}` must be finite."))
-            for name, state in zip(stepper.states, states, strict=True)
-        }
-        logits, after = stepper(check_token(token)[:, None] + FIRST, named)
-        return {"logits": logits[:, 0], **after}
+        finite = [tf.reduce_all(tf.math.is_finite(state), axis=1) for state in states]
+        said = [f"`{name}` must be finite." for name in stepper.states]
+        error, (token, *states) = refuse(in_range(token), *zip(states, finite, said, strict=True))
+        before = dict(zip(stepper.states, states, strict=True))
+        logits, after = stepper(token[:, None] + FIRST, before)
+        answer = {"logits": logits[:, 0], **after}
+        good = error[:, None] == ""
+        return {**{k: tf.where(good, v, 0) for k, v in answer.items()}, "error": error}
 
     def name_of(token):
-        return {"character": tf.gather(vocabulary, check_token(token))}
+        error, [token] = refuse(in_range(token))
+        return {
+            "character": tf.where(error == "", tf.gather(vocabulary, token), ""),
+            "error": error,
+        }
 
     dtypes = {
         "prompt": tf.string,
@@ -173,3 +185,23 @@ def characters(model, lookup, longest=10_000):
         "step": Signature(step, [token, *states], [{"token": [line_break - FIRST], **zeros}]),
         "vocabulary": Signature(name_of, [token], [{"token": list(range(width))}]),
     }
+
+
+def refuse(*inputs):
+    """Takes what is out of its range out of a batch.
+
+    Args:
+        inputs: `(values, in_range, message)`: values `(batch, ...)`, bools `(batch,)`.
+
+    Returns:
+        The first message for each row, or "", `(batch,)`; and the values, 0 in rows with a message.
+    """
+    error = tf.fill(tf.shape(inputs[0][1]), "")
+    for _, good, message in reversed(inputs):
+        error = tf.where(good, error, message)
+    none = error == ""
+    rows = [tf.reshape(none, [-1] + [1] * (len(v.shape) - 1)) for v, *_ in inputs]
+    return error, [
+        tf.where(row, values, tf.zeros([], values.dtype))
+        for row, (values, *_) in zip(rows, inputs, strict=True)
+    ]

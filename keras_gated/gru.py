@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_gated.arguments import arguments_of
-from keras_gated.cell import GatedCell, dropped
+from keras_gated.cell import GatedCell, dropped, product
 from keras_gated.gates import GRU_GATES, GRUStep
 
 
@@ -92,7 +92,7 @@ class GRUCell(GatedCell):
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
         kept = dropped(h, keep)
         if self.reset_after:
-            u = ops.matmul(kept, U)
+            u = product(kept, U)
             u_z, u_r, u_h = ops.split(u + c[0] if c else u, 3, axis=-1)
         else:
             u_z, u_r = ops.split(ops.matmul(kept, U[:, : 2 * self.units]), 2, axis=-1)

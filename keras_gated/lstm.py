@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_gated.arguments import arguments_of
-from keras_gated.cell import GatedCell, dropped
+from keras_gated.cell import GatedCell, dropped, product
 from keras_gated.gates import LSTM_GATES, LSTMStep
 
 
@@ -83,7 +83,7 @@ class LSTMCell(GatedCell):
     def step(self, x, states, weights, keep=None):
         h, c = states
         [U] = weights
-        a_i, a_f, a_g, a_o = ops.split(x + ops.matmul(dropped(h, keep), U), 4, axis=-1)
+        a_i, a_f, a_g, a_o = ops.split(x + product(dropped(h, keep), U), 4, axis=-1)
         f = self.recurrent_activation(a_f)
         i = self.recurrent_activation(a_i)
         g = self.activation(a_g)

@@ -25,11 +25,12 @@ class Recording(NamedTuple):
     what: str
     calls: list
     states: dict  # of layers by `id`: what they begin with
+    weights: dict  # of layers by `id`: their weights as `plain.one_step` takes them
     graph: Any  # where it was begun: what a layer computes in another one stays there
 
 
 @contextlib.contextmanager
-def recording(what, states=None):
+def recording(what, states=None, weights=None):
     """Yields a list to which every call of our layers inside is added, in order.
 
     A stateful layer's state stays as it is meanwhile: looking at a model does not change it.
@@ -39,8 +40,9 @@ def recording(what, states=None):
             the layers is going to be differentiated.
         states: Optional dict: the `id` of a layer to the states it begins with where its call
             gives it none.
+        weights: Optional dict: the `id` of a layer to what `plain.weights` returned for its cell.
     """
-    current = Recording(what, [], states or {}, _graph())
+    current = Recording(what, [], states or {}, weights or {}, _graph())
     token = _RECORDING.set(current)
     try:
         yield current.calls
@@ -57,6 +59,12 @@ def states_given(layer):
     """Returns the states that a layer is to begin with while it is recorded, or None."""
     current = _RECORDING.get()
     return current and current.states.get(id(layer))
+
+
+def weights_given(layer):
+    """Returns a layer's weights that were read beforehand, or None."""
+    current = _RECORDING.get()
+    return current and current.weights.get(id(layer))
 
 
 def record(layer, *call):

@@ -33,14 +33,6 @@ class Signature(NamedTuple):
     examples: Sequence[dict] = ()
 
 
-def checked(value, *conditions):
-    """Returns a tensor that is an error where a condition, `(bools, message)`, does not hold."""
-    with tf.control_dependencies(
-        [tf.debugging.Assert(tf.reduce_all(c), [m]) for c, m in conditions]
-    ):
-        return tf.identity(value)
-
-
 def functional(model, lengths=False, states=False, gates=None):
     """Returns the signatures of a functional or sequential model.
 
@@ -49,16 +41,16 @@ def functional(model, lengths=False, states=False, gates=None):
             where several have the same name.
         lengths: Whether there is an input `lengths`, int32 `(batch,)`, instead of masks: of the
             inputs whose number of steps is unknown, the steps from there on are masked, and may
-            hold anything. (With `mask_zero` alone, a server that pads rows of unequal length to
-            batch them pads with a row's first entry, not with 0.)
+            hold anything: none counts at 0 and below, all beyond their number. (With `mask_zero`
+            alone, a server that pads rows of unequal length to batch them pads with a row's first
+            entry, not with 0.)
         states: Whether the recurrent layers' states are inputs, `<layer>_hidden` and
             `<layer>_memory`, and outputs of the same names: `(batch, units)`, zeros to begin with.
         gates: Optional name of a layer, all gates and states of which the signature `gates`
             returns, `(batch, time, units)`, for the same inputs, from states of zero.
 
     Returns:
-        Signature name to `Signature`: `serving_default`, and `gates`. `lengths` below 0 or beyond
-        the number of steps are errors.
+        Signature name to `Signature`: `serving_default`, and `gates`.
 
     Raises:
         ValueError: If inputs are not known or of a fixed batch size, if nothing takes lengths or
@@ -86,10 +78,7 @@ def functional(model, lengths=False, states=False, gates=None):
             limits, masks = given[len(specs)], [None] * len(values)
             for place, value in enumerate(values):
                 if timed[place]:
-                    time = tf.shape(value)[1]
-                    message = "`lengths` must be between 0 and the number of steps."
-                    within = checked(limits, ((limits >= 0) & (limits <= time), message))
-                    masks[place] = tf.sequence_mask(within, time)
+                    masks[place] = tf.sequence_mask(limits, tf.shape(value)[1])
                     rank = len(value.shape) - 2
                     wide = tf.reshape(masks[place], [*tf.unstack(tf.shape(value))[:2], *[1] * rank])
                     values[place] = tf.where(wide, value, tf.zeros((), value.dtype))

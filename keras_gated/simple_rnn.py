@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_gated.arguments import arguments_of
-from keras_gated.cell import GatedCell, dropped
+from keras_gated.cell import GatedCell, dropped, product
 from keras_gated.gates import SIMPLE_RNN_GATES, SimpleRNNStep
 
 
@@ -69,7 +69,7 @@ class SimpleRNNCell(GatedCell):
     def step(self, x, states, weights, keep=None):
         [h] = states
         [U] = weights
-        h = self.activation(x + ops.matmul(dropped(h, keep), U))
+        h = self.activation(x + product(dropped(h, keep), U))
         return SimpleRNNStep(hidden=h)
 
     def step_gradient(self, step, states, d_states, U_T):

@@ -6,6 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from keras_gated import plain
 from keras_gated.layer import GatedLayer
 from keras_gated.recorder import recording
 
@@ -59,13 +60,17 @@ class Stepper:
             name: tf.zeros([batch, spec.shape[1]], spec.dtype) for name, spec in self.states.items()
         }
 
-    def __call__(self, inputs, states, mask=None):
+    def weights(self):
+        """Returns the layers' weights for a loop of single steps: read but once, outside of it."""
+        return {id(layer): plain.weights(layer.cell) for layer in self._layers}
+
+    def __call__(self, inputs, states, mask=None, weights=None):
         """Returns the outputs and the new states, by name."""
         given = {
             id(layer): [states[f"{layer.name}_{name}"] for name in layer.cell.state_names]
             for layer in self._layers
         }
-        with recording("states", given) as calls, masks_of_inputs():
+        with recording("states", given, weights) as calls, masks_of_inputs():
             outputs = self.model(inputs, training=False, mask=mask)
         check_masked(calls, mask)
         if sorted(id(call.layer) for call in calls) != sorted(given):

@@ -26,6 +26,7 @@ def short_chunks(monkeypatch):
     """Chunks of three steps and turns of three steps, so that seven steps need several."""
     monkeypatch.setattr(packing, "STEPS", 3)
     monkeypatch.setattr(plain, "UNROLLED", 3)
+    monkeypatch.setattr(plain, "LARGE", 1)  # products gate by gate, as for many units
 
 
 def big_mask(name):

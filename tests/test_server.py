@@ -138,7 +138,7 @@ def test_a_streamed_text_is_the_one_generated_at_once(client):
 
 
 def test_what_the_graph_refuses_is_the_client_s_error_in_words(client):
-    with pytest.raises(query.QueryError, match=r"refused.*`length` must be between 0 and 10000"):
+    with pytest.raises(query.QueryError, match=r"refused row 0: `length` must be 0 to 10000"):
         query.generate(client, "shakespeare", ["a"], -1, 1.0, 0, 1)
     with pytest.raises(query.QueryError, match=r"refused \((404|NOT_FOUND)\).*nobody"):
         client.predict("nobody", "serving_default", {"text": ["a"]})
@@ -182,7 +182,6 @@ def test_rubbish_is_refused_in_words_and_the_server_goes_on(server, body, words)
     ({"length": ["5"]}, "'length' cannot be read"), ({"length": [5.5]}, "'length' cannot be read"),
     ({"length": [2**40]}, "out of range"), ({"length": [10**30]}, "'length' cannot be read"),
     ({"length": [5, 5]}, ""), ({"seed": None}, "'seed'"), ({"length": []}, ""),
-    ({"temperature": [float("nan")]}, "`temperature` must be finite"),
 ])  # fmt: skip
 def test_numbers_that_do_not_fit_are_refused_in_words(server, change, words):
     fitting = {"prompt": ["a"], "length": [5], "temperature": [1], "top_k": [0], "seed": [1]}
@@ -325,7 +324,7 @@ def test_the_command_asks_and_explains(server, tmp_path):
     ]
     assert len(set(texts)) == 1 and len(texts[0]) == 24
     refused = run("generate", "a", "--length", "-1", *rest)
-    assert refused.returncode == 1 and refused.stderr.startswith("The server refused (400): ")
+    assert refused.returncode == 1 and refused.stderr.startswith("The model refused row 0: ")
     assert "Traceback" not in refused.stderr
 
 

@@ -6,12 +6,13 @@ import sys
 
 import ask
 import exported
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_gated
-from keras_gated import generation, text
+from keras_gated import generation, plain, streaming, text
 
 # What is exported or trained for these tests is made once, by one worker.
 pytestmark = pytest.mark.xdist_group("exported")
@@ -170,9 +171,15 @@ def test_extreme_temperatures_give_characters(characters, temperature):
     (("a", 1, -1.0, 0, 1), "temperature"), (("a", 1, math.nan, 0, 1), "temperature"),
     (("a", 1, math.inf, 0, 1), "temperature"), (("a", 1, 1.0, -1, 1), "top_k"),
 ])  # fmt: skip
-def test_numbers_that_make_no_sense_are_errors_that_name_the_input(characters, row, name):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{name}` must be"):
-        generate(characters, row)
+def test_numbers_that_make_no_sense_are_errors_of_their_row_alone(characters, row, name):
+    good = ("ab", 9, 1.0, 0, 3)
+    names = ("prompt", "length", "temperature", "top_k", "seed")
+    given = dict(zip(names, zip(good, row, good, strict=True), strict=True))
+    answer = characters.ask("generate", **given)
+    assert answer["error"][1].decode().startswith(f"`{name}` must be")
+    [alone] = generate(characters, good)
+    assert [t.decode() for t in answer["text"]] == [alone, "", alone]
+    assert answer["error"].tolist() == [b"", answer["error"][1], b""]
 
 
 def test_scores_are_the_mean_nats_of_the_characters_the_model_knows(characters):
@@ -212,12 +219,43 @@ def test_single_steps_with_the_states_are_what_the_model_says_of_the_whole_text(
     np.testing.assert_allclose(answer["logits"], expected, atol=1e-5)
     named = characters.ask("vocabulary", token=range(5))["character"]
     assert [one.decode() for one in named] == vocabulary(characters)
-    for token in (-1, 5):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="`token` must be between 0 and 4"):
-            characters.ask("step", token=[token] * 2, **states)
-    states[names[1]] = np.full((2, 16), np.nan, "float32")
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{names[1]}` must be finite"):
-        characters.ask("step", token=[0, 0], **states)
+
+
+def test_steps_in_a_loop_are_single_steps_whatever_is_read_beforehand(characters, monkeypatch):
+    monkeypatch.setattr(plain, "LARGE", 1)  # as for many units
+    model = keras.models.clone_model(characters.model)
+    stepper = streaming.Stepper(model)
+    before = {name: tf.ones((2, 16)) for name in stepper.states}
+    for number in range(2):
+        model.set_weights([w + number for w in characters.model.get_weights()])
+        expected, after = stepper(tf.constant([[2], [4]]), before)
+        found, found_after = stepper(tf.constant([[2], [4]]), before, weights=stepper.weights())
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        for name, state in after.items():
+            np.testing.assert_allclose(found_after[name], state, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_with_rubbish_is_an_error_of_its_row_alone(characters):
+    names = [
+        f"{layer.name}_{state}"
+        for layer in characters.model.layers
+        if isinstance(layer, keras_gated.LSTM)
+        for state in ("hidden", "memory")
+    ]
+    states = {name: np.zeros((5, 16), "float32") for name in names}
+    good = characters.ask("step", token=[2] * 5, **states)
+    states[names[1]][3] = np.nan
+    states[names[0]][4, 7] = np.inf
+    bad = characters.ask("step", token=[2, -1, 5, 2, 2], **states)
+    expected = ["", *["`token` must be 0 to 4."] * 2]
+    expected += [f"`{name}` must be finite." for name in (names[1], names[0])]
+    assert [error.decode() for error in bad.pop("error")] == expected
+    for name, value in bad.items():
+        np.testing.assert_allclose(value[0], good[name][0], atol=1e-6)
+        assert not np.any(value[1:])
+    named = characters.ask("vocabulary", token=[1, -1, 5])
+    assert named["error"].tolist() == [b"", *[b"`token` must be 0 to 4."] * 2]
+    assert named["character"].tolist() == [vocabulary(characters)[1].encode(), b"", b""]
 
 
 def test_the_default_of_a_character_model_is_to_generate(characters):
