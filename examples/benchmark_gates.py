@@ -60,7 +60,7 @@ def main():
         layer = getattr(keras_gated, family)(64, return_sequences=True)
         x = tf.random.normal((*mask.shape, 64))
         layers.append(compare(f"{family} imdb", layer, [x, tf.constant(mask)], args.seconds))
-        reader = sentiment.build_model(20_000, cell, 64, 1)
+        reader, _ = sentiment.build_model(20_000, cell, 64, 1)
         models.append(compare(f"{cell} sentiment, 64 reviews", reader, [padded], args.seconds))
         models.append(compare(f"{cell} sentiment, 1 review", reader, [review], args.seconds))
         writer = characters.build_model(65, cell, 512, 1)

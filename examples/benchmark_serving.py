@@ -59,7 +59,7 @@ def classifier(library, cell, folder):
     words = [f"w{number}" for number in range(WORDS)]
     vectorizer = text.word_vectorizer(tf.data.Dataset.from_tensors(words), WORDS)
     with mock.patch.dict(sentiment.CELLS, LAYERS[library]):
-        model = sentiment.build_model(WORDS, cell, 64, 1)
+        model, _ = sentiment.build_model(WORDS, cell, 64, 1)
     # Keras's layers cannot show gates, so only the first signature is exported.
     found = serving.sentiment(model, vectorizer, TOKENS // 3, TOKENS - TOKENS // 3)
     signatures = {"serving_default": found["serving_default"]}

@@ -10,14 +10,14 @@ import pathlib
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, Resume, parser, positive, report, to_look_inside
+from training import CELLS, callbacks, parser, positive, report, to_look_inside
 
 import keras_gated
 from keras_gated import datasets, generation, text
 
 
 def arguments():
-    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=8)
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=7, batch_size=32)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
     return p.parse_args()
@@ -28,7 +28,7 @@ def build_model(characters, cell, units, depth):
     x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
     for _ in range(depth):
         x = CELLS[cell](units, return_sequences=True)(x)
-        x = layers.Dropout(0.3)(x)
+        x = layers.Dropout(0.25)(x)
     return keras.Model(ids, layers.Dense(characters, name="logits")(x))
 
 
@@ -70,14 +70,14 @@ def main():
     steps = cut // (args.steps * args.batch_size)
     model.compile(
         keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(4e-3, steps * args.epochs), clipnorm=1.0
+            keras.optimizers.schedules.CosineDecay(3e-3, steps * args.epochs), clipnorm=1.0
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     model.summary()
     best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
-    resume = Resume(args.resume, vars(args), model, best)
+    *others, interrupt, resume = callbacks(args, model, best)
     first = resume.epoch * steps * args.batch_size
     history = model.fit(
         windows(ids(train[:cut]), args.steps, args.batch_size, args.seed, first),
@@ -85,7 +85,7 @@ def main():
         validation_data=streams(ids(train[cut:])),
         initial_epoch=resume.epoch,
         epochs=args.epochs,
-        callbacks=[best, resume],
+        callbacks=[*others, interrupt, resume],
         shuffle=False,  # the batches are
     )
     seconds = resume.time()
@@ -99,7 +99,8 @@ def main():
         track=[lookup],
         extras=to_look_inside(model, "characters", lookup.get_vocabulary()),
     )
-    resume.finish()
+    if not interrupt.came:
+        resume.finish()
     server = tf.saved_model.load(saved_model).signatures["serving_default"]
     asked = {"prompt": args.prompt, "length": 400, "temperature": 0.8, "top_k": 0}
     asked["seed"] = args.seed

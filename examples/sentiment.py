@@ -3,15 +3,18 @@
     python examples/sentiment.py --dataset toy_reviews
     TFDS_DATA_DIR=... python examples/sentiment.py --dataset imdb_reviews
 
-The model reads a review's words in both directions and averages what it remembers of each.
-Measured on two cores, TensorFlow 2.21.0: imdb_reviews, test accuracy 0.874 after 171 s of training.
+Two parts judge a review, each trained by itself, and their logits are averaged: a recurrent network
+that reads the words in both directions and averages what it remembers of each, and the weights of
+its runs of one to three words. (The runs know the training texts by heart after two epochs, and
+would leave a network that is trained on the mean nothing to learn.)
 """
 
 import pathlib
 
 import keras
+import tensorflow as tf
 from keras import layers
-from training import CELLS, Resume, parser, positive, report, to_look_inside
+from training import CELLS, callbacks, parser, positive, report, to_look_inside, whole
 
 import keras_gated
 from keras_gated import datasets, serving, text
@@ -20,24 +23,47 @@ from keras_gated import datasets, serving, text
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
     p.add_argument("--vocabulary", type=positive, default=20_000, help="number of words")
+    p.add_argument(
+        "--buckets", type=whole, default=1_000_003, help="for runs of words; 0: the network alone"
+    )
     p.add_argument("--max-words", type=positive, default=400, help="longer texts lose their middle")
     return p.parse_args()
 
 
-def build_model(words, cell, units, depth):
+def build_model(words, cell, units, depth, buckets=0):
+    """Returns the model from ids to a probability, and the one from ids to logits that is trained.
+
+    The second has the outputs `network`, `runs` if there are `buckets`, and `review`, their mean.
+    """
     ids = keras.Input((None,), dtype="int64", name="ids")
     x = layers.Embedding(words, 64, mask_zero=True)(ids)
+    x = layers.Dropout(0.2, noise_shape=(None, None, 1))(x)  # whole words
     x = layers.SpatialDropout1D(0.5)(x)
     for _ in range(depth):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
     x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
     x = layers.Dropout(0.5)(x)
-    probability = layers.Dense(1, activation="sigmoid", name="probability")(x)
-    model = keras.Model(ids, probability)
-    # The moving average of the weights is what is validated, tested and exported.
-    optimizer = keras.optimizers.Adam(2e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.99)
-    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
-    return model
+    parts = {"network": layers.Dense(1, name="network")(x)}
+    if buckets:
+        parts["runs"] = text.NGrams(words, buckets, name="runs")(ids)
+    review = layers.Average(name="review")(list(parts.values())) if buckets else parts["network"]
+    probability = layers.Activation("sigmoid", name="probability")(review)
+    return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
+
+
+def compiled(model):
+    """Compiles a model of logits: each part has its own loss, and their mean is only measured."""
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    measured = [
+        keras.metrics.BinaryAccuracy(threshold=0, name="accuracy"),
+        keras.metrics.BinaryCrossentropy(from_logits=True, name="nats"),
+    ]
+    model.compile(
+        # The moving average of the weights is what is validated, tested and exported.
+        keras.optimizers.Adam(2e-3, clipnorm=1.0, use_ema=True, ema_momentum=0.99),
+        loss={name: None if name == "review" else loss for name in model.output},
+        metrics={"review": measured},
+    )
 
 
 def main():
@@ -60,41 +86,53 @@ def main():
     def rows(reviews):
         return reviews.batch(1024).map(lambda x: (read(x["text"]), x["label"])).unbatch()
 
-    model = build_model(vectorizer.vocabulary_size(), args.cell, args.units, args.layers)
+    def for_parts(ids, labels):
+        return ids, dict.fromkeys(model.output, tf.cast(labels, tf.float32)[:, None])
+
+    def bucketed(reviews):
+        return text.bucketed(rows(reviews), args.batch_size).map(for_parts)
+
+    classifier, model = build_model(
+        vectorizer.vocabulary_size(), args.cell, args.units, args.layers, args.buckets
+    )
+    compiled(model)
     model.summary()
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
-    best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
-    resume = Resume(args.resume, vars(args), model, best)
+    best = keras.callbacks.EarlyStopping(
+        "val_review_nats", mode="min", patience=2, restore_best_weights=True
+    )
+    *others, interrupt, resume = callbacks(args, model, best, average)
     epochs = range(resume.epoch, args.epochs)
     batches, steps = text.shuffled_buckets(rows(train), args.batch_size, args.seed, epochs)
     history = model.fit(
-        batches,
+        batches.map(for_parts),
         steps_per_epoch=steps,
-        validation_data=text.bucketed(rows(validation), args.batch_size),
+        validation_data=bucketed(validation),
         initial_epoch=resume.epoch,
         epochs=args.epochs,
-        callbacks=[average, best, resume],
+        callbacks=[*others, interrupt, resume],
         shuffle=False,  # the batches are
     )
     seconds = resume.time()
-    test_loss, test_accuracy = model.evaluate(text.bucketed(rows(test), args.batch_size))
+    tested = model.evaluate(bucketed(test), return_dict=True)
 
     saved_model = keras_gated.export_model(
-        model,
+        classifier,
         pathlib.Path(args.output, args.name or args.dataset),
-        serving.sentiment(model, vectorizer, head, tail),
+        serving.sentiment(classifier, vectorizer, head, tail),
         track=[vectorizer],
         extras=to_look_inside(
-            model, "sentiment", vectorizer.get_vocabulary(), head=head, tail=tail
+            classifier, "sentiment", vectorizer.get_vocabulary(), head=head, tail=tail
         ),
     )
-    resume.finish()
+    if not interrupt.came:
+        resume.finish()
     report(
         args,
         epochs=history.epoch[-1] + 1,
         seconds=round(seconds, 1),
-        test_loss=round(test_loss, 4),
-        test_accuracy=round(test_accuracy, 4),
+        test_loss=round(tested["review_nats"], 4),
+        test_accuracy=round(tested["review_accuracy"], 4),
         parameters=model.count_params(),
         saved_model=saved_model,
     )

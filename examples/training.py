@@ -1,14 +1,13 @@
-"""What the two training scripts share: command line, cells, going on after a kill, closing line."""
+"""What the training scripts share: command line, cells, what happens during `fit`, closing line."""
 
 import argparse
 import json
-import os
 import pathlib
-import shutil
+import signal
 import time
 
 import keras
-import numpy as np
+from resume import Resume
 
 import keras_gated
 
@@ -37,15 +36,20 @@ def parser(description, datasets, **defaults):
         metavar="DIRECTORY",
         help="keep the state of the training there, and go on from it if there is one",
     )
+    parser.add_argument("--logs", default="logs", help="CSV and TensorBoard: LOGS/NAME/TIME")
     parser.set_defaults(**defaults)
     return parser
 
 
-def positive(text):
+def whole(text, least=0):
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer. Received: {text}")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {text}")
     return number
+
+
+def positive(text):
+    return whole(text, least=1)
 
 
 def report(args, **results):
@@ -71,106 +75,63 @@ def to_look_inside(model, kind, vocabulary, **reading):
     }
 
 
-_ELSEWHERE = ("data_dir", "name", "output", "prompt", "resume")  # no matter to the training
-
-
-class Resume(keras.callbacks.Callback):
-    """Keeps a training's state, so that a killed one ends as if it had not been killed.
-
-    Whatever an epoch depends on is written before it begins: the weights, the optimizer, what
-    early stopping remembers. It appears under its name when it is whole, by one rename, so that
-    a kill at any moment leaves the state before or the state after. (Keras's `BackupAndRestore`
-    writes the weights and the number of the epoch one after the other, and not what other
-    callbacks remember.) The draws of dropout are set anew at every epoch, from its number; the
-    order of the data must depend on that number, too.
-
-    Place it after all other callbacks.
+def callbacks(args, model, best, *before):
+    """Returns the callbacks of a training, the last of which is its `Resume`.
 
     Args:
-        directory: Where the state is kept, or None: then nothing is.
-        settings: What the state belongs to, a dict; another one is refused.
-        model: The compiled model; its state is restored here.
-        stopping: The `EarlyStopping` callback of the same `fit`.
-
-    Attributes:
-        epoch: The epoch to begin with: `fit(initial_epoch=...)`.
+        args: Parsed by `parser`.
+        model: The compiled model.
+        best: The `EarlyStopping` that keeps the best weights.
+        before: Callbacks that come before all others.
     """
+    resume = Resume(args.resume, vars(args), model, best)
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    logs = pathlib.Path(resume.logs or pathlib.Path(args.logs, args.name or args.dataset, moment))
+    logs.mkdir(parents=True, exist_ok=True)
+    resume.logs = str(logs)
+    table = logs / "history.csv"
+    if table.exists():  # a kill may have come after an epoch's line and before its state
+        table.write_text("".join(table.read_text().splitlines(True)[: resume.epoch + 1]))
+    return [
+        *before,
+        best,
+        keras.callbacks.CSVLogger(table, append=True),
+        keras.callbacks.TensorBoard(logs, write_graph=False),
+        TimeLeft(),
+        Interrupt(),
+        resume,
+    ]
 
-    def __init__(self, directory, settings, model, stopping):
-        super().__init__()
-        self.directory = directory and pathlib.Path(directory)
-        self.settings = {k: v for k, v in settings.items() if k not in _ELSEWHERE}
-        self.stopping = stopping
-        self.epoch, self.seconds, self._remembered = 0, 0.0, None
-        self._seeds = [
-            (layer.seed_generator, int(layer.seed_generator.state.numpy()[0]))
-            for layer in model._flatten_layers()
-            if hasattr(layer, "seed_generator")
-        ]
-        self._start = time.time()
-        states = self._states() if self.directory else []
-        if states:
-            self._restore(model, states[-1])
 
-    def _restore(self, model, state):
-        kept = json.loads((state / "state.json").read_text())
-        if kept["settings"] != self.settings:
-            different = sorted(k for k, v in self.settings.items() if kept["settings"].get(k) != v)
-            raise SystemExit(
-                f"--resume {self.directory}: the state there belongs to a training with another "
-                f"{', '.join(different)}. Give the same options, or another directory."
-            )
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(state / "model.weights.h5")
-        self.epoch, self.seconds, self._remembered = kept["epoch"], kept["seconds"], kept
-        if kept["best"] is not None:
-            with np.load(state / "best.npz") as best:
-                self._best_weights = [best[str(i)] for i in range(len(best.files))]
-        print(f"Going on with epoch {self.epoch + 1}, from {state}", flush=True)
-
-    def on_train_begin(self, logs=None):
-        if self._remembered and self._remembered["best"] is not None:
-            for name in ("best", "wait", "best_epoch"):
-                setattr(self.stopping, name, self._remembered[name])
-            self.stopping.best_weights = self._best_weights
+class TimeLeft(keras.callbacks.Callback):
+    """Prints after every epoch how long the remaining ones will take."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        for generator, seed in self._seeds:
-            generator.state.assign([seed, epoch << 20])
-        if self.directory and not self._path(epoch).exists():
-            self._save(epoch)
+        self._start = time.time()
 
-    def _path(self, epoch):
-        return self.directory / f"epoch-{epoch:06}"
+    def on_epoch_end(self, epoch, logs=None):
+        left = self.params["epochs"] - epoch - 1
+        if left and not self.model.stop_training:
+            seconds = left * (time.time() - self._start)
+            print(f"At most {left} more epochs, about {seconds / 60:.1f} minutes", flush=True)
 
-    def _states(self):
-        return sorted(path.parent for path in self.directory.glob("epoch-*/state.json"))
 
-    def _save(self, epoch):
-        unfinished = self.directory / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        self.model.save_weights(unfinished / "model.weights.h5")
-        kept = {"epoch": epoch, "seconds": self.time(), "settings": self.settings, "best": None}
-        if self.stopping.best_weights is not None:
-            names = ("best", "wait", "best_epoch")
-            kept.update((name, float(getattr(self.stopping, name))) for name in names)
-            best = {str(i): w for i, w in enumerate(self.stopping.best_weights)}
-            np.savez(unfinished / "best.npz", **best)
-        (unfinished / "state.json").write_text(json.dumps(kept))
-        os.rename(unfinished, self._path(epoch))
-        for old in self._states():
-            if old != self._path(epoch):
-                shutil.rmtree(old)
+class Interrupt(keras.callbacks.Callback):
+    """Lets Ctrl-C end a training after the current step, with the best weights so far.
 
-    def time(self):
-        """Returns the seconds of training, those before a kill included."""
-        return self.seconds + time.time() - self._start
+    Attributes:
+        came: Whether it did.
+    """
 
-    def finish(self):
-        """Removes the state, as what it was kept for is done, and nothing else that is there."""
-        if self.directory:
-            for state in self._states():
-                shutil.rmtree(state)
-            if not any(self.directory.iterdir()):
-                self.directory.rmdir()
+    came = False
+
+    def on_train_begin(self, logs=None):
+        self._before = signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_):
+        print("\nStopping. Ctrl-C again to drop everything.", flush=True)
+        self.came = self.model.stop_training = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def on_train_end(self, logs=None):
+        signal.signal(signal.SIGINT, self._before)

@@ -66,7 +66,7 @@ def test_without_network_and_data_the_way_out_is_printed(script, offline, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "option, value", [("--units", "0"), ("--cell", "lstmm"), ("--epochs", "x")]
+    "option, value", [("--units", "0"), ("--buckets", "-1"), ("--cell", "lstmm"), ("--epochs", "x")]
 )
 def test_rubbish_options_are_refused_by_name(option, value, tmp_path):
     process = run("sentiment.py", option, value, cwd=tmp_path)

@@ -14,7 +14,10 @@ import tensorflow as tf
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 SCRIPTS = {
-    "sentiment.py": ("test_loss", ["--dataset", "toy_reviews", "--units", "4", "--epochs", "3"]),
+    "sentiment.py": (
+        "test_loss",
+        "--dataset toy_reviews --units 4 --epochs 3 --buckets 1009".split(),
+    ),
     "characters.py": (
         "loss_nats",
         ["--dataset", "toy_plays", "--units", "16", "--epochs", "3", "--batch-size", "32"],
@@ -93,3 +96,23 @@ def test_the_state_of_another_training_is_refused(tmp_path, data_dir):
     assert process.returncode != 0
     assert "belongs to a training with another units" in err
     assert (tmp_path / "state" / "epoch-000000").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_exports_the_best_weights_and_the_training_can_go_on(script, tmp_path, data_dir):
+    options = ["--epochs", "200", "--resume", "state"]
+    process = start(script, tmp_path, data_dir, *options)
+    wait_for(tmp_path / "state" / "epoch-000002", process)  # in the third epoch
+    os.kill(process.pid, signal.SIGINT)
+    assert result(process)["epochs"] == 3
+    assert (tmp_path / "exports/model/1/saved_model.pb").exists()
+    [folder] = (tmp_path / "logs" / "model").iterdir()
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
+    assert list(folder.glob("train/events*")) and list(folder.glob("validation/events*"))
+
+    process = start(script, tmp_path, data_dir, *options)
+    wait_for(tmp_path / "state" / "epoch-000003", process)  # it was the third that was cut short
+    kill(process)
+    assert [path.name for path in (tmp_path / "logs" / "model").iterdir()] == [folder.name]
+    epochs = [row.split(",")[0] for row in (folder / "history.csv").read_text().splitlines()]
+    assert epochs == ["epoch", "0", "1", "2"]

@@ -1,0 +1,132 @@
+"""Rerun rows of the README's table of results, and write what was measured into it.
+
+python examples/results.py sentiment characters     # three seeds each
+python examples/results.py all
+python examples/results.py --quick                  # every row in small: nothing is rewritten
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+EXAMPLES = pathlib.Path(__file__).parent
+HEAD = "| row | command | measured | seeds | training | parameters |"
+QUICK_TEXTS = "--dataset toy_reviews --units 8 --epochs 1 --buckets 1009"
+QUICK_PLAYS = "--dataset toy_plays --units 16 --epochs 1"
+QUICK_SUMS = "--length 20 --units 8 --minutes 0.02"
+
+
+class Row(NamedTuple):
+    """One row: a command, what of its last lines is the result, and its form in small."""
+
+    command: str
+    measures: tuple  # (key of the result, name, digits)
+    quick: str
+    seeds: tuple = (1, 2, 3)
+
+
+ACCURACY = (("test_accuracy", "accuracy", 4),)
+NATS = (("loss_nats", "nats", 4), ("bits_per_character", "bits a character", 3))
+ERROR = (("error", "error", 5),)
+ROWS = {
+    "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
+    "characters": Row("characters.py", NATS, QUICK_PLAYS),
+    **{
+        f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
+        for length in (100, 200, 400, 600)
+    },
+}
+
+
+def run(command, seed, folder):
+    """Runs a script and returns the JSON objects that it printed."""
+    script, *options = command.split()
+    line = [sys.executable, EXAMPLES / script, *options, "--seed", str(seed)]
+    process = subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, text=True)
+    found = []
+    for said in process.stdout:
+        print(said, end="", flush=True)
+        if said.startswith("{"):
+            found.append(json.loads(said))
+    if process.wait() or not found:
+        raise SystemExit(f"{' '.join(map(str, line))} ended with {process.returncode}.")
+    return found
+
+
+def summary(row, results):
+    """Returns what a row's commands measured in words: the mean, ± the deviation over seeds."""
+    said = []
+    for of_cell in zip(*results, strict=True):
+        values = []
+        for key, name, digits in row.measures:
+            own = [result[key] for result in of_cell]
+            spread = f" ± {statistics.stdev(own):.{digits}f}" if len(own) > 1 else ""
+            values.append(f"{name} {statistics.mean(own):.{digits}f}{spread}")
+        cell = f"{of_cell[0]['cell']}: " if len(results[0]) > 1 else ""
+        said.append(cell + ", ".join(values))
+    return "; ".join(said)
+
+
+def line(name, row, results):
+    seconds = [sum(result["seconds"] for result in of_seed) for of_seed in results]
+    parameters = {f"{result['parameters']:,}" for of_seed in results for result in of_seed}
+    took = f"{min(seconds):.0f} to {max(seconds):.0f} s" if len(results) > 1 else f"{seconds[0]} s"
+    cells = [
+        name,
+        f"`examples/{row.command}`",
+        summary(row, results),
+        str(len(results)),
+        took,
+        ", ".join(sorted(parameters)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def rewritten(text, name, new):
+    """Returns a text with the line of one row of the table replaced, or added at its end."""
+    lines = text.splitlines()
+    if HEAD not in lines:
+        raise SystemExit(f"The README holds no table that begins with {HEAD!r}. Put one there.")
+    end = first = lines.index(HEAD) + 2
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    same = [n for n in range(first, end) if lines[n].startswith(f"| {name} |")]
+    lines[same[0] if same else end : same[0] + 1 if same else end] = [new]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of {', '.join(ROWS)}")
+    p.add_argument("--quick", action="store_true", help="every row in small, one seed")
+    p.add_argument("--seeds", type=int, nargs="+", help="default: the row's own")
+    p.add_argument("--readme", default=EXAMPLES.parent / "README.md", type=pathlib.Path)
+    p.add_argument("--folder", default=".", help="the scripts write into it")
+    args = p.parse_args()
+    chosen = ROWS if args.quick or args.rows == ["all"] else args.rows
+    unknown = set(chosen) - set(ROWS)
+    if unknown or not chosen:
+        p.error(f"name rows: all, or some of {', '.join(ROWS)}. Received: {sorted(unknown)}")
+    start = time.time()
+    for name in chosen:
+        row = ROWS[name]
+        command = f"{row.command} {row.quick}" if args.quick else row.command
+        seeds = args.seeds or (row.seeds[:1] if args.quick else row.seeds)
+        new = line(name, row, [run(command, seed, args.folder) for seed in seeds])
+        print(new, flush=True)
+        if not args.quick:
+            args.readme.write_text(rewritten(args.readme.read_text(), name, new))
+    versions = f"Python {platform.python_version()}, {time.time() - start:.0f} s in all"
+    print(f"{len(chosen)} rows, {versions}")
+
+
+if __name__ == "__main__":
+    main()
