@@ -5,8 +5,8 @@
 
 Two parts judge a review, each trained by itself, and their logits are averaged: a recurrent network
 that reads the words in both directions and averages what it remembers of each, and the weights of
-its runs of one to three words. (The runs know the training texts by heart after two epochs, and
-would leave a network that is trained on the mean nothing to learn.)
+its runs of one to three words (Wang and Manning 2012). The runs know the training texts by heart
+after two epochs, and would leave a network that is trained on the mean nothing to learn.
 """
 
 import pathlib
@@ -18,13 +18,14 @@ from training import CELLS, callbacks, parser, positive, report, to_look_inside,
 
 import keras_gated
 from keras_gated import datasets, serving, text
+from keras_gated.ngrams import NGrams
 
 
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
     p.add_argument("--vocabulary", type=positive, default=20_000, help="number of words")
     p.add_argument(
-        "--buckets", type=whole, default=1_000_003, help="for runs of words; 0: the network alone"
+        "--buckets", type=whole, default=4_000_037, help="for runs of words; 0: the network alone"
     )
     p.add_argument("--max-words", type=positive, default=400, help="longer texts lose their middle")
     return p.parse_args()
@@ -45,7 +46,7 @@ def build_model(words, cell, units, depth, buckets=0):
     x = layers.Dropout(0.5)(x)
     parts = {"network": layers.Dense(1, name="network")(x)}
     if buckets:
-        parts["runs"] = text.NGrams(words, buckets, name="runs")(ids)
+        parts["runs"] = NGrams(words, buckets, name="runs")(ids)
     review = layers.Average(name="review")(list(parts.values())) if buckets else parts["network"]
     probability = layers.Activation("sigmoid", name="probability")(review)
     return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
@@ -95,6 +96,10 @@ def main():
     classifier, model = build_model(
         vectorizer.vocabulary_size(), args.cell, args.units, args.layers, args.buckets
     )
+    if args.buckets:
+        model.get_layer("runs").adapt(
+            train.batch(1024).map(lambda x: (text.dense(read(x["text"])), x["label"]))
+        )
     compiled(model)
     model.summary()
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)

@@ -8,7 +8,6 @@ import functools
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 PADDING, UNKNOWN = 0, 1
 FIRST = 2  # the id of the first entry of a vocabulary
@@ -65,54 +64,6 @@ def head_and_tail(ragged, head, tail):
     ends = tf.repeat(lengths, lengths)
     kept = (places.flat_values < head) | (places.flat_values >= ends - tail)
     return tf.ragged.boolean_mask(ragged, places.with_flat_values(kept))
-
-
-@keras.saving.register_keras_serializable(package="keras_gated")
-class NGrams(keras.layers.Layer):
-    """Sums one weight for every run of 1 to `longest` words: a linear model of n-grams.
-
-    Words have weights of their own; longer runs share `buckets` by hashing (the remainder of the
-    number that they are in base `words`). Padding and unknown words, and runs with one of them,
-    count nothing.
-
-    Takes ids `(batch, time)` and returns `(batch, 1)`.
-
-    Args:
-        words: Number of ids, padding and unknown included.
-        buckets: How many weights runs of two words and more share; a prime spreads them well.
-        longest: The most words in a run.
-
-    Raises:
-        ValueError: If there are more runs of so many words than whole numbers of 64 bits.
-    """
-
-    def __init__(self, words, buckets, longest=3, **kwargs):
-        super().__init__(**kwargs)
-        if words**longest >= 2**63:
-            raise ValueError(
-                f"NGrams: runs of {longest} of {words} words are more than fit into 64 bits. "
-                f"Received: words={words}, longest={longest}. Take fewer."
-            )
-        self.words, self.buckets, self.longest = words, buckets, longest
-
-    def build(self, input_shape):
-        self.kernel = self.add_weight((self.words + self.buckets,), "zeros", name="kernel")
-
-    def call(self, ids):
-        ids = ops.cast(ids, "int64")
-        run, known, total = ids, ids > UNKNOWN, 0
-        for length in range(1, self.longest + 1):
-            if length > 1:
-                before, known_before = (ops.pad(x[:, :-1], [[0, 0], [1, 0]]) for x in (run, known))
-                run, known = before * self.words + ids, known_before & (ids > UNKNOWN)
-            place = run if length == 1 else self.words + run % self.buckets
-            weights = ops.take(self.kernel, ops.where(known, place, PADDING))
-            total += ops.sum(ops.where(known, weights, 0), axis=1, keepdims=True)
-        return total
-
-    def get_config(self):
-        own = {"words": self.words, "buckets": self.buckets, "longest": self.longest}
-        return {**super().get_config(), **own}
 
 
 def dense(ragged, empty=UNKNOWN):

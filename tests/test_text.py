@@ -1,7 +1,5 @@
 """Text to ids: cleaning, cropping, padding, batching."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,31 +64,3 @@ def test_bucketed_batches_hold_every_row_once_with_little_padding():
     _, first, second, again = (np.concatenate([y for _, y in p]) for p in passes)
     assert (second == again).all()
     assert (first != second).any()
-
-
-def test_n_grams_of_known_words_are_summed_by_weight():
-    layer = text.NGrams(words=7, buckets=11, longest=3)
-    weights = np.random.default_rng(1).normal(size=18)
-    layer.build((None, None))
-    layer.set_weights([weights])
-    rows = [[2, 3, 2, 4, 6], [5, 1, 2, 3, 0], [0, 0, 0, 0, 0], [6, 0, 0, 0, 0]]
-    expected = []
-    for row in rows:
-        total = 0.0
-        for end in range(len(row)):
-            for length in (1, 2, 3):
-                run = row[end - length + 1 : end + 1] if end + 1 >= length else []
-                if len(run) == length and min(run) >= text.FIRST:
-                    number = functools.reduce(lambda n, word: n * 7 + word, run)
-                    total += weights[number if length == 1 else 7 + number % 11]
-        expected.append([total])
-    np.testing.assert_allclose(layer(np.array(rows)), expected, atol=1e-6)
-    padded = np.pad(np.array(rows), [[0, 0], [0, 3]])
-    np.testing.assert_allclose(layer(padded), expected, atol=1e-6)
-    again = text.NGrams.from_config(layer.get_config())
-    assert again.get_config() == layer.get_config()
-
-
-def test_n_grams_too_many_for_64_bits_are_refused():
-    with pytest.raises(ValueError, match=r"more than fit into 64 bits.*words=100000, longest=4"):
-        text.NGrams(100_000, 11, longest=4)
