@@ -17,18 +17,28 @@ from keras_gated import datasets, generation, text
 
 
 def arguments():
-    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=7, batch_size=32)
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=9, batch_size=32)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
+    p.add_argument("--rate", type=float, default=4e-3, help="the highest learning rate")
+    p.add_argument("--dropout", type=float, default=0.4, help="of what a layer puts out")
+    p.add_argument("--weight-dropout", type=float, default=0.3, help="of recurrent weights")
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
     return p.parse_args()
 
 
-def build_model(characters, cell, units, depth):
+def build_model(characters, cell, units, depth, dropout, weight_dropout):
+    """Returns a model from ids to the logits of the next character.
+
+    A million characters are few: without dropping recurrent weights, and the same units all along
+    a window (Merity, Keskar and Socher 2017), a network of this size soon knows them by heart.
+    """
     ids = keras.Input((None,), dtype="int64", name="ids")
     x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
+    x = layers.SpatialDropout1D(dropout / 4)(x)
+    options = {"return_sequences": True, "recurrent_weight_dropout": weight_dropout}
     for _ in range(depth):
-        x = CELLS[cell](units, return_sequences=True)(x)
-        x = layers.Dropout(0.25)(x)
+        x = CELLS[cell](units, **options)(x)
+        x = layers.SpatialDropout1D(dropout)(x)
     return keras.Model(ids, layers.Dense(characters, name="logits")(x))
 
 
@@ -65,18 +75,28 @@ def main():
     def ids(characters):
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
-    cut = len(train) * 19 // 20
-    model = build_model(lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers)
+    cut = len(train) * 39 // 40
+    model = build_model(
+        lookup.vocabulary_size() - text.FIRST,
+        args.cell,
+        args.units,
+        args.layers,
+        args.dropout,
+        args.weight_dropout,
+    )
     steps = cut // (args.steps * args.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(
+        args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
+    )
     model.compile(
-        keras.optimizers.Adam(
-            keras.optimizers.schedules.CosineDecay(3e-3, steps * args.epochs), clipnorm=1.0
-        ),
+        keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     model.summary()
-    best = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping(
+        "val_loss", patience=args.epochs, restore_best_weights=True
+    )
     *others, interrupt, resume = callbacks(args, model, best)
     first = resume.epoch * steps * args.batch_size
     history = model.fit(

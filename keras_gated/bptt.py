@@ -15,13 +15,14 @@ import tensorflow as tf
 from keras_gated import packing
 
 
-def run(cell, group, fields):
+def run(cell, group, fields, recur):
     """Runs a cell over a `packing.Group` with loops compiled by XLA, and its derivative by hand.
 
     Args:
         cell: A built cell with the functions of its equations: `tanh` and `sigmoid`.
         group: Its chunks are of a fixed size.
         fields: `("hidden",)` or none: the gates themselves have no derivative here.
+        recur: The cell's `recurrent_weights`.
 
     Returns:
         The fields, each `(slots, units)`, and the final states. Another derivative of their
@@ -29,7 +30,7 @@ def run(cell, group, fields):
     """
     loops = _loops(type(cell), cell.units)
     states_number, chunks = len(group.states), group.chunks
-    project, recur = cell.input_weights(), cell.recurrent_weights()
+    project = cell.input_weights()
 
     @tf.custom_gradient
     def through_time(x, *rest):

@@ -40,7 +40,17 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
     added = True  # whether a step only ever uses the sum of `W x + b` and `U h + c`
     state_names = ("hidden",)  # the first one is the output
 
-    def __init__(self, *, units, dropout, recurrent_dropout, seed, implementation=2, **arguments):
+    def __init__(
+        self,
+        *,
+        units,
+        dropout,
+        recurrent_dropout,
+        recurrent_weight_dropout,
+        seed,
+        implementation=2,
+        **arguments,
+    ):
         functions = {k: arguments.pop(k) for k in list(arguments) if kind(k)}
         switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
         # Half precision is a matter of what goes in and out: a step computes in float32, or the
@@ -54,6 +64,10 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             setattr(self, name, boolean(owner, name, value))
         self.dropout = rate(owner, "dropout", dropout)
         self.recurrent_dropout = rate(owner, "recurrent_dropout", recurrent_dropout)
+        self.recurrent_weight_dropout = rate(
+            owner, "recurrent_weight_dropout", recurrent_weight_dropout
+        )
+        self._recurrent_weight_mask = None
         if implementation not in (0, 1, 2):
             raise ValueError(
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
@@ -121,7 +135,9 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if self.dropout or self.recurrent_dropout:  # so that training goes on with the same draws
+        if (
+            self.dropout or self.recurrent_dropout or self.recurrent_weight_dropout
+        ):  # so that training goes on with the same draws
             store["seed"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store):
@@ -163,9 +179,14 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         W, *b = weights
         return product(inputs, W) + b[0] if b else product(inputs, W)
 
-    def recurrent_weights(self):
-        """Returns what `step` multiplies the state with and adds to that product, as tensors."""
-        return self.tensors(self.recurrent_kernel)
+    def recurrent_weights(self, mask=None):
+        """Returns what `step` multiplies the state with and adds to that product, as tensors.
+
+        Args:
+            mask: Optional dropout mask of the recurrent kernel.
+        """
+        [U] = self.tensors(self.recurrent_kernel)
+        return (dropped(U, mask),)
 
     def step(self, x, states, weights, keep=None):
         """Computes the equations of one step; each family states its own.
@@ -226,13 +247,15 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             training: Whether dropout is applied.
         """
         inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
-        drop = keep = None
+        drop = keep = drop_weights = None
         if training and self.dropout:
             drop = self.get_dropout_mask(inputs)
         if training and self.recurrent_dropout:
             keep = self.get_recurrent_dropout_mask(before[0])
+        if training:
+            drop_weights = self.get_recurrent_weight_mask()
         projected = self.project(dropped(inputs, drop), self.input_weights())
-        return self.step(projected, before, self.recurrent_weights(), keep)
+        return self.step(projected, before, self.recurrent_weights(drop_weights), keep)
 
     def check(self, owner, axes, inputs, states):
         """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
@@ -277,7 +300,25 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         return super().get_dropout_mask(step_input)
 
     def get_recurrent_dropout_mask(self, step_input):
-        return None if _at_inference() else super().get_recurrent_dropout_mask(step_input)
+        if _at_inference():
+            return None
+        self.get_recurrent_weight_mask()  # now, before Keras's loop begins
+        return super().get_recurrent_dropout_mask(step_input)
+
+    def get_recurrent_weight_mask(self):
+        """Returns the mask of the recurrent kernel of this call, drawn if there is none yet."""
+        if not self.recurrent_weight_dropout or _at_inference():
+            return None
+        if self._recurrent_weight_mask is None:
+            ones = ops.ones(self.recurrent_kernel.shape, self.state_dtype)
+            self._recurrent_weight_mask = self._create_dropout_mask(
+                ones, self.recurrent_weight_dropout
+            )
+        return self._recurrent_weight_mask
+
+    def reset_recurrent_dropout_mask(self):
+        super().reset_recurrent_dropout_mask()
+        self._recurrent_weight_mask = None
 
     def _create_dropout_mask(self, step_input, dropout_rate):
         if dropout_rate == 1:  # Keras 3.12 refuses to drop everything

@@ -57,10 +57,11 @@ def run(layer, sequences, states, mask, training, fields, flipped):
     if training and layer.dropout:
         drop = layer.cell.get_dropout_mask()  # drawn in the layer's call, once for all steps
         sequences = dropped(sequences, drop[:, None])
+    drop_weights = layer.cell.get_recurrent_weight_mask() if training else None
     differentiated = training or is_recording("gradient")
     compiled = bool(differentiated) and set(fields) <= {"hidden"}
     options = {"compiled": compiled, "fields": fields, "flipped": flipped}
-    return _run(layer, sequences, states, mask, weights_given(layer), **options)
+    return _run(layer, sequences, states, mask, weights_given(layer), drop_weights, **options)
 
 
 def traced_per_layer(function):
@@ -90,10 +91,12 @@ def traced_per_layer(function):
 
 
 @traced_per_layer
-def _run(layer, x, states, mask, weights, *, compiled, fields, flipped):
+def _run(layer, x, states, mask, weights, drop_weights, *, compiled, fields, flipped):
     cell, order = layer.cell, (layer.go_backwards, flipped)
     x = tf.cast(x, cell.state_dtype)
-    if x.shape[1] == 1 and not compiled:  # there is nothing to loop over, and nothing to pack
+    if (
+        x.shape[1] == 1 and not compiled and drop_weights is None
+    ):  # there is nothing to loop over, and nothing to pack
         finals, steps = plain.one_step(cell, x, states, mask, weights, fields)
         return last_output(layer, x, mask, finals), steps, finals
     if mask is None:
@@ -102,7 +105,9 @@ def _run(layer, x, states, mask, weights, *, compiled, fields, flipped):
         zero_masked = layer.zero_output_for_mask
         batch = packing.pack_masked(x, mask, states, *order, zero_masked, compiled)
     run_group = (bptt if compiled else plain).run
-    steps, finals = zip(*(run_group(cell, group, fields) for group in batch.groups), strict=True)
+    recur = cell.recurrent_weights(drop_weights)
+    results = [run_group(cell, group, fields, recur) for group in batch.groups]
+    steps, finals = zip(*results, strict=True)
     steps = [batch.unpack_outputs(parts) for parts in zip(*steps, strict=True)]
     finals = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]
     return last_output(layer, x, mask, finals), steps, finals

@@ -38,7 +38,10 @@ class GRUCell(GatedCell):
         dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
         recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
         reset_after: Whether the reset gate acts after the product with `U_h`, or before it.
-        seed: Integer seed of both dropouts.
+        seed: Integer seed of all dropouts.
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
+            ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+            arXiv:1708.02182, section 2).
 
     Call arguments:
         inputs: `(batch, features)`, one step.
@@ -82,6 +85,7 @@ class GRUCell(GatedCell):
         recurrent_dropout=0.0,
         reset_after=True,
         seed=None,
+        recurrent_weight_dropout=0.0,
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))
@@ -125,8 +129,8 @@ class GRUCell(GatedCell):
     def input_bias(self):
         return self.bias[0] if self.reset_after else self.bias
 
-    def recurrent_weights(self):
-        weights = super().recurrent_weights()
+    def recurrent_weights(self, mask=None):
+        weights = super().recurrent_weights(mask)
         if not (self.use_bias and self.reset_after):
             return weights
         return (*weights, *self.tensors(self.bias[1]))

@@ -18,8 +18,8 @@ class SimpleRNN(GatedLayer):
 
     Args:
         units: Positive integer, the size of the hidden state and of the output.
-        activation, use_bias, kernel_*, recurrent_*, bias_*, dropout, recurrent_dropout, seed: As
-            for `SimpleRNNCell`.
+        activation, use_bias, kernel_*, recurrent_*, bias_*, dropout, recurrent_dropout, seed,
+            recurrent_weight_dropout: As for `SimpleRNNCell`.
         {sequence}
     """
 
@@ -48,6 +48,7 @@ class SimpleRNN(GatedLayer):
         stateful=False,
         unroll=False,
         seed=None,
+        recurrent_weight_dropout=0.0,
         return_gates=False,
         fused="auto",
         **kwargs,
@@ -62,7 +63,8 @@ class LSTM(GatedLayer):
     Args:
         units: Positive integer, the size of the hidden state, the cell state and the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*,
-            unit_forget_bias, dropout, recurrent_dropout, seed: As for `LSTMCell`.
+            unit_forget_bias, dropout, recurrent_dropout, seed, recurrent_weight_dropout: As for
+            `LSTMCell`.
         use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
             True raises with the reason where it does not run; False never runs it.
         {sequence}
@@ -96,6 +98,7 @@ class LSTM(GatedLayer):
         stateful=False,
         unroll=False,
         use_cudnn="auto",
+        recurrent_weight_dropout=0.0,
         return_gates=False,
         fused="auto",
         **kwargs,
@@ -112,7 +115,7 @@ class GRU(GatedLayer):
     Args:
         units: Positive integer, the size of the hidden state and of the output.
         activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*, reset_after,
-            dropout, recurrent_dropout, seed: As for `GRUCell`.
+            dropout, recurrent_dropout, seed, recurrent_weight_dropout: As for `GRUCell`.
         use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
             True raises with the reason where it does not run; False never runs it.
         {sequence}
@@ -146,6 +149,7 @@ class GRU(GatedLayer):
         unroll=False,
         reset_after=True,
         use_cudnn="auto",
+        recurrent_weight_dropout=0.0,
         return_gates=False,
         fused="auto",
         **kwargs,

@@ -33,7 +33,10 @@ class LSTMCell(GatedCell):
         kernel_constraint, recurrent_constraint, bias_constraint: For the same.
         dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
         recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
-        seed: Integer seed of both dropouts.
+        seed: Integer seed of all dropouts.
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
+            ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+            arXiv:1708.02182, section 2).
 
     Call arguments:
         inputs: `(batch, features)`, one step.
@@ -76,6 +79,7 @@ class LSTMCell(GatedCell):
         dropout=0.0,
         recurrent_dropout=0.0,
         seed=None,
+        recurrent_weight_dropout=0.0,
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))

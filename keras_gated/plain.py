@@ -17,13 +17,14 @@ LARGE = 3 << 16
 UNROLLED = 16  # steps written out in the plain loop's body: fewer, larger turns of the loop
 
 
-def run(cell, group, fields):
+def run(cell, group, fields, recur):
     """Runs a cell over a `packing.Group` in plain TensorFlow.
 
     Args:
         cell: A built cell.
         group: Its chunks have no slot without a step, so no row needs a mask.
         fields: Names of the gates and states wanted of every step.
+        recur: The cell's `recurrent_weights`.
 
     Returns:
         The fields, each `(slots, units)`, and the final states.
@@ -32,7 +33,7 @@ def run(cell, group, fields):
     rows, columns = states[0].shape[0], len(cell.gates) * cell.units
     unrolled = UNROLLED // 2 if (rows or 0) * columns * UNROLLED > CACHED else UNROLLED
     # Read here and not at every step.
-    project, recur = cell.input_weights(), by_gate(cell, cell.recurrent_weights())
+    project, recur = cell.input_weights(), by_gate(cell, recur)
     features = group.x.shape[-1]
     turns = chunks.steps // unrolled + chunks.steps % unrolled
     arrays = [packing.array(group.x.dtype, tf.reduce_sum(turns), cell.units) for _ in fields]
