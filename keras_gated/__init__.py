@@ -3,6 +3,15 @@
 from keras_gated.bidirectional import Bidirectional
 from keras_gated.callbacks import GradientFlowLogger
 from keras_gated.checking import check_export
+from keras_gated.convert import (
+    from_keras,
+    from_onnx,
+    from_torch,
+    to_keras,
+    to_litert,
+    to_onnx,
+    to_torch,
+)
 from keras_gated.export import export_model
 from keras_gated.flow import gradient_flow
 from keras_gated.gru import GRUCell
@@ -28,9 +37,16 @@ __all__ = [
     "check_export",
     "export_model",
     "find_units",
+    "from_keras",
+    "from_onnx",
+    "from_torch",
     "get_state",
     "gradient_flow",
     "reset_state",
+    "to_keras",
+    "to_litert",
+    "to_onnx",
+    "to_torch",
     "trace_gates",
     "windows",
 ]

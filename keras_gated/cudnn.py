@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_gated.cell import dropped
 from keras_gated.fused import equations_differ, inside_xla, last_output
-from keras_gated.gates import CUDNN_GATES
+from keras_gated.gates import to_library
 
 _OFF = contextvars.ContextVar("keras_gated_cudnn_off", default=False)
 
@@ -31,6 +31,8 @@ def why_not(layer, training, mask):
     """Returns why cuDNN cannot run a layer, as a clause, or None where it can."""
     if _OFF.get():
         return "what is exported must run without a GPU"
+    if training and layer.recurrent_weight_dropout:
+        return "`recurrent_weight_dropout` changes the weights in training"
     if not _gpu():
         return "TensorFlow sees no GPU that CUDA runs on"
     if layer.compute_dtype not in ("float16", "float32", "float64"):
@@ -105,9 +107,6 @@ def _parameters(cell):
     weights = [tf.transpose(W), tf.transpose(U), b[0] if b else zeros, c[0] if c else zeros]
     parts = []
     for weight in weights:
-        of_gate = dict(zip(cell.gates, tf.split(weight, len(cell.gates)), strict=True))
-        for gate in CUDNN_GATES[cell.gates]:
-            # Its update gate keeps what ours overwrites: 1 - sigmoid(a) = sigmoid(-a).
-            part = -of_gate[gate] if gate == "update" else of_gate[gate]
-            parts.append(tf.reshape(part, [-1]))
+        blocks = to_library("cudnn", cell.gates, tf.split(weight, len(cell.gates)))
+        parts += [tf.reshape(block, [-1]) for block in blocks]
     return tf.cast(tf.concat(parts, 0), cell.compute_dtype)

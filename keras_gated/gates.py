@@ -1,13 +1,19 @@
-"""The words for gates and states, and the order in which weights store them.
+"""The words for gates and states, and the order in which weights store them: ours and others'.
 
 Every other file says `forget` or `update`; only this one knows which columns of a kernel
-those are. The order is that of `keras.layers`, so weights move between the two as they are.
+those are, in any library. Our order is that of `keras.layers`.
 
-| family    | columns of `kernel` and `recurrent_kernel`, each `units` wide |
-| --------- | ------------------------------------------------------------- |
-| SimpleRNN | hidden                                                        |
-| LSTM      | input, forget, candidate, output                              |
-| GRU       | update, reset, candidate                                      |
+| library    | LSTM                             | GRU                      | z = 1 of the GRU   |
+| ---------- | -------------------------------- | ------------------------ | ------------------ |
+| here       | input, forget, candidate, output | update, reset, candidate | writes the new one |
+| Keras      | input, forget, candidate, output | update, reset, candidate | keeps the old one  |
+| PyTorch    | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
+| cuDNN      | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
+| ONNX       | input, output, forget, candidate | update, reset, candidate | keeps the old one  |
+
+A vanilla RNN has one block, `hidden`, everywhere. Where z keeps the old state its columns are
+negated on the way, in kernels and biases, since 1 - sigmoid(a) = sigmoid(-a). PyTorch and cuDNN
+call the update gate z, too; ONNX calls the candidate of the LSTM c and that of the GRU h.
 
 The words mean the same for all families: `input`, `forget`, `output`, `update` and `reset`
 are sigmoids between 0 (closed) and 1 (open); `candidate` is the new memory content;
@@ -20,11 +26,35 @@ SIMPLE_RNN_GATES = ("hidden",)
 LSTM_GATES = ("input", "forget", "candidate", "output")
 GRU_GATES = ("update", "reset", "candidate")
 
-# cuDNN's order of the same gates; its update gate keeps the old state.
-CUDNN_GATES = {
-    LSTM_GATES: ("input", "forget", "candidate", "output"),
-    GRU_GATES: ("reset", "update", "candidate"),
+_ORDERS = {
+    "keras": {LSTM_GATES: LSTM_GATES, GRU_GATES: GRU_GATES},
+    "torch": {LSTM_GATES: LSTM_GATES, GRU_GATES: ("reset", "update", "candidate")},
+    "cudnn": {LSTM_GATES: LSTM_GATES, GRU_GATES: ("reset", "update", "candidate")},
+    "onnx": {LSTM_GATES: ("input", "output", "forget", "candidate"), GRU_GATES: GRU_GATES},
 }
+
+
+def to_library(library, gates, blocks):
+    """Returns what another library stores in the place of our blocks, in its order.
+
+    Args:
+        library: "keras", "torch", "cudnn" or "onnx".
+        gates: The names of our gates, in our order.
+        blocks: Arrays or tensors, one a gate: its columns of a kernel or a bias.
+    """
+    of_gate = dict(zip(gates, blocks, strict=True))
+    return [_turned(gate, of_gate[gate]) for gate in _ORDERS[library].get(gates, gates)]
+
+
+def from_library(library, gates, blocks):
+    """Returns our blocks, in our order, from those of another library: undoes `to_library`."""
+    of_gate = dict(zip(_ORDERS[library].get(gates, gates), blocks, strict=True))
+    return [_turned(gate, of_gate[gate]) for gate in gates]
+
+
+def _turned(gate, block):
+    """Every other library's update gate keeps what ours overwrites."""
+    return -block if gate == "update" else block
 
 
 class SimpleRNNStep(NamedTuple):

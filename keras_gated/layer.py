@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_gated import cell_loop, recorder
 from keras_gated.arguments import boolean, compatible
-from keras_gated.gates import CUDNN_GATES
+from keras_gated.gates import GRU_GATES, LSTM_GATES
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -140,7 +140,7 @@ class GatedLayer(keras.layers.RNN):
         return tuple(results) if len(results) > 1 else results[0]
 
     def _in_cudnn(self):
-        return self.cell_class.gates in CUDNN_GATES
+        return self.cell_class.gates in (LSTM_GATES, GRU_GATES)
 
     def _path_of(self, mask, training, looked_at):
         """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""

@@ -1,0 +1,100 @@
+"""Milliseconds of a call in onnxruntime and in LiteRT: our writer against tf2onnx, side by side.
+
+pip install 'keras_gated[test]'
+python examples/benchmark_onnx.py
+
+Both files are made of the same model, one by `to_onnx`, one by tf2onnx from the same model with
+`keras.layers`; they are asked in turn, and their answers are compared.
+"""
+
+import argparse
+import importlib.metadata
+import pathlib
+import statistics
+import tempfile
+import time
+
+import characters
+import keras
+import numpy as np
+import onnxruntime
+import sentiment
+import tensorflow as tf
+import tf2onnx
+
+import keras_gated
+
+
+def models(cell):
+    """Yields names, models and ids: the two examples."""
+    classifier, _ = sentiment.build_model(20_000, cell, 64, 1)
+    writer = characters.build_model(65, cell, 512, 1, 0.0, 0.0)
+    rng = np.random.default_rng(0)
+    for name, model, words, rows, steps in (
+        ("sentiment, 1 text of 200 words", classifier, 20_000, 1, 200),
+        ("sentiment, 16 texts of 200 words", classifier, 20_000, 16, 200),
+        ("characters, 1 row of 200", writer, 65, 1, 200),
+        ("characters, 32 rows of 100", writer, 65, 32, 100),
+    ):
+        yield f"{cell} {name}", model, rng.integers(2, words, (rows, steps))
+
+
+def through_tf2onnx(model, path):
+    theirs = keras_gated.to_keras(model)
+    [spec] = [tf.TensorSpec([None, None], t.dtype, name=t.name) for t in theirs.inputs]
+    function = tf.function(lambda ids: theirs(ids, training=False), input_signature=[spec])
+    tf2onnx.convert.from_function(function, [spec], opset=17, output_path=str(path))
+
+
+def timed(sessions, given, seconds):
+    """Returns the milliseconds of every session's calls, made in turn."""
+    taken = [[] for _ in sessions]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for session, own, times in zip(sessions, given, taken, strict=True):
+            start = time.perf_counter()
+            session.run(None, own)
+            times.append(1e3 * (time.perf_counter() - start))
+    return taken
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--seconds", type=float, default=3, help="of every case")
+    p.add_argument("--cell", nargs="+", choices=["lstm", "gru"], default=["lstm", "gru"])
+    args = p.parse_args()
+    packages = ("onnxruntime", "tf2onnx", "onnx", "tensorflow", "keras")
+    print(", ".join(f"{n} {importlib.metadata.version(n)}" for n in packages), flush=True)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        for cell in args.cell:
+            for name, model, ids in models(cell):
+                paths = [pathlib.Path(folder, n) for n in ("ours.onnx", "tf2onnx.onnx")]
+                keras_gated.to_onnx(model, paths[0])
+                through_tf2onnx(model, paths[1])
+                sessions = [
+                    onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+                    for path in paths
+                ]
+                given = [{s.get_inputs()[0].name: ids} for s in sessions]
+                expected = keras.ops.convert_to_numpy(model(ids))
+                for session, own in zip(sessions, given, strict=True):
+                    np.testing.assert_allclose(session.run(None, own)[0], expected, atol=1e-4)
+                ours, theirs = map(statistics.median, timed(sessions, given, args.seconds))
+                litert = keras_gated.to_litert(
+                    model, pathlib.Path(folder, "m.tflite"), batch_size=len(ids), steps=ids.shape[1]
+                )
+                ratios.append(theirs / ours)
+                print(
+                    f"{name:36} tf2onnx {theirs:7.2f} ms   ours {ours:7.2f} ms   "
+                    f"tf2onnx/ours {ratios[-1]:5.2f}   LiteRT {litert.milliseconds:7.2f} ms, "
+                    f"{litert.size / 1e6:.1f} MB",
+                    flush=True,
+                )
+    print(f"tf2onnx/ours: {statistics.geometric_mean(ratios):.2f} (geometric mean)")
+
+
+if __name__ == "__main__":
+    main()

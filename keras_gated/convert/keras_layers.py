@@ -1,0 +1,263 @@
+"""From `keras.layers` and back: single layers, cells, and whole models.
+
+A layer is converted by its config, in which the recurrent classes are given their other names,
+wherever they stand (in `Bidirectional`, `StackedRNNCells`, `TimeDistributed`, nested models). The
+weights follow, the columns of a GRU's update gate with the other sign (`gates.py`).
+"""
+
+import keras
+from keras import ops, tree
+
+import keras_gated.bidirectional
+import keras_gated.gru
+import keras_gated.layers
+import keras_gated.lstm
+import keras_gated.simple_rnn
+from keras_gated.cell import GatedCell
+from keras_gated.gates import GRU_GATES, to_library
+from keras_gated.layer import GatedLayer
+
+_OURS = {
+    "SimpleRNN": keras_gated.layers.SimpleRNN,
+    "LSTM": keras_gated.layers.LSTM,
+    "GRU": keras_gated.layers.GRU,
+    "SimpleRNNCell": keras_gated.simple_rnn.SimpleRNNCell,
+    "LSTMCell": keras_gated.lstm.LSTMCell,
+    "GRUCell": keras_gated.gru.GRUCell,
+    "Bidirectional": keras_gated.bidirectional.Bidirectional,
+}
+_TO_OURS = {getattr(keras.layers, name): ours for name, ours in _OURS.items()}
+_TO_KERAS = {ours: theirs for theirs, ours in _TO_OURS.items()}
+_ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout")
+
+# What is the same for a weight and its negative, and so may stay on a GRU.
+_SYMMETRIC = {
+    "activation": {"sigmoid", "hard_sigmoid"},
+    "regularizer": {"L1", "L2", "L1L2", "OrthogonalRegularizer"},
+    "constraint": {"MaxNorm", "MinMaxNorm", "UnitNorm"},
+}
+# An optimizer's variables that follow a weight's sign, and those that are squares or sizes.
+_SIGNED = ("momentum", "average", "average_gradient", "gradient_accumulator", "linear")
+_SIZES = ("velocity", "velocity_hat", "norm", "accumulator", "accumulated_grad")
+_SIZES += ("accumulated_delta_var",)
+
+
+def from_keras(layer_or_model):
+    """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
+
+    Outputs, states and gradients are the same, under the same masks. Converted are `SimpleRNN`,
+    `LSTM`, `GRU`, their cells and `Bidirectional`, wherever they stand; everything else of a
+    functional or sequential model is copied as it is. Names, weights, states of stateful layers,
+    seeds, masks, and what `compile` said are kept, with the optimizer's variables. What was given
+    is not changed.
+
+    Args:
+        layer_or_model: A recurrent layer or cell of `keras.layers`, a `Bidirectional`,
+            `StackedRNNCells` or other wrapper around one, or a functional or sequential model.
+
+    Returns:
+        The same kind of thing, built if it was built.
+
+    Raises:
+        ValueError: If there is nothing to convert, or something cannot be converted exactly: a
+            mask that `keras.layers` drops because the layer is given an initial state (ours
+            counts it); a GRU whose recurrent activation, regularizers or constraints tell a
+            weight from its negative.
+    """
+    return _converted(layer_or_model, _TO_OURS, "from_keras")
+
+
+def to_keras(layer_or_model):
+    """Returns a copy with `keras.layers`'s recurrent layers in the place of ours.
+
+    The way back of `from_keras`: see there. `fused` is left out, since Keras has none.
+
+    Args:
+        layer_or_model: One of our layers or cells, a wrapper around one, or a functional or
+            sequential model.
+
+    Returns:
+        The same kind of thing, built if it was built.
+
+    Raises:
+        ValueError: As `from_keras`, and for `return_gates=True`, which Keras does not have.
+    """
+    return _converted(layer_or_model, _TO_KERAS, "to_keras")
+
+
+def _converted(old, classes, owner):
+    if not isinstance(old, keras.layers.Layer):
+        raise ValueError(
+            f"{owner}: `layer_or_model` must be a Keras layer or model. Received: {old!r} (of type "
+            f"{type(old).__name__})."
+        )
+    if not any(type(part) in classes for part in old._flatten_layers()):
+        names = sorted({c.__name__ for c in classes})
+        raise ValueError(
+            f"{owner}: there is nothing to convert in {old.name!r}, a {type(old).__name__}. "
+            f"{', '.join(names)} of {next(iter(classes)).__module__.split('.')[0]} are converted "
+            "(not subclasses, whose equations may be others)."
+        )
+    if isinstance(old, keras.Model):
+        if not isinstance(old, (keras.Sequential, keras.src.models.Functional)):
+            raise ValueError(
+                f"{owner}: {old.name!r} must be a functional or sequential model; what the code "
+                f"of a {type(old).__name__} does cannot be rewritten. Convert its layers one by "
+                "one."
+            )
+        _check_masks_with_states(old, owner)
+        new = keras.models.clone_model(
+            old, clone_function=lambda layer: _by_config(layer, classes, owner), recursive=True
+        )
+    else:
+        new = _by_config(old, classes, owner)
+    if old.built:
+        negated = _copy_weights(old, new)
+        if isinstance(old, keras.Model) and old.compiled and old.optimizer is not None:
+            _copy_optimizer(old, new, negated, owner)
+    return new
+
+
+def _by_config(layer, classes, owner):
+    named = {_key(old): new for old, new in classes.items()}
+    if type(layer) not in classes:
+        # By its class, which need not be registered; what is nested in its config is converted.
+        return type(layer).from_config(_renamed(layer.get_config(), named, owner))
+    config = _renamed(keras.saving.serialize_keras_object(layer), named, owner)
+    return keras.saving.deserialize_keras_object(config, safe_mode=False)
+
+
+def _key(cls):
+    registered = keras.saving.get_registered_name(cls)
+    return cls.__name__, registered if ">" in registered else None
+
+
+def _renamed(config, classes, owner):
+    """Returns a config, of whatever is nested in it too, with classes replaced."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(_renamed(part, classes, owner) for part in config)
+    if not isinstance(config, dict):
+        return config
+    # A model's layers are built by being called, or the paths of their weights would be others.
+    config = {k: _renamed(v, classes, owner) for k, v in config.items() if k != "build_config"}
+    registered = config.get("registered_name")
+    key = config.get("class_name"), registered if registered and ">" in registered else None
+    if key not in classes or (key[1] is None and config.get("module") != "keras.layers"):
+        return config
+    new, arguments = classes[key], config["config"]
+    if arguments.get("return_gates"):
+        raise ValueError(
+            f"{owner}: {arguments['name']!r} returns its gates (`return_gates=True`), which no "
+            "layer of Keras does. Convert the layer without."
+        )
+    if arguments.get("recurrent_weight_dropout"):
+        raise ValueError(
+            f"{owner}: {arguments['name']!r} drops weights in training, which no layer of Keras "
+            f"does. Received: recurrent_weight_dropout={arguments['recurrent_weight_dropout']}. "
+            "Set it to 0 for a model that is not trained any more."
+        )
+    arguments = {k: v for k, v in arguments.items() if k not in _ONLY_OURS}
+    if key[0].startswith("GRU"):
+        _check_symmetry(arguments, owner)
+    ours = issubclass(new, (GatedCell, GatedLayer, keras_gated.Bidirectional))
+    return {
+        **config,
+        "class_name": new.__name__,
+        "module": new.__module__ if ours else "keras.layers",
+        "registered_name": keras.saving.get_registered_name(new) if ours else None,
+        "config": arguments,
+    }
+
+
+def _check_symmetry(arguments, owner):
+    """Raises if a GRU has what tells a weight from its negative."""
+    for name, value in arguments.items():
+        kind = name.rsplit("_", 1)[-1]
+        if name in ("activation", "activity_regularizer") or kind not in _SYMMETRIC or not value:
+            continue
+        named = value if isinstance(value, str) else value.get("class_name", value)
+        if named == "function":
+            named = value["config"]
+        if named not in _SYMMETRIC[kind]:
+            raise ValueError(
+                f"{owner}: `{name}` of the GRU {arguments['name']!r} must be one that does not "
+                f"tell a weight from its negative ({', '.join(sorted(_SYMMETRIC[kind]))}): Keras's "
+                f"update gate is the complement of ours. Received: {name}={named!r}."
+            )
+
+
+def _check_masks_with_states(model, owner):
+    for layer in model.layers:
+        if isinstance(layer, keras.src.models.Functional):
+            _check_masks_with_states(layer, owner)
+        if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
+            continue
+        for node in layer._inbound_nodes:
+            sequences, *states = node.input_tensors
+            mask = getattr(sequences, "_keras_mask", None)
+            if states and mask is not None and node.arguments.kwargs.get("mask") is None:
+                raise ValueError(
+                    f"{owner}: {layer.name!r} is given an initial state and sequences with a mask. "
+                    "keras.layers then drops the mask and ours counts it, so the answers would "
+                    "differ. Give the layer `mask=` explicitly, or sequences without a mask."
+                )
+
+
+def _copy_weights(old, new):
+    """Copies weights, states and seeds. Returns the ids of old weights that were negated."""
+    negated = {}
+    for a, b in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        if not a.built:
+            continue
+        if not b.built:
+            b.build_from_config(a.get_build_config())
+        own = [layer._trainable_variables + layer._non_trainable_variables for layer in (a, b)]
+        turned = type(a) is not type(b) and "GRUCell" in (type(a).__name__, type(b).__name__)
+        for before, after in zip(*own, strict=True):
+            after.assign(_negated(before.value) if turned else before.value)
+            if turned:
+                negated[id(before)] = True
+        if isinstance(a, keras.layers.RNN) and a.stateful:
+            for before, after in zip(tree.flatten(a.states), tree.flatten(b.states), strict=True):
+                after.assign(before.value)
+        if hasattr(a, "seed_generator") and hasattr(b, "seed_generator"):
+            b.seed_generator.state.assign(a.seed_generator.state.value)
+    return negated
+
+
+def _negated(weight):
+    """Returns a GRU's weight with the columns of the update gate negated."""
+    return ops.concatenate(to_library("keras", GRU_GATES, ops.split(weight, 3, axis=-1)), axis=-1)
+
+
+def _copy_optimizer(old, new, negated, owner):
+    """Copies what an optimizer remembers of every weight."""
+    if not old.optimizer.built:
+        return
+    new.optimizer.build(new.trainable_variables)
+    turned = {v.path.replace("/", "_"): id(v) in negated for v in old.trainable_variables}
+    for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
+        # Keras names it after the weight's path and what it is.
+        weight = max((p for p in turned if before.name.startswith(p + "_")), key=len, default=None)
+        value = before.value
+        if weight is not None and turned[weight]:
+            what = before.name[len(weight) + 1 :]
+            if what not in _SIGNED + _SIZES:
+                raise ValueError(
+                    f"{owner}: it is not known how the optimizer's {what!r} changes when a GRU's "
+                    "weights change their sign. Received: a compiled "
+                    f"{type(old.optimizer).__name__}. Convert before `compile`, or compile the "
+                    "result anew."
+                )
+            value = _negated(value) if what in _SIGNED else value
+        after.assign(value)
+
+
+def has_keras_layers(model):
+    """Whether a model holds recurrent layers of `keras.layers` that `from_keras` converts."""
+    return any(type(part) in _TO_OURS for part in model._flatten_layers())
+
+
+def has_our_layers(model):
+    """Whether a model holds layers of ours that `to_keras` converts."""
+    return any(type(part) in _TO_KERAS for part in model._flatten_layers())

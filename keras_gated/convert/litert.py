@@ -1,0 +1,132 @@
+"""Models for LiteRT (TensorFlow Lite), of its built-in operations alone."""
+
+import pathlib
+import time
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_gated.convert.keras_layers import has_our_layers, to_keras
+
+_STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
+_TOLERANCE = 1e-4
+
+
+class LiteRT(NamedTuple):
+    """What was written."""
+
+    path: str
+    size: int  # bytes
+    milliseconds: float  # the fastest of ten calls, on one thread
+    difference: float  # the largest from the model's own answers
+
+
+def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
+    """Writes a functional or sequential model for LiteRT, and asks it there.
+
+    The batch is of a fixed size, as an interpreter without TensorFlow's own kernels needs it; the
+    number of steps stays free: `interpreter.resize_tensor_input` sets it. Recurrent layers become
+    loops as `keras.layers` runs them, with the same masks. Text stays outside.
+
+    Args:
+        model: The Keras model.
+        path: Where to write the file.
+        batch_size: Rows of a batch.
+        steps: Steps of the batch that it is asked and timed with; default: 5.
+        int8: Whether weights are stored in 8 bits (dynamic-range quantisation): a quarter of the
+            size, and answers that differ a little; the caller judges by how much.
+
+    Returns:
+        A `LiteRT`: the path, the size in bytes, the milliseconds of a call and the difference from
+        the model.
+
+    Raises:
+        ValueError: If the model needs more than built-in operations, or answers differently by
+            more than 1e-4 (without `int8`). Then no file is left.
+        ImportError: If ai-edge-litert is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "to_litert: ai-edge-litert is not installed. Install it: pip install "
+            "'keras_gated[litert]'."
+        ) from error
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            "to_litert: `model` must be a functional model, or a sequential one that knows its "
+            f"input. Received: {model!r}."
+        )
+    runs = to_keras(model) if has_our_layers(model) else model
+    specs = [tf.TensorSpec([batch_size, *t.shape[1:]], t.dtype, t.name) for t in model.inputs]
+    given = tree.pack_sequence_as(model.input, specs)
+    traced = tf.function(lambda given: runs(given, training=False), autograph=False)
+    written = _converted(_frozen(traced.get_concrete_function(given)), int8)
+    interpreter = Interpreter(model_content=written, num_threads=1)
+    inputs = [_example(spec, steps or _STEPS) for spec in specs]
+    difference, milliseconds = _asked(interpreter, model, inputs)
+    if not int8 and not difference <= _TOLERANCE:
+        raise ValueError(
+            f"to_litert: {model.name!r} answers differently by {difference:.2g} in LiteRT."
+        )
+    pathlib.Path(path).write_bytes(written)
+    return LiteRT(str(path), len(written), milliseconds, difference)
+
+
+def _frozen(function):
+    """Returns a function with constants for variables: a loop in LiteRT cannot read variables."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function)
+
+
+def _converted(function, int8):
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if int8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    try:
+        return converter.convert()
+    except Exception as error:  # of the converter's own kinds, with pages of places
+        needed = [
+            line for line in str(error).splitlines() if line.startswith(("TF Select", "\ttf."))
+        ]
+        raise ValueError(
+            "to_litert: the model needs more than LiteRT's built-in operations. "
+            f"{' '.join(needed) or str(error)[-300:]} Leave the layers that need them outside."
+        ) from error
+
+
+def _example(spec, steps):
+    shape = [steps if size is None else size for size in spec.shape]
+    if spec.dtype.is_floating:
+        return np.random.default_rng(0).normal(size=shape).astype(spec.dtype.as_numpy_dtype)
+    return np.ones(shape, spec.dtype.as_numpy_dtype)
+
+
+def _asked(interpreter, model, inputs):
+    """Returns the largest difference from the model's answers, and the milliseconds of a call."""
+    details = sorted(interpreter.get_input_details(), key=lambda detail: detail["index"])
+    for detail, value in zip(details, inputs, strict=True):
+        interpreter.resize_tensor_input(detail["index"], value.shape)
+    interpreter.allocate_tensors()
+    for detail, value in zip(details, inputs, strict=True):
+        interpreter.set_tensor(detail["index"], value)
+    seconds = []
+    for _ in range(11):
+        start = time.perf_counter()
+        interpreter.invoke()
+        seconds.append(time.perf_counter() - start)
+    received = [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+    expected = [
+        np.asarray(e) for e in tree.flatten(model(tree.pack_sequence_as(model.input, inputs)))
+    ]
+    # The converter may put outputs in another order: an answer is compared with the nearest.
+    differences = [
+        min(float(np.max(np.abs(e - r), initial=0)) for r in received if r.shape == e.shape)
+        for e in expected
+    ]
+    return max(differences), 1e3 * min(seconds[1:])

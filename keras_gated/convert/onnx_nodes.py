@@ -1,0 +1,206 @@
+"""How a layer is written as nodes of ONNX: one function a kind, registered in `WRITERS`.
+
+A writer takes the graph, the layer and the call's arguments, with wires in the place of tensors,
+and returns the names of what the call returns.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_gated.ngrams import NGrams
+from keras_gated.text import PADDING, UNKNOWN
+
+WRITERS = {}
+# Functions by their names in Keras: the operator, and its attributes.
+FUNCTIONS = {
+    "linear": ("Identity", {}),
+    "relu": ("Relu", {}),
+    "sigmoid": ("Sigmoid", {}),
+    "tanh": ("Tanh", {}),
+    "softmax": ("Softmax", {"axis": -1}),
+    "log_softmax": ("LogSoftmax", {"axis": -1}),
+    "softplus": ("Softplus", {}),
+    "softsign": ("Softsign", {}),
+    "selu": ("Selu", {}),
+    "elu": ("Elu", {}),
+    "exponential": ("Exp", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+}
+
+
+def writes(*kinds):
+    def register(function):
+        WRITERS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
+
+
+def refuse(layer, what, way_out):
+    raise ValueError(f"to_onnx: {layer.name!r} has {what}, which cannot be written. {way_out}")
+
+
+def array(weight):
+    return keras.ops.convert_to_numpy(weight)
+
+
+def function_of(layer, function):
+    if function.__name__ not in FUNCTIONS or not function.__module__.startswith("keras."):
+        refuse(layer, f"the activation {function.__name__!r}", f"Known: {', '.join(FUNCTIONS)}.")
+    return FUNCTIONS[function.__name__]
+
+
+def activated(graph, layer, x):
+    op, attributes = function_of(layer, layer.activation)
+    return x if op == "Identity" else graph.add(op, [x], **attributes)
+
+
+@writes(layers.Embedding)
+def embedding(graph, layer, ids):
+    return graph.add("Gather", [array(layer.embeddings), graph.add("Cast", [ids], to=7)], axis=0)
+
+
+@writes(layers.Dense)
+def dense(graph, layer, x):
+    y = graph.add("MatMul", [x, array(layer.kernel)])
+    y = graph.add("Add", [y, array(layer.bias)]) if layer.use_bias else y
+    return activated(graph, layer, y)
+
+
+@writes(layers.TimeDistributed)
+def time_distributed(graph, layer, x, training=None, mask=None):
+    if type(layer.layer) is not layers.Dense:
+        refuse(layer, f"{layer.layer!r} inside", "Known: Dense.")
+    return dense(graph, layer.layer, x)
+
+
+@writes(layers.Activation)
+def activation(graph, layer, x):
+    return activated(graph, layer, x) if layer.activation.__name__ != "linear" else x
+
+
+@writes(
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.Identity,
+)
+def nothing_at_inference(graph, layer, x, training=None, **kwargs):
+    return graph.add("Identity", [x])
+
+
+@writes(layers.Masking)
+def masking(graph, layer, x):
+    differs = _not_equal(graph, x, np.asarray(layer.mask_value, x.dtype))
+    kept = graph.add("ReduceMax", [graph.add("Cast", [differs], to=1)], axes=[-1], keepdims=1)
+    return graph.add("Mul", [x, kept])
+
+
+@writes(layers.GlobalAveragePooling1D)
+def average_over_steps(graph, layer, x, mask=None):
+    _plain_pooling(layer)
+    mask = graph.mask_of(mask, x)
+    if mask is None:
+        return graph.add("ReduceMean", [x], axes=[1], keepdims=int(layer.keepdims))
+    weight = graph.add("Cast", [mask], to=1 if x.dtype == "float32" else 11)
+    weight = graph.add("Unsqueeze", [weight, np.array([2])])
+    total = graph.add("ReduceSum", [graph.add("Mul", [x, weight]), np.array([1])])
+    mean = graph.add("Div", [total, graph.add("ReduceSum", [weight, np.array([1])])])
+    return mean if layer.keepdims else graph.add("Squeeze", [mean, np.array([1])])
+
+
+@writes(layers.GlobalMaxPooling1D)
+def largest_over_steps(graph, layer, x):
+    _plain_pooling(layer)
+    return graph.add("ReduceMax", [x], axes=[1], keepdims=int(layer.keepdims))
+
+
+def _plain_pooling(layer):
+    if layer.data_format != "channels_last":
+        refuse(layer, "data_format='channels_first'", "Use channels_last.")
+
+
+@writes(layers.LayerNormalization)
+def layer_normalization(graph, layer, x):
+    if list(np.atleast_1d(layer.axis)) not in ([-1], [len(x.shape) - 1]):
+        refuse(layer, f"axis={layer.axis}", "Normalise the last axis.")
+    size = x.shape[-1]
+    scale = np.ones(size, x.dtype) if layer.gamma is None else array(layer.gamma)
+    shift = np.zeros(size, x.dtype) if layer.beta is None else array(layer.beta)
+    return graph.add("LayerNormalization", [x, scale, shift], axis=-1, epsilon=layer.epsilon)
+
+
+@writes(layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply)
+def merged(graph, layer, inputs, **kwargs):
+    ops = {"Add": "Sum", "Average": "Mean", "Maximum": "Max", "Minimum": "Min"}
+    if isinstance(layer, layers.Multiply):
+        product, *others = inputs
+        for one in others:
+            product = graph.add("Mul", [product, one])
+        return product
+    return graph.add(ops[type(layer).__name__], inputs)
+
+
+@writes(layers.Concatenate)
+def concatenated(graph, layer, inputs, **kwargs):
+    rank = len(inputs[0].shape)
+    if graph.lengths is not None and layer.axis % rank == 1 and rank > 2:
+        refuse(layer, "more steps than the inputs", "Leave `lengths` out.")
+    return graph.add("Concat", inputs, axis=layer.axis)
+
+
+@writes(NGrams)
+def n_grams(graph, layer, ids):
+    """The layer's `runs` and `call`, node by node."""
+    ids = graph.add("Cast", [ids], to=7)
+    run, known, places = ids, graph.add("Greater", [ids, np.array(UNKNOWN)]), []
+    of_word = known
+    for length in range(1, layer.longest + 1):
+        if length > 1:
+            before = _one_later(graph, run)
+            run = graph.add("Add", [graph.add("Mul", [before, np.array(layer.words)]), ids])
+            flag = _one_later(graph, graph.add("Cast", [known], to=7))
+            known = graph.add("And", [graph.add("Cast", [flag], to=9), of_word])
+        place = run
+        if length > 1:
+            rest = graph.add("Mod", [run, np.array(layer.buckets)])
+            place = graph.add("Add", [rest, np.array(layer.words)])
+        places.append(graph.add("Where", [known, place, np.array(PADDING)]))
+    joined = graph.add("Concat", places, axis=1)
+    number = graph.add("Slice", [graph.add("Shape", [joined]), np.array([1]), np.array([2])])
+    ordered, _ = graph.add("TopK", [joined, number], outputs=2, axis=1, largest=0, sorted=1)
+    repeated = graph.add("Equal", [ordered, _one_later(graph, ordered)])
+    runs = graph.add("Where", [repeated, np.array(PADDING), ordered])
+    weight = array(layer.kernel) * array(layer.ratio)
+    weight[PADDING] = 0
+    weights = graph.add("Gather", [weight, runs], axis=0)
+    return graph.add("ReduceSum", [weights, np.array([1])], keepdims=1)
+
+
+def _one_later(graph, x):
+    """Returns whole numbers, `(batch, time)`, one step later, with a zero first."""
+    longer = graph.add("Pad", [x, np.array([0, 1, 0, 0])])
+    return graph.add("Slice", [longer, np.array([0]), np.array([-1]), np.array([1])])
+
+
+# Operations that masks are made of
+
+
+@writes(keras.src.ops.numpy.NotEqual)
+def not_equal(graph, operation, x1, x2):
+    return _not_equal(graph, x1, np.asarray(x2, x1.dtype))
+
+
+def _not_equal(graph, x, value):
+    return graph.add("Not", [graph.add("Equal", [x, value])])
+
+
+@writes(keras.src.ops.numpy.Any)
+def any_of(graph, operation, x):
+    number = graph.add("Cast", [x], to=1)
+    axes = [operation.axis] if isinstance(operation.axis, int) else list(operation.axis)
+    largest = graph.add("ReduceMax", [number], axes=axes, keepdims=int(operation.keepdims))
+    return graph.add("Cast", [largest], to=9)

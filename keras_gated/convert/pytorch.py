@@ -1,0 +1,300 @@
+"""From `torch.nn.RNN`, `LSTM` and `GRU` and back. Reading a state dict of arrays needs no torch."""
+
+import re
+import warnings
+
+import keras
+import numpy as np
+
+import keras_gated.bidirectional
+from keras_gated.gates import from_library, to_library
+from keras_gated.layer import GatedLayer
+from keras_gated.layers import GRU, LSTM, SimpleRNN
+
+_KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+_BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
+_RNN = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
+
+
+def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_sequences=True):
+    """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`.
+
+    Inputs are `(batch, time, features)` here, whatever `batch_first` says there. Packed sequences
+    there are masks here: `pad_packed_sequence` writes zeros at masked steps, where an LSTM here
+    repeats its last output (a `Bidirectional` writes zeros, too). The two biases there are kept
+    apart where there are two here, in a GRU, and added elsewhere.
+
+    Args:
+        module_or_state_dict: The module, or a dict of its arrays or tensors by their names
+            (`weight_ih_l0`, ...), for which torch need not be installed.
+        prefix: What stands before those names in a larger model's state dict, as `"lstm."`;
+            other entries are then left alone.
+        activation: "tanh" or "relu": that of an RNN of which there is a state dict alone.
+        return_sequences: Whether the last layer returns all steps, as torch does.
+
+    Returns:
+        A built `SimpleRNN`, `LSTM` or `GRU`, in a `Bidirectional` where it has both directions;
+        for several layers a `keras.Sequential` of them, with `Dropout` between where a module has
+        some.
+
+    Raises:
+        ValueError: If an entry is missing, unknown or of another shape, or for `proj_size`.
+    """
+    owner, dropout = "from_torch", 0.0
+    source = module_or_state_dict
+    if hasattr(source, "state_dict"):
+        mode = getattr(source, "mode", None)
+        if mode not in (*_RNN, "LSTM", "GRU"):
+            raise ValueError(
+                f"{owner}: the module must be a torch.nn.RNN, LSTM or GRU. Received: a "
+                f"{type(source).__name__}. Pass the recurrent module inside it, or its state dict "
+                'with `prefix`, for example from_torch(model.state_dict(), prefix="lstm.").'
+            )
+        activation, dropout = _RNN.get(mode, "tanh"), source.dropout
+        source = source.state_dict()
+    arrays = _arrays(source, prefix, owner)
+    number = 1 + max(layer for _, layer, _ in arrays)
+    directions = sorted({reverse for _, _, reverse in arrays})
+    use_bias = any(name.startswith("bias") for name, _, _ in arrays)
+    names = ("weight_ih", "weight_hh") + (("bias_ih", "bias_hh") if use_bias else ())
+    wanted = {(n, layer, d) for n in names for layer in range(number) for d in directions}
+    if wanted != set(arrays) or directions not in ([False], [False, True]):
+        missing = sorted(map(_key, wanted - set(arrays))) or ["those of the forward direction"]
+        raise ValueError(
+            f"{owner}: the state dict lacks {', '.join(missing)}. Received: "
+            f"{sorted(map(_key, arrays))}. Pass all entries of the module."
+        )
+    units = arrays["weight_hh", 0, False].shape[-1]
+    blocks = arrays["weight_hh", 0, False].shape[0] / max(units, 1)
+    if blocks not in _BY_GATES:
+        raise ValueError(
+            f"{owner}: weight_hh_l0 must have shape (gates * units, units), with 1 (RNN), 3 (GRU) "
+            f"or 4 (LSTM) gates. Received: weight_hh_l0.shape="
+            f"{arrays['weight_hh', 0, False].shape}."
+        )
+    _check_shapes(arrays, int(blocks), units, len(directions), owner)
+    layers = []
+    for place in range(number):
+        last = place == number - 1
+        options = {"return_sequences": return_sequences or not last}
+        if blocks == 1:
+            options["activation"] = activation
+        weights = [
+            _to_ours(
+                _BY_GATES[blocks].cell_class.gates, *(arrays.get((n, place, d)) for n in names)
+            )
+            for d in directions
+        ]
+        options.update(use_bias=use_bias, dtype=str(weights[0][0].dtype))
+        layer = _BY_GATES[blocks](units, **options)
+        if len(directions) == 2:
+            layer = keras_gated.bidirectional.Bidirectional(layer, dtype=options["dtype"])
+        layer.build((None, None, weights[0][0].shape[0]))
+        layer.set_weights([w for of_direction in weights for w in of_direction])
+        layers.append(layer)
+        if dropout and not last:
+            layers.append(keras.layers.Dropout(dropout, dtype=options["dtype"]))
+    if len(layers) == 1:
+        return layers[0]
+    features = arrays["weight_ih", 0, False].shape[1]
+    return keras.Sequential([keras.Input((None, features), dtype=options["dtype"]), *layers])
+
+
+def to_torch(layers, *, batch_first=True, state_dict=False):
+    """Returns a `torch.nn.RNN`, `LSTM` or `GRU` with the weights of our layers.
+
+    Where there is one bias here and there are two there, the whole of it becomes `bias_ih`, and
+    `bias_hh` is zero; a GRU's two are kept as they are. What is dropped in training there is
+    dropped elsewhere: a layer's own dropouts are left out, with a warning.
+
+    Args:
+        layers: A built layer of ours, a `Bidirectional` around one (outputs concatenated), or
+            several of the same size: a list or `keras.Sequential`, with `Dropout` between.
+        batch_first: Whether the module takes `(batch, time, features)`.
+        state_dict: Whether to return a dict of arrays instead, for which torch is not needed.
+
+    Returns:
+        The module, or its state dict of NumPy arrays.
+
+    Raises:
+        ValueError: For what torch does not have: `go_backwards`, `reset_after=False`, other
+            activations, layers of different kinds or sizes.
+        ImportError: If torch is not installed and a module is asked for.
+    """
+    owner = "to_torch"
+    if isinstance(layers, keras.Sequential):
+        layers = layers.layers
+    layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    drops = [one.rate for one in layers if type(one) is keras.layers.Dropout]
+    layers = [one for one in layers if type(one) is not keras.layers.Dropout]
+    if drops and (len(set(drops)) > 1 or len(drops) != len(layers) - 1):
+        raise ValueError(
+            f"{owner}: torch drops the same fraction between all layers. Received: Dropout layers "
+            f"of {drops} with {len(layers)} recurrent layers. Leave them out of the list."
+        )
+    pairs = [_directions(one, owner) for one in layers]
+    kinds = {
+        (type(one), one.units, one.use_bias, one.activation, len(pair), one.cell.kernel.dtype)
+        for pair in pairs
+        for one in pair
+    }
+    if len(kinds) != 1:
+        raise ValueError(
+            f"{owner}: all layers must have the same class, units, biases, activation, directions "
+            f"and dtype. Received: {layers}. Convert them one by one."
+        )
+    [(kind, units, use_bias, activation, directions, dtype)] = kinds
+    arrays = {}
+    for place, pair in enumerate(pairs):
+        for suffix, one in zip(("", "_reverse"), pair, strict=False):
+            for name, array in _to_theirs(one.cell).items():
+                arrays[f"{name}_l{place}{suffix}"] = array
+    if state_dict:
+        return arrays
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{owner}: torch is not installed. Install it (pip install 'keras_gated[torch]'), or "
+            "ask for the arrays alone: to_torch(layers, state_dict=True)."
+        ) from error
+    options = {"nonlinearity": activation.__name__} if kind is SimpleRNN else {}
+    module = {SimpleRNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}[kind](
+        input_size=arrays["weight_ih_l0"].shape[1],
+        hidden_size=units,
+        num_layers=len(layers),
+        bias=use_bias,
+        batch_first=batch_first,
+        dropout=drops[0] if drops else 0.0,
+        bidirectional=directions == 2,
+        dtype=getattr(torch, dtype),
+        **options,
+    )
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    return module
+
+
+def _arrays(source, prefix, owner):
+    """Returns a state dict's arrays by (name, layer, whether of the backward direction)."""
+    arrays = {}
+    for key, value in source.items():
+        if not key.startswith(prefix):
+            continue
+        name = key[len(prefix) :]
+        if name.startswith("weight_hr"):
+            raise ValueError(
+                f"{owner}: {key!r} projects the hidden state (`proj_size`), which no layer here "
+                "does. Train the module without `proj_size`."
+            )
+        match = _KEY.fullmatch(name)
+        if not match:
+            raise ValueError(
+                f"{owner}: {key!r} is no weight of a torch.nn.RNN, LSTM or GRU. Expected "
+                "weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 and so on; of a larger model, "
+                'pass `prefix`: what stands before these names, for example "lstm.".'
+            )
+        if hasattr(value, "detach"):  # a tensor of torch
+            value = value.detach().cpu()
+            value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        arrays[match[1], int(match[2]), bool(match[3])] = np.asarray(value)
+    if ("weight_hh", 0, False) not in arrays:
+        raise ValueError(
+            f"{owner}: the state dict lacks {prefix}weight_hh_l0. Received: {sorted(source)}. Pass "
+            "the state dict of a torch.nn.RNN, LSTM or GRU, or `prefix`."
+        )
+    return arrays
+
+
+def _key(place):
+    name, layer, reverse = place
+    return f"{name}_l{layer}{'_reverse' if reverse else ''}"
+
+
+def _check_shapes(arrays, gates, units, directions, owner):
+    for place, array in arrays.items():
+        name, layer, _ = place
+        expected = {"weight_hh": (gates * units, units)}.get(name, (gates * units,))
+        if name == "weight_ih":
+            of_first = arrays.get(("weight_ih", 0, False), array).shape[-1:]
+            expected = (gates * units, *((directions * units,) if layer else of_first))
+        if array.shape != expected:
+            raise ValueError(
+                f"{owner}: {_key(place)} must have shape {expected}, as weight_hh_l0 says "
+                f"{gates} gate(s) of {units} units. Received: {_key(place)}.shape={array.shape}."
+            )
+
+
+def _to_ours(gates, W, U, b=None, c=None):
+    def ours(weight):
+        return np.concatenate(from_library("torch", gates, np.split(weight, len(gates))))
+
+    weights = [ours(W).T, ours(U).T]
+    if b is None:
+        return weights
+    two = GRU.cell_class.gates == gates
+    return [*weights, np.stack([ours(b), ours(c)]) if two else ours(b) + ours(c)]
+
+
+def _to_theirs(cell):
+    def theirs(weight):
+        weight = keras.ops.convert_to_numpy(weight)
+        blocks = np.split(weight, len(cell.gates), axis=-1)
+        return np.concatenate(to_library("torch", cell.gates, blocks), axis=-1)
+
+    arrays = {"weight_ih": theirs(cell.kernel).T, "weight_hh": theirs(cell.recurrent_kernel).T}
+    if cell.use_bias:
+        bias = theirs(cell.bias)
+        own, recurrent = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+        arrays.update(bias_ih=own, bias_hh=recurrent)
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _directions(layer, owner):
+    """Returns our layers of one layer of torch: one, or both directions."""
+    pair = [layer]
+    if isinstance(layer, keras.layers.Bidirectional):
+        if layer.merge_mode != "concat":
+            raise ValueError(
+                f"{owner}: torch concatenates both directions. Received: merge_mode="
+                f"{layer.merge_mode!r} of {layer.name!r}."
+            )
+        pair = [layer.forward_layer, layer.backward_layer]
+    for one in pair:
+        if type(one) not in (SimpleRNN, LSTM, GRU) or not one.built:
+            raise ValueError(
+                f"{owner}: `layers` must be built layers of keras_gated (SimpleRNN, LSTM, GRU, or "
+                f"a Bidirectional around one). Received: {one!r}. `from_keras` turns those of "
+                "Keras into ours; calling a layer once builds it."
+            )
+        _check_options(one, one is not pair[0], owner)
+    return pair
+
+
+def _check_options(layer: GatedLayer, backward, owner):
+    relu = isinstance(layer, SimpleRNN) and layer.activation is keras.activations.relu
+    for name, value, accepted in (
+        ("go_backwards", layer.go_backwards, layer.go_backwards == backward),
+        ("reset_after", getattr(layer, "reset_after", True), getattr(layer, "reset_after", True)),
+        ("activation", layer.activation, layer.activation is keras.activations.tanh or relu),
+        (
+            "recurrent_activation",
+            getattr(layer, "recurrent_activation", None),
+            getattr(layer, "recurrent_activation", keras.activations.sigmoid)
+            is keras.activations.sigmoid,
+        ),
+    ):
+        if not accepted:
+            value = getattr(value, "__name__", value)
+            raise ValueError(
+                f"{owner}: torch has no counterpart of {name}={value!r} of {layer.name!r}. It "
+                "reads forwards, resets after the product, and uses tanh (RNN: or relu) and "
+                "sigmoid."
+            )
+    dropouts = ("dropout", "recurrent_dropout", "recurrent_weight_dropout")
+    left_out = {name: getattr(layer, name) for name in dropouts if getattr(layer, name)}
+    if left_out:
+        warnings.warn(
+            f"{owner}: {layer.name!r} drops {left_out} in training, which torch's layers do not; "
+            "the result is the same at inference alone.",
+            stacklevel=4,
+        )

@@ -1,0 +1,194 @@
+"""Models of keras.layers as ours and back: the same answers, gradients, training and names."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES, MASKS, mask_array
+from keras import layers
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated import from_keras, to_keras
+
+X = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
+IDS = np.array([[3, 4, 5, 0, 0, 0], [0, 0, 7, 1, 2, 9], [5, 6, 0, 7, 0, 8], [1, 2, 3, 4, 5, 6]])
+
+
+def set_random(model):
+    """Every entry differs, so a swapped gate or bias changes the answer."""
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+
+
+def answers(layer, x, **call):
+    """Outputs, final states, and gradients by the inputs and by every weight."""
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        results = tf.nest.flatten(layer(x, **call))
+        loss = tf.add_n([tf.reduce_sum(tf.sin(r)) for r in results])
+    return results, tape.gradient(loss, [x, *layer.trainable_variables])
+
+
+def assert_same(a, b, atol=1e-6):
+    for one, other in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+        assert_allclose(one, other, atol=atol)
+
+
+def with_z_as_in(family, gradients):
+    x, *weights = gradients
+    return [x, *family.convert([np.asarray(w) for w in weights])]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_layer_of_keras_and_ours_agree_under_every_mask(name, mask):
+    family = FAMILIES[name]
+    theirs = family.make_keras(4, return_sequences=True, return_state=True, name="mine")
+    theirs.build(X.shape)
+    set_random(theirs)
+    call = {} if mask == "no mask" else {"mask": mask_array(mask)}
+    results, gradients = answers(theirs, X, **call)
+    ours = from_keras(theirs)
+    assert type(ours) is family.layer and ours.name == "mine"
+    own_results, own_gradients = answers(ours, X, **call)
+    if mask in ("no mask", "right padding"):
+        assert_same(own_results, results)
+    else:  # a step masked at the start is zero here and the initial output there
+        assert_same(own_results[1:], results[1:])
+    if mask == "no mask":
+        assert_same(with_z_as_in(family, own_gradients), gradients, 5e-6)
+    back = to_keras(ours)
+    assert type(back) is family.keras_layer
+    assert all(
+        (a == b).all() for a, b in zip(back.get_weights(), theirs.get_weights(), strict=True)
+    )
+    assert back.get_config() == theirs.get_config()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_cell_of_keras_and_ours_agree(name):
+    family = FAMILIES[name]
+    theirs = family.keras_cell(4, **family.options)
+    theirs.build((None, 2))
+    set_random(theirs)
+    ours = from_keras(theirs)
+    assert type(ours) is family.cell
+    states = [np.random.default_rng(2).normal(size=(3, 4)) for _ in range(family.states)]
+    states = [s.astype("float32") for s in states]
+    assert_same(ours(X[:, 0], states), theirs(X[:, 0], states))
+    assert type(to_keras(ours)) is family.keras_cell
+
+
+def whole_model():
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = layers.Embedding(20, 6, mask_zero=True, name="words")(ids)
+    x = layers.Bidirectional(layers.GRU(5, return_sequences=True, dropout=0.2, seed=7), name="b")(x)
+    cells = [layers.LSTMCell(4), layers.GRUCell(3, reset_after=False)]
+    x = layers.RNN(layers.StackedRNNCells(cells), return_sequences=True, name="stack")(x)
+    x = layers.TimeDistributed(layers.Dense(4), name="each")(x)
+    x, memory, _ = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)
+    x = layers.SimpleRNN(3, name="last")(x)
+    outputs = {"y": layers.Dense(2, name="y")(x), "memory": memory}
+    model = keras.Model(ids, outputs, name="mine")
+    set_random(model)
+    model.compile(keras.optimizers.Adam(0.01), {"y": "mse", "memory": "mae"})
+    return model
+
+
+TARGETS = {"y": np.ones((4, 2)), "memory": np.zeros((4, 4))}
+
+
+def test_a_whole_model_is_converted_with_names_masks_and_what_compile_said():
+    theirs = whole_model()
+    ours = from_keras(theirs)
+    assert ours.name == "mine" and [a.name for a in ours.layers] == [a.name for a in theirs.layers]
+    assert [v.path for v in ours.weights] == [v.path for v in theirs.weights]
+    kinds = {a.name: type(a) for a in ours.layers}
+    assert kinds["b"] is keras_gated.Bidirectional and kinds["lstm"] is keras_gated.LSTM
+    assert kinds["words"] is layers.Embedding
+    assert_same(ours(IDS), theirs(IDS))
+    assert ours.evaluate(IDS, TARGETS, verbose=0) == pytest.approx(
+        theirs.evaluate(IDS, TARGETS, verbose=0), abs=1e-6
+    )
+    back = to_keras(ours)
+    assert_same(back(IDS), theirs(IDS))
+    assert all(
+        (a == b).all() for a, b in zip(back.get_weights(), theirs.get_weights(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("optimizer", [
+    "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta", "ftrl", "lion",
+    keras.optimizers.SGD(0.01, momentum=0.9),
+    keras.optimizers.Adam(0.01, amsgrad=True, use_ema=True),
+    keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
+], ids=str)  # fmt: skip
+def test_training_goes_on_after_a_conversion_as_if_there_had_been_none(optimizer):
+    ids = keras.Input((None,), dtype="int32")
+    x = layers.GRU(4, dropout=0.3, seed=1)(layers.Embedding(20, 3)(ids))
+    theirs = keras.Model(ids, layers.Dense(1)(x))
+    set_random(theirs)
+    theirs.compile(optimizer, "mse")
+    y = np.ones((4, 1))
+    theirs.fit(IDS, y, epochs=2, shuffle=False, verbose=0)
+    ours = from_keras(theirs)
+    for model in (theirs, ours):
+        model.fit(IDS, y, epochs=3, shuffle=False, verbose=0)
+    assert int(ours.optimizer.iterations) == int(theirs.optimizer.iterations) == 5
+    assert_same(ours(IDS), theirs(IDS), 1e-5)
+
+
+def test_states_of_stateful_layers_come_along():
+    inputs = keras.Input(batch_shape=(3, None, 2))
+    theirs = keras.Sequential([inputs, layers.GRU(4, stateful=True)])
+    theirs(X)
+    ours = from_keras(theirs)
+    assert isinstance(ours, keras.Sequential)
+    assert_same(ours(X), theirs(X))
+
+
+def test_a_nested_model_and_a_layer_that_is_called_twice_stay_what_they_are():
+    inner = keras.Sequential([keras.Input((None, 2)), layers.LSTM(3, name="inside")], name="inner")
+    a, b = keras.Input((None, 2)), keras.Input((None, 2))
+    theirs = keras.Model([a, b], layers.Add()([inner(a), inner(b)]))
+    ours = from_keras(theirs)
+    assert len(ours.trainable_variables) == 3
+    assert type(ours.get_layer("inner").get_layer("inside")) is keras_gated.LSTM
+    assert_same(ours([X, -X]), theirs([X, -X]))
+
+
+def test_what_differs_is_refused_by_name():
+    x = keras.Input((None, 2))
+    h0 = keras.Input((4,))
+    masked = layers.Masking()(x)
+    with pytest.raises(ValueError, match=r"'told'.*initial state and sequences with a mask"):
+        from_keras(keras.Model([x, h0], layers.GRU(4, name="told")(masked, initial_state=h0)))
+    with pytest.raises(ValueError, match=r"kernel_constraint.*complement.*NonNeg"):
+        from_keras(layers.GRU(4, kernel_constraint="non_neg"))
+    with pytest.raises(ValueError, match=r"recurrent_activation.*'relu'"):
+        from_keras(layers.GRU(4, recurrent_activation="relu"))
+    with pytest.raises(ValueError, match="return_gates=True"):
+        to_keras(keras_gated.GRU(4, return_gates=True))
+    with pytest.raises(ValueError, match=r"drops weights.*recurrent_weight_dropout=0\.5"):
+        to_keras(keras_gated.LSTM(4, recurrent_weight_dropout=0.5))
+    with pytest.raises(ValueError, match=r"nothing to convert in 'plain'"):
+        from_keras(layers.Dense(4, name="plain"))
+    with pytest.raises(ValueError, match=r"must be a Keras layer or model\. Received: 3"):
+        to_keras(3)
+
+    class OfMyOwn(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = layers.LSTM(3)
+
+    with pytest.raises(ValueError, match="functional or sequential"):
+        from_keras(OfMyOwn())
+
+
+def test_an_unbuilt_layer_keeps_its_arguments():
+    theirs = layers.LSTM(3, kernel_regularizer="l2", recurrent_dropout=0.1, go_backwards=True)
+    ours = from_keras(theirs)
+    assert not ours.built and ours.go_backwards and ours.recurrent_dropout == 0.1
+    assert to_keras(ours).get_config() == theirs.get_config()

@@ -1,0 +1,83 @@
+"""Models for LiteRT, asked by its interpreter."""
+
+import keras
+import numpy as np
+import pytest
+from families import FAMILIES
+from keras import layers
+
+import keras_gated
+from keras_gated import to_litert
+from keras_gated.ngrams import NGrams
+
+Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
+
+
+def set_random(model):
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.3, w.shape) for w in model.get_weights()])
+
+
+def asked(path, *inputs):
+    interpreter = Interpreter(model_path=str(path))
+    details = interpreter.get_input_details()
+    for detail, value in zip(details, inputs, strict=True):
+        interpreter.resize_tensor_input(detail["index"], value.shape)
+    interpreter.allocate_tensors()
+    for detail, value in zip(details, inputs, strict=True):
+        interpreter.set_tensor(detail["index"], value.astype(detail["dtype"]))
+    interpreter.invoke()
+    return [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_number_of_steps_is_answered_as_the_model_does_with_masks(name, tmp_path):
+    ids = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(30, 4, mask_zero=True)(ids)
+    x = keras_gated.Bidirectional(FAMILIES[name].make(6, return_sequences=True))(x)
+    model = keras.Model(ids, layers.Dense(2)(FAMILIES[name].make(5)(x)))
+    set_random(model)
+    written = to_litert(model, tmp_path / "model.tflite", batch_size=2)
+    assert written.size == (tmp_path / "model.tflite").stat().st_size
+    assert written.difference < 1e-5 and written.milliseconds > 0
+    for steps in (1, 9, 40):
+        given = np.random.default_rng(steps).integers(1, 30, (2, steps))
+        given[0, steps // 2 + 1 :] = 0
+        given[1, : steps // 3] = 0
+        [answer] = asked(tmp_path / "model.tflite", given)
+        np.testing.assert_allclose(answer, model(given), atol=1e-5)
+
+
+def test_states_and_several_outputs_and_runs_of_words(tmp_path):
+    ids, h0 = keras.Input((None,), dtype="int64", name="ids"), keras.Input((8,), name="h0")
+    y, h = keras_gated.GRU(8, return_sequences=True, return_state=True)(
+        layers.Embedding(50, 4)(ids), initial_state=h0
+    )
+    outputs = {"y": layers.Dense(2)(y), "h": h, "runs": NGrams(50, 101)(ids)}
+    model = keras.Model({"ids": ids, "h0": h0}, outputs)
+    set_random(model)
+    assert to_litert(model, tmp_path / "model.tflite", steps=12).difference < 1e-5
+
+
+def test_int8_is_a_quarter_of_the_size_and_near(tmp_path):
+    x = keras.Input((None, 32))
+    model = keras.Model(x, layers.Dense(3, activation="softmax")(keras_gated.LSTM(128)(x)))
+    whole = to_litert(model, tmp_path / "whole.tflite")
+    small = to_litert(model, tmp_path / "small.tflite", int8=True)
+    assert small.size < 0.35 * whole.size
+    assert whole.difference < 1e-5 < small.difference < 0.05
+
+
+def test_what_needs_more_than_built_in_operations_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((None,), dtype="float32"), keras.layers.Lambda(beyond)])
+    with pytest.raises(ValueError, match=r"built-in operations.*Bessel"):
+        to_litert(model, tmp_path / "model.tflite")
+    with pytest.raises(ValueError, match="knows its input"):
+        to_litert(keras.Sequential([layers.Dense(2)]), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def beyond(x):
+    import tensorflow as tf
+
+    return tf.math.special.bessel_i0(x)

@@ -1,0 +1,240 @@
+"""Models as ONNX and back: onnxruntime, the ONNX reference and PyTorch's exporters judge."""
+
+import keras
+import numpy as np
+import pytest
+from families import FAMILIES
+from keras import layers
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated import from_onnx, to_onnx
+from keras_gated.ngrams import NGrams
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+
+IDS = np.random.default_rng(0).integers(1, 20, (4, 7)).astype("int32")
+PADDED = np.where(np.arange(7) < np.array([4, 7, 1, 6])[:, None], IDS, 0)
+RECURRENT = {"RNN", "LSTM", "GRU"}
+
+
+def set_random(model):
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+
+
+def of_ids(*stack, mask_zero=True):
+    """Returns a model of layers one after the other, behind an embedding."""
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = layers.Embedding(20, 6, mask_zero=mask_zero)(ids)
+    for layer in stack:
+        x = layer(x)
+    model = keras.Model(ids, x)
+    set_random(model)
+    return model
+
+
+def session(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def nodes(path):
+    return [node.op_type for node in onnx.load(str(path)).graph.node]
+
+
+def flat(results):
+    return [np.asarray(r) for r in keras.tree.flatten(results)]
+
+
+def assert_same(received, expected, atol=1e-5):
+    for a, b in zip(received, expected, strict=True):
+        assert_allclose(a, b, atol=atol)
+
+
+@pytest.mark.parametrize("mask_zero", [True, False])
+@pytest.mark.parametrize("options", [
+    {}, {"return_sequences": True}, {"return_sequences": True, "return_state": True},
+    {"go_backwards": True, "return_sequences": True}, {"use_bias": False},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, tmp_path):
+    model = of_ids(FAMILIES[name].make(5, **options), mask_zero=mask_zero)
+    path = to_onnx(model, tmp_path / "model.onnx")
+    found = nodes(path)
+    assert len(RECURRENT & set(found)) == 1 and not {"Loop", "Scan", "If"} & set(found)
+    runtime = session(path)
+    for ids in (PADDED, IDS[:1, :3], np.repeat(PADDED, 3, axis=0)):  # batch and time are free
+        assert_same(runtime.run(None, {"ids": ids}), flat(model(ids)))
+    # The reference reads every row to its end, whatever sequence_lens says.
+    assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
+    again = from_onnx(path)
+    assert_same(flat(again(PADDED)), flat(model(PADDED)))
+
+
+@pytest.mark.parametrize("merge_mode", ["concat", "sum", "ave", "mul", None])
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru", "gru_reset_before"])
+def test_both_directions_are_one_node(name, return_sequences, merge_mode, tmp_path):
+    inner = FAMILIES[name].make(5, return_sequences=return_sequences)
+    model = of_ids(keras_gated.Bidirectional(inner, merge_mode=merge_mode))
+    path = to_onnx(model, tmp_path / "model.onnx")
+    assert len([op for op in nodes(path) if op in RECURRENT]) == 1
+    assert_same(session(path).run(None, {"ids": PADDED}), flat(model(PADDED)))
+    assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
+
+
+def test_initial_states_and_lengths_are_inputs(tmp_path):
+    x, h0, c0 = keras.Input((None, 3), name="x"), *(keras.Input((4,), name=n) for n in ("h", "c"))
+    layer = keras_gated.LSTM(4, return_sequences=True, return_state=True, name="lstm")
+    y, h, c = layer(x, initial_state=[h0, c0])
+    model = keras.Model([x, h0, c0], {"y": y, "h1": h, "c1": c})
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx", lengths=True)
+    rng = np.random.default_rng(2)
+    given = {"x": rng.normal(size=(3, 6, 3)), "h": rng.normal(size=(3, 4))}
+    given = {n: v.astype("float32") for n, v in {**given, "c": rng.normal(size=(3, 4))}.items()}
+    lengths = np.array([6, 2, 4], "int32")
+    runtime = session(path)
+    assert [i.name for i in runtime.get_inputs()] == ["x", "h", "c", "lengths"]
+    assert [o.name for o in runtime.get_outputs()] == ["c1", "h1", "y"]
+    mask = np.arange(6) < lengths[:, None]
+    y, h, c = layer(given["x"], initial_state=[given["h"], given["c"]], mask=mask)
+    assert_same(runtime.run(None, {**given, "lengths": lengths}), flat([c, h, y]))
+
+
+def test_models_of_keras_layers_and_everything_around_are_written(tmp_path):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    x = layers.Embedding(20, 6, mask_zero=True)(ids)
+    x = layers.SpatialDropout1D(0.5)(layers.Dropout(0.1)(x))
+    x = layers.Bidirectional(layers.GRU(5, return_sequences=True))(x)
+    x = layers.LayerNormalization()(x)
+    x = layers.TimeDistributed(layers.Dense(6, activation="relu"))(x)
+    x = layers.LSTM(6, return_sequences=True, activation="relu")(x)
+    parts = [layers.GlobalAveragePooling1D()(x), layers.GlobalMaxPooling1D()(x)]
+    parts.append(layers.SimpleRNN(6)(x))
+    merged = [layer()(parts) for layer in (layers.Add, layers.Average, layers.Maximum)]
+    merged += [layer()(parts) for layer in (layers.Minimum, layers.Multiply, layers.Concatenate)]
+    inner = keras.Sequential([keras.Input((48,)), layers.Dense(4), layers.Activation("softmax")])
+    runs = NGrams(20, 101)(ids)
+    outputs = {"class": inner(layers.Concatenate()(merged)), "runs": runs}
+    model = keras.Model(ids, outputs, name="everything")
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx")
+    ids = PADDED.astype("int64")
+    repeated = np.tile(ids, 2)  # so that runs of words come again
+    for given in (ids, IDS.astype("int64")):
+        assert_same(session(path).run(None, {"ids": given}), flat(model(given)))
+    assert_allclose(
+        session(path).run(["runs"], {"ids": repeated})[0], model(repeated)["runs"], atol=1e-5
+    )
+
+
+def test_vectors_are_masked_by_a_masking_layer(tmp_path):
+    x = keras.Input((None, 3), name="x")
+    model = keras.Model(x, keras_gated.GRU(4)(layers.Masking(mask_value=-1.0)(x)))
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx")
+    given = np.random.default_rng(3).normal(size=(2, 5, 3)).astype("float32")
+    given[1, 3:] = -1.0
+    assert_same(session(path).run(None, {"x": given}), flat(model(given)))
+
+
+def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
+    path = tmp_path / "model.onnx"
+    for stack, message in (
+        ([keras_gated.LSTM(3, activation="gelu", name="odd")], r"'odd' has the activation 'gelu'"),
+        ([keras_gated.GRU(3, recurrent_activation="relu")], "complement"),
+        ([keras_gated.LSTM(3, return_sequences=True), layers.Conv1D(2, 2)], "Conv1D.*Known: "),
+        ([keras_gated.LSTM(3, zero_output_for_mask=True)], "zero_output_for_mask"),
+        ([keras_gated.LSTM(3), layers.Dense(2, activation="silu")], "activation 'silu'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_onnx(of_ids(*stack), path)
+    with pytest.raises(ValueError, match="functional model"):
+        to_onnx(layers.Dense(3), path)
+    assert not path.exists()
+
+
+torch = pytest.importorskip("torch")
+
+
+class Tagger(torch.nn.Module):
+    """Every step's class, from all steps; or one class from the final states."""
+
+    def __init__(self, kind, last=False, batch_first=True, **options):
+        super().__init__()
+        torch.manual_seed(1)
+        directions = 1 + options.get("bidirectional", False)
+        self.last, self.batch_first = last, batch_first
+        self.embedding = torch.nn.Embedding(20, 6)
+        self.recurrent = getattr(torch.nn, kind)(6, 5, batch_first=batch_first, **options)
+        self.linear = torch.nn.Linear(5 * directions, 3)
+
+    def forward(self, ids):
+        y, finals = self.recurrent(self.embedding(ids))
+        if not self.last:
+            return torch.relu(self.linear(y))
+        h = finals[0] if isinstance(finals, tuple) else finals
+        return torch.sigmoid(self.linear(torch.cat([h[-2], h[-1]], 1)))
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("kind, options", [
+    ("LSTM", {"num_layers": 2, "bidirectional": True}),
+    ("GRU", {"bidirectional": True, "last": True}),
+    ("LSTM", {"batch_first": False}),
+    ("RNN", {"nonlinearity": "relu"}),
+])  # fmt: skip
+def test_what_pytorch_exports_is_read_as_our_layers(kind, options, dynamo, tmp_path):
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    if dynamo and kind == "RNN":
+        pytest.skip("PyTorch's newer exporter does not write its RNN")
+    theirs = Tagger(kind, **options).eval()
+    ids = torch.from_numpy(IDS.astype("int64"))
+    names = {"input_names": ["ids"], "output_names": ["y"]}
+    free = ({0: "batch", 1: "time"},)
+    sizes = {"dynamic_shapes": free} if dynamo else {"dynamic_axes": {"ids": free[0]}}
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        theirs, (ids,), str(path), dynamo=dynamo, external_data=False, **names, **sizes
+    )
+    ours = from_onnx(path)
+    expected = theirs(ids).detach()
+    assert_allclose(ours(IDS), expected, atol=1e-5)
+    assert_allclose(ours(IDS[:2, :4]), theirs(ids[:2, :4]).detach(), atol=1e-5)
+    kinds = {type(layer).__name__ for layer in ours.layers}
+    assert kinds & {"LSTM", "GRU", "SimpleRNN", "Bidirectional"}
+    ours.save(tmp_path / "ours.keras")  # as any Keras model
+    assert_allclose(keras.models.load_model(tmp_path / "ours.keras")(IDS), expected, atol=1e-5)
+
+
+def test_nodes_and_options_without_a_counterpart_are_refused_by_name():
+    helper = onnx.helper
+
+    def graph(op="LSTM", ops=(), **attributes):
+        rng = np.random.default_rng(0)
+        arrays = {"W": rng.normal(size=(1, 16, 3)), "R": rng.normal(size=(1, 16, 4))}
+        arrays["P"] = rng.normal(size=(1, 12))
+        constants = [
+            onnx.numpy_helper.from_array(a.astype("float32"), n) for n, a in arrays.items()
+        ]
+        inputs = ["x", "W", "R", *ops]
+        node = helper.make_node(op, inputs, ["y"], name="told", hidden_size=4, **attributes)
+        x, y = (helper.make_tensor_value_info(n, 1, None) for n in "xy")
+        x = helper.make_tensor_value_info("x", 1, ["t", "b", 3])
+        return helper.make_model(helper.make_graph([node], "g", [x], [y], constants))
+
+    for model, message in (
+        (graph(clip=2.0), r"LSTM node 'told' has clip=2\.0"),
+        (graph(input_forget=1), "input_forget=1"),
+        (graph(layout=1), "layout=1"),
+        (graph(ops=["", "", "", "", "P"]), "peepholes"),
+        (graph(activations=["Sigmoid", "Tanh", "Relu"]), "must be one"),
+        (graph(activations=["HardSigmoid", "Tanh", "Tanh"]), "HardSigmoid"),
+        (graph("Conv"), "Conv node 'told' has no counterpart"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_onnx(model)
