@@ -12,15 +12,9 @@ demo: $(VENV)/examples.installed
 		"The acting was superb, but the ending was awful." \
 		"I found the story moving. We met at noon near the station. The critics called it boring."
 
-# A stand-in for TensorFlow Serving, with small models of our own data sets where there are none.
-serve: $(VENV)/examples.installed saved_models/sentiment saved_models/shakespeare
+# A stand-in for TensorFlow Serving, with the models that lie here.
+serve: $(VENV)/examples.installed
 	$(RUN) examples/stand_in_server.py saved_models/models.config
-
-saved_models/sentiment:
-	$(RUN) examples/sentiment.py --dataset toy_reviews --name sentiment --units 32 --epochs 6
-
-saved_models/shakespeare:
-	$(RUN) examples/characters.py --dataset toy_plays --name shakespeare --units 128 --epochs 8
 
 test: $(VENV)/test.installed
 	$(RUN) -m pytest -n 2 --dist loadgroup

@@ -26,7 +26,7 @@ def arguments():
     return p.parse_args()
 
 
-def build_model(characters, cell, units, depth, dropout, weight_dropout):
+def build_model(characters, cell, units, depth, dropout=0.0, weight_dropout=0.0):
     """Returns a model from ids to the logits of the next character.
 
     A million characters are few: without dropping recurrent weights, and the same units all along
@@ -56,7 +56,7 @@ def windows(ids, steps, batch_size, seed, first=0):
     return tf.data.Dataset.counter(first).map(window).batch(batch_size).prefetch(2)
 
 
-def streams(ids, rows=32):
+def streams(ids, rows=8):
     """Returns one batch that covers a held-out text in a few long rows."""
     steps = (len(ids) - 1) // rows
     inputs = tf.reshape(ids[: rows * steps], [rows, steps])

@@ -37,6 +37,13 @@ ERROR = (("error", "error", 5),)
 ROWS = {
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
+    "characters-large": Row(
+        "characters.py --layers 2 --epochs 24 --batch-size 64 --steps 128 --rate 0.003 "
+        "--weight-dropout 0.4",
+        NATS,
+        QUICK_PLAYS,
+        seeds=(1,),
+    ),
     **{
         f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
         for length in (100, 200, 400, 600)

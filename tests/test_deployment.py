@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+import tensorflow as tf
 import yaml
 from google.protobuf import (
     descriptor_pb2,
@@ -13,6 +14,8 @@ from google.protobuf import (
     wrappers_pb2,  # noqa: F401, in the pool for the messages below
 )
 from tensorflow_serving.config import model_server_config_pb2
+
+import keras_gated
 
 FOLDER = pathlib.Path(__file__).parent.parent / "saved_models"
 
@@ -109,3 +112,23 @@ def test_compose_and_kubernetes_start_the_same_server_on_files_that_are_there():
     monitoring = (FOLDER / "monitoring.config").read_text()
     path = deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"]
     assert f'path: "{path}"' in monitoring
+
+
+@pytest.mark.parametrize("name", ["sentiment", "shakespeare"])
+def test_a_trained_model_lies_there_small_with_its_card_and_answers(name):
+    version = FOLDER / name / "1"
+    size = sum(path.stat().st_size for path in version.rglob("*") if path.is_file())
+    assert size < 12e6
+    card = (FOLDER / name / "model_card.md").read_text()
+    for heading in ("Data", "Licence of the data", "Training", "Figures", "Limits", "Not for"):
+        assert f"\n## {heading}\n" in card
+    keras_gated.check_export(version)
+    served = tf.saved_model.load(str(version))
+    if name == "sentiment":
+        texts = tf.constant(["A moving film, not dull at all.", "I want my two hours back."])
+        found = served.signatures["serving_default"](text=texts)["probability"].numpy().ravel()
+        assert found[0] > 0.5 > found[1]
+    else:
+        # Each of 65 characters alike would cost 4.2 nats.
+        text = tf.constant(["ROMEO:\nWhat light through yonder window breaks?\n"])
+        assert served.signatures["score"](text=text)["nats"].numpy()[0] < 2.2
