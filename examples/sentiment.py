@@ -27,29 +27,42 @@ def arguments():
     p.add_argument(
         "--buckets", type=whole, default=4_000_037, help="for runs of words; 0: the network alone"
     )
+    p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
     p.add_argument("--max-words", type=positive, default=400, help="longer texts lose their middle")
     return p.parse_args()
 
 
-def build_model(words, cell, units, depth, buckets=0):
+def build_model(words, cell, units, depth, buckets=0, networks=1):
     """Returns the model from ids to a probability, and the one from ids to logits that is trained.
 
-    The second has the outputs `network`, `runs` if there are `buckets`, and `review`, their mean.
+    The second has the outputs `network` (and `network_2`, ...), `runs` if there are `buckets`, and
+    `review`: the mean of the runs' logit and that of the networks together.
     """
     ids = keras.Input((None,), dtype="int64", name="ids")
+    names = ["network", *(f"network_{n}" for n in range(2, networks + 1))]
+    parts = {name: network(ids, words, cell, units, depth, name) for name in names}
+    review = [mean(list(parts.values()), "networks")]
+    if buckets:
+        parts["runs"] = NGrams(words, buckets, name="runs")(ids)
+        review.append(parts["runs"])
+    review = mean(review, "review")
+    probability = layers.Activation("sigmoid", name="probability")(review)
+    return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
+
+
+def network(ids, words, cell, units, depth, name):
+    """Returns the logit of a recurrent network that reads the words in both directions."""
     x = layers.Embedding(words, 64, mask_zero=True)(ids)
     x = layers.Dropout(0.2, noise_shape=(None, None, 1))(x)  # whole words
     x = layers.SpatialDropout1D(0.5)(x)
     for _ in range(depth):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
     x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
-    x = layers.Dropout(0.5)(x)
-    parts = {"network": layers.Dense(1, name="network")(x)}
-    if buckets:
-        parts["runs"] = NGrams(words, buckets, name="runs")(ids)
-    review = layers.Average(name="review")(list(parts.values())) if buckets else parts["network"]
-    probability = layers.Activation("sigmoid", name="probability")(review)
-    return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
+    return layers.Dense(1, name=name)(layers.Dropout(0.5)(x))
+
+
+def mean(logits, name):
+    return layers.Average(name=name)(logits) if len(logits) > 1 else logits[0]
 
 
 def compiled(model):
@@ -94,7 +107,12 @@ def main():
         return text.bucketed(rows(reviews), args.batch_size).map(for_parts)
 
     classifier, model = build_model(
-        vectorizer.vocabulary_size(), args.cell, args.units, args.layers, args.buckets
+        vectorizer.vocabulary_size(),
+        args.cell,
+        args.units,
+        args.layers,
+        args.buckets,
+        args.networks,
     )
     if args.buckets:
         model.get_layer("runs").adapt(

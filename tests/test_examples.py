@@ -54,6 +54,19 @@ def test_characters_learns_and_its_export_continues_a_prompt(tmp_path, data_dir)
     assert asked.stdout.startswith("ALMA:\n") and len(asked.stdout) == len("ALMA:\n") + 50 + 1
 
 
+def test_a_pytorch_model_answers_the_same_wherever_it_is_taken(tmp_path, data_dir):
+    for package in ("torch", "onnxruntime", "ai_edge_litert"):
+        pytest.importorskip(package)
+    options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--units", 16, "--epochs", 2]
+    answer = result(run("convert.py", *options, cwd=tmp_path))
+    assert answer["test_accuracy"] > 0.65  # a bag of words stays below 0.63: test_datasets.py
+    differences = answer["largest_difference_from_torch"]
+    assert set(differences) == {"keras", "onnx", "served", "litert"}
+    assert max(differences.values()) < 1e-5
+    asked = run("ask.py", "saved_models/from_torch", "The plot was superb.", cwd=tmp_path)
+    assert asked.stdout.split()[0] in ("positive", "negative")
+
+
 @pytest.mark.parametrize("script, offline", [
     ("sentiment.py", "toy_reviews"), ("characters.py", "toy_plays"),
 ])  # fmt: skip
