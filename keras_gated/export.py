@@ -85,6 +85,7 @@ def export_model(
     # The server ignores names that are not numbers, so it never sees half a version.
     unfinished = directory / f"unfinished-{uuid.uuid4().hex}"
     try:
+        _name_variables_once(archive)
         with cudnn.off():
             archive.write_out(str(unfinished), verbose=False)
         check_export(unfinished)
@@ -96,6 +97,13 @@ def export_model(
         return str(_rename_to_next_version(unfinished, directory))
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _name_variables_once(archive):
+    """Lets an archive hold TensorFlow's variables, not Keras's around them: a second copy each."""
+    held = archive._tf_trackable
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        setattr(held, name, [getattr(v, "value", v) for v in list(getattr(held, name))])
 
 
 def _traced(signature):

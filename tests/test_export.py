@@ -52,6 +52,15 @@ def test_files_beside_a_model_appear_with_it_or_not_at_all(tmp_path):
 # Functional models
 
 
+def test_a_weight_is_written_once(tmp_path):
+    x = keras.Input((None, 3))
+    model = keras.Model(x, keras_gated.LSTM(100)(x))
+    file = tf.train.load_checkpoint(export_model(model, tmp_path / "m") + "/variables/variables")
+    shapes = [s for n, s in file.get_variable_to_shape_map().items() if "VALUE" in n]
+    seed = 2  # numbers of the state of its dropout
+    assert sum(map(np.prod, shapes)) == model.count_params() + seed
+
+
 def test_a_functional_model_answers_under_its_own_names(tmp_path):
     left, right = keras.Input((None, 2), name="left"), keras.Input((3,), name="right")
     hidden, state = keras_gated.GRU(4, return_state=True, name="gru")(left)
