@@ -125,7 +125,9 @@ def test_a_trained_model_lies_there_small_with_its_card_and_answers(name):
     keras_gated.check_export(version)
     served = tf.saved_model.load(str(version))
     if name == "sentiment":
-        texts = tf.constant(["A moving film, not dull at all.", "I want my two hours back."])
+        texts = tf.constant(
+            ["A wonderful film, superb acting, moving.", "The worst film, a waste of time."]
+        )
         found = served.signatures["serving_default"](text=texts)["probability"].numpy().ravel()
         assert found[0] > 0.5 > found[1]
     else:

@@ -180,18 +180,21 @@ class Tagger(torch.nn.Module):
         return torch.sigmoid(self.linear(torch.cat([h[-2], h[-1]], 1)))
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
-@pytest.mark.parametrize("kind, options", [
-    ("LSTM", {"num_layers": 2, "bidirectional": True}),
-    ("GRU", {"bidirectional": True, "last": True}),
-    ("LSTM", {"batch_first": False}),
-    ("RNN", {"nonlinearity": "relu"}),
+BOTH = {
+    "LSTM": {"num_layers": 2, "bidirectional": True},
+    "GRU": {"bidirectional": True, "last": True},
+}
+
+
+@pytest.mark.parametrize("kind, options, dynamo", [
+    *((kind, options, dynamo) for kind, options in BOTH.items() for dynamo in (False, True)),
+    # PyTorch's newer exporter does not write its RNN, nor always what is time-major.
+    ("LSTM", {"batch_first": False}, False),
+    ("RNN", {"nonlinearity": "relu"}, False),
 ])  # fmt: skip
 def test_what_pytorch_exports_is_read_as_our_layers(kind, options, dynamo, tmp_path):
     if dynamo:
         pytest.importorskip("onnxscript")
-    if dynamo and kind == "RNN":
-        pytest.skip("PyTorch's newer exporter does not write its RNN")
     theirs = Tagger(kind, **options).eval()
     ids = torch.from_numpy(IDS.astype("int64"))
     names = {"input_names": ["ids"], "output_names": ["y"]}

@@ -55,19 +55,20 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
             "to_litert: ai-edge-litert is not installed. Install it: pip install "
             "'keras_gated[litert]'."
         ) from error
-    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+    functional = getattr(model, "_functional", model)  # what a sequential model is once it is built
+    if not isinstance(functional, keras.src.models.Functional):
         raise ValueError(
             "to_litert: `model` must be a functional model, or a sequential one that knows its "
             f"input. Received: {model!r}."
         )
     runs = to_keras(model) if has_our_layers(model) else model
-    specs = [tf.TensorSpec([batch_size, *t.shape[1:]], t.dtype, t.name) for t in model.inputs]
-    given = tree.pack_sequence_as(model.input, specs)
+    specs = [tf.TensorSpec([batch_size, *t.shape[1:]], t.dtype, t.name) for t in functional.inputs]
+    given = tree.pack_sequence_as(functional.input, specs)
     traced = tf.function(lambda given: runs(given, training=False), autograph=False)
     written = _converted(_frozen(traced.get_concrete_function(given)), int8)
     interpreter = Interpreter(model_content=written, num_threads=1)
     inputs = [_example(spec, steps or _STEPS) for spec in specs]
-    difference, milliseconds = _asked(interpreter, model, inputs)
+    difference, milliseconds = _asked(interpreter, functional, inputs)
     if not int8 and not difference <= _TOLERANCE:
         raise ValueError(
             f"to_litert: {model.name!r} answers differently by {difference:.2g} in LiteRT."
