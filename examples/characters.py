@@ -26,7 +26,7 @@ def arguments():
     return p.parse_args()
 
 
-def build_model(characters, cell, units, depth, dropout=0.0, weight_dropout=0.0):
+def build_model(characters, cell, units, depth, dropout=0.25, weight_dropout=0.0):
     """Returns a model from ids to the logits of the next character."""
     ids = keras.Input((None,), dtype="int64", name="ids")
     x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
