@@ -17,6 +17,8 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 IDS = np.random.default_rng(0).integers(1, 20, (4, 7)).astype("int32")
 PADDED = np.where(np.arange(7) < np.array([4, 7, 1, 6])[:, None], IDS, 0)
+# Masked steps anywhere, and a row without any step that counts.
+GAPS = IDS * np.array([[1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0], [0] * 7, [1] * 7], "int32")
 RECURRENT = {"RNN", "LSTM", "GRU"}
 
 
@@ -57,6 +59,8 @@ def assert_same(received, expected, atol=1e-5):
 @pytest.mark.parametrize("options", [
     {}, {"return_sequences": True}, {"return_sequences": True, "return_state": True},
     {"go_backwards": True, "return_sequences": True}, {"use_bias": False},
+    {"zero_output_for_mask": True}, {"zero_output_for_mask": True, "return_sequences": True},
+    {"zero_output_for_mask": True, "return_sequences": True, "go_backwards": True},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, tmp_path):
@@ -65,12 +69,13 @@ def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, t
     found = nodes(path)
     assert len(RECURRENT & set(found)) == 1 and not {"Loop", "Scan", "If"} & set(found)
     runtime = session(path)
-    for ids in (PADDED, IDS[:1, :3], np.repeat(PADDED, 3, axis=0)):  # batch and time are free
+    for ids in (PADDED, GAPS, IDS[:1, :3], np.repeat(GAPS, 3, axis=0)):  # batch and time are free
         assert_same(runtime.run(None, {"ids": ids}), flat(model(ids)))
     # The reference reads every row to its end, whatever sequence_lens says.
     assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
     again = from_onnx(path)
-    assert_same(flat(again(PADDED)), flat(model(PADDED)))
+    for ids in (PADDED, GAPS):
+        assert_same(flat(again(ids)), flat(model(ids)))
 
 
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", "ave", "mul", None])
@@ -81,8 +86,34 @@ def test_both_directions_are_one_node(name, return_sequences, merge_mode, tmp_pa
     model = of_ids(keras_gated.Bidirectional(inner, merge_mode=merge_mode))
     path = to_onnx(model, tmp_path / "model.onnx")
     assert len([op for op in nodes(path) if op in RECURRENT]) == 1
-    assert_same(session(path).run(None, {"ids": PADDED}), flat(model(PADDED)))
+    for ids in (PADDED, GAPS):
+        assert_same(session(path).run(None, {"ids": ids}), flat(model(ids)))
     assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
+
+
+@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("return_sequences", [True, False])
+def test_a_masked_row_without_a_step_keeps_its_initial_states(
+    name, both, return_sequences, tmp_path
+):
+    layer = FAMILIES[name].make(5, return_sequences=return_sequences, return_state=True)
+    number = len(layer.cell.state_names) * (1 + both)
+    layer = keras_gated.Bidirectional(layer) if both else layer
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    states = [keras.Input((5,), name=f"state_{n}") for n in range(number)]
+    # Keras gives no mask to a layer that has initial states; ours finds it at its input.
+    x = layers.Embedding(20, 6, mask_zero=True)(ids)
+    model = keras.Model([ids, *states], layer(x, initial_state=states))
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx")
+    rng = np.random.default_rng(4)
+    given = [GAPS, *(rng.normal(size=(4, 5)).astype("float32") for _ in states)]
+    named = dict(zip((t.name for t in model.inputs), given, strict=True))
+    expected = flat(model(given))
+    assert_allclose(expected[1][2], given[1][2], atol=1e-6)  # row 2 has no step
+    assert_same(session(path).run(None, named), expected)
+    assert_same(flat(from_onnx(path)(given)), expected)
 
 
 def test_initial_states_and_lengths_are_inputs(tmp_path):
@@ -102,6 +133,20 @@ def test_initial_states_and_lengths_are_inputs(tmp_path):
     mask = np.arange(6) < lengths[:, None]
     y, h, c = layer(given["x"], initial_state=[given["h"], given["c"]], mask=mask)
     assert_same(runtime.run(None, {**given, "lengths": lengths}), flat([c, h, y]))
+    again = from_onnx(path)({**given, "lengths": lengths})
+    assert_same(flat(again), flat([c, h, y]))
+
+
+def test_names_of_outputs_never_meet_those_of_nodes(tmp_path):
+    x = keras.Input((None, 3), name="constant_0")
+    names = ["lstm_1.0", "node_1", "transpose_0.0", "constant_1"]
+    parts = [keras_gated.LSTM(2)(x) for _ in names]
+    model = keras.Model(x, dict(zip(names, parts, strict=True)))
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx")
+    given = np.random.default_rng(5).normal(size=(2, 4, 3)).astype("float32")
+    received = session(path).run(sorted(names), {"constant_0": given})
+    assert_same(received, [model(given)[name] for name in sorted(names)])
 
 
 def test_models_of_keras_layers_and_everything_around_are_written(tmp_path):
@@ -147,7 +192,7 @@ def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
         ([keras_gated.LSTM(3, activation="gelu", name="odd")], r"'odd' has the activation 'gelu'"),
         ([keras_gated.GRU(3, recurrent_activation="relu")], "complement"),
         ([keras_gated.LSTM(3, return_sequences=True), layers.Conv1D(2, 2)], "Conv1D.*Known: "),
-        ([keras_gated.LSTM(3, zero_output_for_mask=True)], "zero_output_for_mask"),
+        ([keras.Sequential([keras_gated.LSTM(3)], name="inner")], "'inner', a model inside"),
         ([keras_gated.LSTM(3), layers.Dense(2, activation="silu")], "activation 'silu'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -12,11 +12,12 @@ from keras_gated.convert.onnx_values import (
     name_of,
     plain,
     refuse,
+    steps_at,
 )
 
 
 def operation(node, given, attributes):
-    """Returns what a node makes of values (`onnx_values.py`)."""
+    """Returns what a node makes of values (`onnx_values.py`), a list if there are several."""
     folded = fold(node, given, attributes)
     if folded is not NotImplemented:
         return folded
@@ -33,6 +34,8 @@ def operation(node, given, attributes):
         return embedded
     if kind == "MatMul" and isinstance(given[1], np.ndarray) and given[1].ndim == 2:
         return _dense(node, plain(given[0]), given[1], None)
+    if kind == "TopK":
+        return _ordered(node, *given, attributes)
     if kind == "Gemm":
         return _gemm(node, given, attributes)
     if kind == "Add":
@@ -43,7 +46,7 @@ def operation(node, given, attributes):
         refuse(
             node,
             "has no counterpart",
-            f"Known: {', '.join(sorted({'RNN', 'LSTM', 'GRU', 'Gemm', *_OPERATIONS}))}.",
+            f"Known: {', '.join(sorted({'RNN', 'LSTM', 'GRU', 'Gemm', 'TopK', *_OPERATIONS}))}.",
         )
     return _OPERATIONS[kind](node, [plain(value) for value in given], attributes)
 
@@ -84,6 +87,22 @@ def _with_bias(given):
             layer.set_weights([*made_by.get_weights(), bias])
             return y
     return None
+
+
+def _ordered(node, x, number, attributes):
+    x, axis = plain(x), attributes.get("axis", -1)
+    sizes = getattr(number, "sizes", number)
+    if tuple(sizes) != (x.shape[axis],):
+        refuse(node, f"takes {sizes} of an axis of {x.shape[axis]}", "Known: to order all.")
+    order = ops.argsort(-x if attributes.get("largest", 1) else x, axis=axis)
+    return [ops.take_along_axis(x, order, axis=axis), order]
+
+
+def _summed(node, given, attributes):
+    for option in ("exclusive", "reverse"):
+        if attributes.get(option, 0):
+            refuse(node, f"has {option}=1", "Known: sums from the start to each step.")
+    return ops.cumsum(given[0], axis=int(given[1]))
 
 
 def _axes(node, given, attributes):
@@ -152,10 +171,13 @@ _OPERATIONS = {
             "Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide", "Relu": "relu",
             "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Sqrt": "sqrt", "Neg": "negative",
             "Softplus": "softplus", "Softsign": "softsign", "Equal": "equal", "Less": "less",
-            "Greater": "greater", "Not": "logical_not", "And": "logical_and", "Where": "where",
-            "MatMul": "matmul", "Max": "maximum", "Min": "minimum",
+            "LessOrEqual": "less_equal", "Greater": "greater", "Not": "logical_not",
+            "And": "logical_and", "Where": "where", "MatMul": "matmul", "Max": "maximum",
+            "Min": "minimum",
         }.items()
     },
+    "CumSum": _summed,
+    "GatherND": lambda node, given, attributes: steps_at(node, *given, attributes),
     "Identity": lambda node, given, attributes: given[0],
     "Dropout": lambda node, given, attributes: given[0],
     "Softmax": _over_axis(ops.softmax),

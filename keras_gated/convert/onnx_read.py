@@ -75,7 +75,8 @@ def from_onnx(path_or_model):
             wanted = [bool(name) and name in used for name in node.output]
             results = _recurrent(node, given, attributes, wanted + [False] * (3 - len(wanted)))
         else:
-            results = [operation(node, given, attributes)]
+            results = operation(node, given, attributes)
+            results = results if isinstance(results, list) else [results]
         values.update((n, r) for n, r in zip(node.output, results, strict=False) if n)
     outputs = {o.name: plain(values[o.name]) for o in graph.output}
     results = outputs if len(outputs) > 1 else next(iter(outputs.values()))

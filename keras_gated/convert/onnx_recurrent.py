@@ -8,6 +8,7 @@ from keras_gated.gates import GRU_GATES, to_library
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 
 _OPERATORS = {SimpleRNN: "RNN", LSTM: "LSTM", GRU: "GRU"}
+LAYERS = (*_OPERATORS, Bidirectional)
 _IN_A_STEP = ("relu", "sigmoid", "tanh", "softsign", "softplus", "hard_sigmoid")
 
 
@@ -15,23 +16,44 @@ _IN_A_STEP = ("relu", "sigmoid", "tanh", "softsign", "softplus", "hard_sigmoid")
 def recurrent(graph, layer, sequences, initial_state=None, mask=None, training=None):
     mask = graph.mask_of(mask, sequences)
     direction = "reverse" if layer.go_backwards else "forward"
-    _check(layer, mask)
+    _check(layer)
     states = _listed(initial_state)
     y, *finals = _node(graph, [layer], direction, sequences, states, mask)
     finals = [graph.add("Squeeze", [f, np.array([0])]) for f in finals]
-    output = finals[0]
     if layer.return_sequences:
-        output = graph.add("Squeeze", [y, np.array([1])])  # (time, batch, units)
-        if mask is not None and not layer.go_backwards and not layer.zero_output_for_mask:
-            # The node writes zeros after a row's end; the layer repeats its last output.
-            valid = graph.add("Transpose", [mask], perm=[1, 0])
-            valid = graph.add("Unsqueeze", [valid, np.array([2])])
-            output = graph.add("Where", [valid, output, finals[0]])
-        output = graph.add("Transpose", [output], perm=[1, 0, 2])
-        if layer.go_backwards:  # in the order computed
-            ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, 1, -1)]
-            output = graph.add("Slice", [output, *ends])
+        output = _output_of_steps(graph, layer, y, mask)
+    else:
+        output = _last_output(graph, layer, finals[0], states, mask)
     return [output, *(finals if layer.return_state else ())]
+
+
+def _output_of_steps(graph, layer, y, mask):
+    """Returns the output of every step, `(batch, time, units)`, in the order computed."""
+    outputs = graph.add("Transpose", [graph.add("Squeeze", [y, np.array([1])])], perm=[1, 0, 2])
+    if mask is None:
+        return _turned(graph, outputs) if layer.go_backwards else outputs
+    packing = graph.packing_of(mask)
+    places = packing.before if layer.go_backwards else packing.through
+    if layer.zero_output_for_mask:
+        places = graph.add("Where", [mask, places, np.array(-1)])
+    return graph.steps_at(outputs, _turned(graph, places) if layer.go_backwards else places)
+
+
+def _turned(graph, x):
+    ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, 1, -1)]
+    return graph.add("Slice", [x, *ends])
+
+
+def _last_output(graph, layer, final, states, mask):
+    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
+    if mask is None or not (states or layer.zero_output_for_mask):
+        return final
+    if layer.zero_output_for_mask:
+        last = 0 if layer.go_backwards else -1
+        some = graph.add("Gather", [mask, np.array([last])], axis=1)
+    else:
+        some = _some(graph, mask)
+    return graph.add("Where", [some, final, np.zeros(1, layer.compute_dtype)])
 
 
 @writes(Bidirectional)
@@ -44,15 +66,21 @@ def both_directions(graph, layer, sequences, initial_state=None, mask=None, trai
     if same[0] != same[1] or pair[0].go_backwards or not pair[1].go_backwards:
         refuse(layer, "two different directions", "Use the same layer for both.")
     for one in pair:
-        _check(one, None)
+        _check(one)
     y, *finals = _node(graph, pair, "bidirectional", sequences, _listed(initial_state), mask)
     width = 2 * pair[0].units
     merge = {"sum": "ReduceSum", "ave": "ReduceMean", "mul": "ReduceProd"}.get(layer.merge_mode)
-    if layer.return_sequences:  # masked steps are zeros here and there
+    if layer.return_sequences:
         both, place = graph.add("Transpose", [y], perm=[2, 0, 1, 3]), 2
+        if mask is not None:
+            places = graph.add("Where", [mask, graph.packing_of(mask).through, np.array(-1)])
+            both = graph.steps_at(both, places)
         joined = [0, 0, width]
     else:
-        both, place = graph.add("Transpose", [finals[0]], perm=[1, 0, 2]), 1
+        if mask is not None and pair[0].zero_output_for_mask:
+            refuse(layer, "`zero_output_for_mask=True` without sequences", "Leave it out.")
+        last = _last_output(graph, pair[0], finals[0], initial_state, mask)
+        both, place = graph.add("Transpose", [last], perm=[1, 0, 2]), 1
         joined = [0, width]
     if layer.merge_mode == "concat":
         outputs = [graph.add("Reshape", [both, np.array(joined)])]
@@ -72,7 +100,8 @@ def _node(graph, directions, direction, sequences, states, mask):
     first = directions[0]
     lengths = None
     if mask is not None:
-        lengths = graph.lengths_of(mask)
+        lengths = graph.packing_of(mask).lengths
+        sequences = graph.steps_at(sequences, graph.packing_of(mask).order)
     weights = [_weights(one.cell) for one in directions]
     W, R, B = (None if w[0] is None else np.stack(w) for w in zip(*weights, strict=True))
     number, attributes = len(first.cell.state_names), {}
@@ -89,7 +118,7 @@ def _node(graph, directions, direction, sequences, states, mask):
     if isinstance(first, GRU):
         attributes["linear_before_reset"] = int(_resets_after(first))
     steps = graph.add("Transpose", [sequences], perm=[1, 0, 2])
-    return graph.add(
+    y, *finals = graph.add(
         _OPERATORS[type(first)],
         [steps, W, R, B, lengths, *initial],
         outputs=1 + number,
@@ -97,6 +126,16 @@ def _node(graph, directions, direction, sequences, states, mask):
         direction=direction,
         **attributes,
     )
+    if mask is not None and states:  # the node ends with zeros where it has read no step
+        some = _some(graph, mask)
+        finals = [graph.add("Where", [some, f, i]) for f, i in zip(finals, initial, strict=True)]
+    return [y, *finals]
+
+
+def _some(graph, mask):
+    """Returns whether rows have a step that counts, `(batch, 1)`."""
+    some = graph.add("Greater", [graph.packing_of(mask).lengths, np.array(0, "int32")])
+    return graph.add("Unsqueeze", [some, np.array([1])])
 
 
 def _weights(cell):
@@ -125,7 +164,7 @@ def _resets_after(layer):
     return getattr(layer, "reset_after", True)
 
 
-def _check(layer, mask):
+def _check(layer):
     for name in _functions(layer):
         if name not in _IN_A_STEP:
             refuse(layer, f"the activation {name!r}", f"Known: {', '.join(_IN_A_STEP)}.")
@@ -140,10 +179,6 @@ def _check(layer, mask):
     for option in ("stateful", "return_gates"):
         if getattr(layer, option):
             refuse(layer, f"`{option}=True`", "Make the states inputs, or build it without.")
-    if mask is not None and layer.zero_output_for_mask and not layer.return_sequences:
-        refuse(
-            layer, "a mask and `zero_output_for_mask=True`", "Return sequences, or leave it out."
-        )
 
 
 def _listed(states):

@@ -25,6 +25,7 @@ class Dims(NamedTuple):
     """Whole numbers, those that are not known yet as None."""
 
     sizes: tuple
+    of: Any = None  # the tensor whose first axes have these sizes, if there is one
 
 
 class Turned(NamedTuple):
@@ -70,6 +71,8 @@ class Directions(NamedTuple):
             return Directions(part, 1, axes.replace("D", "").replace("H", "X"))._done()
         if kind == "Identity":
             return self
+        if kind == "GatherND" and axes[:2] == "BT":
+            return self._replace(tensor=steps_at(node, self.tensor, others[0], attributes))
         raise ValueError(
             f"from_onnx: the {kind} node {node.name or list(node.output)!r} does something to the "
             "directions of a recurrent node that is not known. Known: Squeeze, Gather one, or "
@@ -129,6 +132,11 @@ def fold(node, given, attributes):
         value = given[0] if kind == "Expand" else _filling(attributes)
         if isinstance(value, np.ndarray) and not np.any(value):
             return Zeros()
+        of = getattr(given[0], "of", None)
+        if kind == "ConstantOfShape" and of is not None:
+            axes = len(given[0].sizes)
+            like = of[(slice(None),) * axes + (0,) * (len(of.shape) - axes)]
+            return ops.full_like(like, value.item(), dtype=str(value.dtype))
     if kind in ("Slice", "Identity", "Cast", "Unsqueeze", "Reshape") and isinstance(
         given[0], Zeros
     ):
@@ -153,7 +161,9 @@ def _shape(value, attributes):
         shape = tuple(value.tensor.shape[n] for n in value.order)
     else:
         shape = tuple(value.shape)
-    return Dims(shape[attributes.get("start", 0) : attributes.get("end", len(shape))])
+    start = attributes.get("start", 0)
+    whole = not start and not isinstance(value, (Directions, Turned))
+    return Dims(shape[start : attributes.get("end", len(shape))], value if whole else None)
 
 
 def _of_dims(node, given, attributes):
@@ -186,6 +196,14 @@ def _reshape(value, sizes, node, attributes):
             f"{tuple(tensor.shape)} of a shape with more than one unknown size, {sizes}."
         )
     return ops.reshape(tensor, [-1 if size is None else int(size) for size in sizes])
+
+
+def steps_at(node, x, places, attributes):
+    """Returns the steps of each row, `(batch, time, ...)`, at places of that row."""
+    if attributes.get("batch_dims", 0) != 1 or len(places.shape) != 3 or places.shape[2] != 1:
+        refuse(node, "gathers something else than steps of rows", "Known: batch_dims=1.")
+    places = places[(..., *(None,) * (len(x.shape) - 3))]
+    return ops.take_along_axis(x, places, axis=1)
 
 
 def name_of(node):
