@@ -36,13 +36,15 @@ NATS = (("loss_nats", "nats", 4), ("bits_per_character", "bits a character", 3))
 ERROR = (("error", "error", 5),)
 ROWS = {
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
-    "sentiment-large": Row(
-        "sentiment.py --networks 3 --vocabulary 30000 --max-words 1000",
-        ACCURACY,
-        QUICK_TEXTS,
+    "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, QUICK_TEXTS, seeds=(1,)),
+    "characters": Row("characters.py", NATS, QUICK_PLAYS),
+    "characters-large": Row(
+        "characters.py --layers 2 --dropout 0.5 --weight-dropout 0.4 --batch-size 64 --steps 128 "
+        "--epochs 34",
+        NATS,
+        f"{QUICK_PLAYS} --steps 32",
         seeds=(1,),
     ),
-    "characters": Row("characters.py", NATS, QUICK_PLAYS),
     **{
         f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
         for length in (100, 200, 400, 600)

@@ -5,8 +5,9 @@
 
 Two parts judge a review, each trained by itself, and their logits are averaged: a recurrent network
 that reads the words in both directions and averages what it remembers of each, and the weights of
-its runs of one to three words (Wang and Manning 2012). The runs know the training texts by heart
-after two epochs, and would leave a network that is trained on the mean nothing to learn.
+its runs of one to three words (Wang and Manning 2012), which count twice: with two thirds of the
+mean the validation loss is least. The runs know the training texts by heart after two epochs, and
+would leave a network that is trained on the mean nothing to learn.
 """
 
 import pathlib
@@ -23,12 +24,12 @@ from keras_gated.ngrams import NGrams
 
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
-    p.add_argument("--vocabulary", type=positive, default=20_000, help="number of words")
+    p.add_argument("--vocabulary", type=positive, default=30_000, help="number of words")
     p.add_argument(
         "--buckets", type=whole, default=4_000_037, help="for runs of words; 0: the network alone"
     )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
-    p.add_argument("--max-words", type=positive, default=400, help="longer texts lose their middle")
+    p.add_argument("--max-words", type=positive, default=1000, help="longer texts lose their middle")
     return p.parse_args()
 
 
@@ -36,7 +37,7 @@ def build_model(words, cell, units, depth, buckets=0, networks=1):
     """Returns the model from ids to a probability, and the one from ids to logits that is trained.
 
     The second has the outputs `network` (and `network_2`, ...), `runs` if there are `buckets`, and
-    `review`: the mean of the runs' logit and that of the networks together.
+    `review`: the mean of the logit of the networks together and twice that of the runs.
     """
     ids = keras.Input((None,), dtype="int64", name="ids")
     names = ["network", *(f"network_{n}" for n in range(2, networks + 1))]
@@ -44,7 +45,7 @@ def build_model(words, cell, units, depth, buckets=0, networks=1):
     review = [mean(list(parts.values()), "networks")]
     if buckets:
         parts["runs"] = NGrams(words, buckets, name="runs")(ids)
-        review.append(parts["runs"])
+        review += 2 * [parts["runs"]]
     review = mean(review, "review")
     probability = layers.Activation("sigmoid", name="probability")(review)
     return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})

@@ -6,19 +6,10 @@ import numbers
 import keras
 from keras import ops
 
-# Keras's recurrent layers draw a dropout mask once a sequence only for cells of this class.
-# It is not public; a cell without it would be given a new mask at every step.
-from keras.src.backend.common import global_state
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
-
 from keras_gated.arguments import boolean, compatible, kind, positive_integer, rate, resolve
+from keras_gated.dropout import MasksOfACall, dropped
 
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
-
-
-def dropped(tensor, mask):
-    """Returns `tensor` with a dropout mask applied, where there is one."""
-    return tensor if mask is None else tensor * ops.cast(mask, tensor.dtype)
 
 
 def product(vectors, matrix):
@@ -28,7 +19,7 @@ def product(vectors, matrix):
     return ops.concatenate([ops.matmul(vectors, block) for block in matrix], axis=-1)
 
 
-class GatedCell(keras.layers.Layer, DropoutRNNCell):
+class GatedCell(keras.layers.Layer, MasksOfACall):
     """One step of a recurrent network: the base of the three cells.
 
     A family states its equations in `step` and names its gates (in the order of the kernel's
@@ -67,7 +58,6 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
         self.recurrent_weight_dropout = rate(
             owner, "recurrent_weight_dropout", recurrent_weight_dropout
         )
-        self._recurrent_weight_mask = None
         if implementation not in (0, 1, 2):
             raise ValueError(
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
@@ -291,40 +281,6 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
                 "`keras.layers.Embedding` turns ids into features."
             )
 
-    def get_dropout_mask(self, step_input=None):
-        """Returns the mask of this call, drawn for `step_input` if there is none yet."""
-        if _at_inference():
-            return None
-        if step_input is not None:  # Keras scales it, so it must not be of whole numbers
-            step_input = ops.cast(step_input, self.state_dtype)
-        return super().get_dropout_mask(step_input)
-
-    def get_recurrent_dropout_mask(self, step_input):
-        if _at_inference():
-            return None
-        self.get_recurrent_weight_mask()  # now, before Keras's loop begins
-        return super().get_recurrent_dropout_mask(step_input)
-
-    def get_recurrent_weight_mask(self):
-        """Returns the mask of the recurrent kernel of this call, drawn if there is none yet."""
-        if not self.recurrent_weight_dropout or _at_inference():
-            return None
-        if self._recurrent_weight_mask is None:
-            ones = ops.ones(self.recurrent_kernel.shape, self.state_dtype)
-            self._recurrent_weight_mask = self._create_dropout_mask(
-                ones, self.recurrent_weight_dropout
-            )
-        return self._recurrent_weight_mask
-
-    def reset_recurrent_dropout_mask(self):
-        super().reset_recurrent_dropout_mask()
-        self._recurrent_weight_mask = None
-
-    def _create_dropout_mask(self, step_input, dropout_rate):
-        if dropout_rate == 1:  # Keras 3.12 refuses to drop everything
-            return ops.zeros_like(step_input)
-        return super()._create_dropout_mask(step_input, dropout_rate)
-
     def get_initial_state(self, batch_size=None):
         """Returns zeros for every state: a list of `(batch_size, units)`."""
         return [
@@ -337,12 +293,3 @@ class GatedCell(keras.layers.Layer, DropoutRNNCell):
             value = getattr(self, name)
             config[name] = kind(name).serialize(value) if kind(name) else value
         return config
-
-
-def _at_inference():
-    """Whether a layer is being called without training: then no mask may be drawn.
-
-    `keras.layers.RNN` asks for one at every call, and a graph that draws cannot be served.
-    """
-    context = global_state.get_global_attribute("current_call_ctx")
-    return context is not None and not context.get_value("training")

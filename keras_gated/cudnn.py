@@ -10,7 +10,7 @@ import contextvars
 
 import tensorflow as tf
 
-from keras_gated.cell import dropped
+from keras_gated.dropout import dropped
 from keras_gated.fused import equations_differ, inside_xla, last_output
 from keras_gated.gates import to_library
 

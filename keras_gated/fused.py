@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from keras_gated import bptt, packing, plain
-from keras_gated.cell import dropped
+from keras_gated.dropout import dropped
 from keras_gated.recorder import is_recording, weights_given
 
 

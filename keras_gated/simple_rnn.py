@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_gated.arguments import arguments_of
-from keras_gated.cell import GatedCell, dropped, product
+from keras_gated.cell import GatedCell, product
+from keras_gated.dropout import dropped
 from keras_gated.gates import SIMPLE_RNN_GATES, SimpleRNNStep
 
 
