@@ -83,29 +83,32 @@ def summary(row, results):
 
 def line(name, row, results):
     seconds = [sum(result["seconds"] for result in of_seed) for of_seed in results]
-    parameters = {f"{result['parameters']:,}" for of_seed in results for result in of_seed}
-    took = f"{min(seconds):.0f} to {max(seconds):.0f} s" if len(results) > 1 else f"{seconds[0]} s"
+    parameters = {f"{result['parameters']:,}": None for of_seed in results for result in of_seed}
+    took = f"{min(seconds):.0f} to " if len(results) > 1 else ""
     cells = [
         name,
         f"`examples/{row.command}`",
         summary(row, results),
         str(len(results)),
-        took,
-        ", ".join(sorted(parameters)),
+        f"{took}{max(seconds):.0f} s",
+        ", ".join(parameters),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def rewritten(text, name, new):
-    """Returns a text with the line of one row of the table replaced, or added at its end."""
+    """Returns a text with the line of one row of the table replaced, or added at its place."""
     lines = text.splitlines()
     if HEAD not in lines:
         raise SystemExit(f"The README holds no table that begins with {HEAD!r}. Put one there.")
     end = first = lines.index(HEAD) + 2
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
-    same = [n for n in range(first, end) if lines[n].startswith(f"| {name} |")]
-    lines[same[0] if same else end : same[0] + 1 if same else end] = [new]
+    order = list(ROWS)
+    later = order[order.index(name) :] if name in order else [name]
+    place = next((n for n in range(first, end) if lines[n].split()[1] in later), end)
+    same = place < end and lines[place].split()[1] == name
+    lines[place : place + same] = [new]
     return "\n".join(lines) + "\n"
 
 

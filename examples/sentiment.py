@@ -29,7 +29,9 @@ def arguments():
         "--buckets", type=whole, default=4_000_037, help="for runs of words; 0: the network alone"
     )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
-    p.add_argument("--max-words", type=positive, default=1000, help="longer texts lose their middle")
+    p.add_argument(
+        "--max-words", type=positive, default=1000, help="longer texts lose their middle"
+    )
     return p.parse_args()
 
 

@@ -51,6 +51,11 @@ def test_only_the_line_of_a_row_is_rewritten():
     assert replaced == text.replace("| two | 2 |", "| two | 3 |")
     added = results.rewritten(text, "three", "| three | 3 |")
     assert added == text.replace("| two | 2 |\n", "| two | 2 |\n| three | 3 |\n")
+    table = f"{results.HEAD}\n| - |\n| sentiment | 1 |\n| memory-100 | 2 |\n"
+    first, *rest = table.splitlines(True)[:3]
+    assert results.rewritten(table, "characters", "| characters | 3 |") == (
+        first + "".join(rest) + "| characters | 3 |\n| memory-100 | 2 |\n"
+    )
     with pytest.raises(SystemExit, match="no table"):
         results.rewritten("# A\n", "one", "| one |")
 
