@@ -39,8 +39,8 @@ ROWS = {
     "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, QUICK_TEXTS, seeds=(1,)),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
-        "characters.py --layers 2 --dropout 0.5 --weight-dropout 0.4 --batch-size 64 --steps 128 "
-        "--epochs 34",
+        "characters.py --layers 2 --dropout 0.4 --weight-dropout 0.3 --rename 0.8 --steps 256 "
+        "--epochs 20",
         NATS,
         f"{QUICK_PLAYS} --steps 32",
         seeds=(1,),
