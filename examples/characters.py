@@ -45,17 +45,17 @@ def build_model(characters, cell, units, depth, dropout=0.25, weight_dropout=0.0
     return keras.Model(ids, layers.Dense(characters, name="logits")(x))
 
 
-def speakers(text):
+def speakers(play):
     """Returns the names in a play's labels, in capitals: words that are nowhere written small."""
-    words = set(re.findall(r"[A-Za-z]+", text))
-    labels = " ".join(re.findall(r"(?:^|\n\n)([^\n:]+):\n", text))
+    words = set(re.findall(r"[A-Za-z]+", play))
+    labels = " ".join(re.findall(r"(?:^|\n\n)([^\n:]+):\n", play))
     names = {name.upper() for name in re.findall(r"[A-Za-z]{3,}", labels)}
     return sorted(name for name in names if name.lower() not in words)
 
 
-def renamed(text, share, seed):
+def renamed(play, share, seed):
     """Returns a play in which a share of the speakers bear half of one name and half of another."""
-    draw, names = random.Random(seed), speakers(text)
+    draw, names = random.Random(seed), speakers(play)
     others = {}
     for name in names:
         one, other = draw.choices(names, k=2)
@@ -63,7 +63,7 @@ def renamed(text, share, seed):
             others[name] = one[: (len(one) + 1) // 2] + other[len(other) // 2 :]
             others[name.capitalize()] = others[name].capitalize()
     pattern = re.compile(rf"\b({'|'.join(others)})\b")
-    return pattern.sub(lambda found: others[found[0]], text) if others else text
+    return pattern.sub(lambda found: others[found[0]], play) if others else play
 
 
 def windows(texts, steps, batch_size, seed, number, first=0):
