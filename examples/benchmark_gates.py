@@ -63,7 +63,7 @@ def main():
         reader, _ = sentiment.build_model(20_000, cell, 64, 1)
         models.append(compare(f"{cell} sentiment, 64 reviews", reader, [padded], args.seconds))
         models.append(compare(f"{cell} sentiment, 1 review", reader, [review], args.seconds))
-        writer = characters.build_model(65, cell, 512, 1)
+        writer, _ = characters.build_model(65, cell, 512, 1)
         windows = tf.fill([64, 100], np.int64(5))
         models.append(compare(f"{cell} characters, 64 windows", writer, [windows], args.seconds))
         models.append(compare(f"{cell} characters, 1 text", writer, [review], args.seconds))

@@ -28,7 +28,7 @@ import keras_gated
 def models(cell):
     """Yields names, models and ids: the two examples."""
     classifier, _ = sentiment.build_model(20_000, cell, 64, 1)
-    writer = characters.build_model(65, cell, 512, 1)
+    writer, _ = characters.build_model(65, cell, 512, 1)
     rng = np.random.default_rng(0)
     for name, model, words, rows, steps in (
         ("sentiment, 1 text of 200 words", classifier, 20_000, 1, 200),

@@ -69,7 +69,7 @@ def classifier(library, cell, folder):
 def writer(library, cell, folder):
     lookup = text.character_lookup(ALPHABET)
     if library == "ours":
-        model = characters.build_model(len(ALPHABET), cell, UNITS, 1)
+        model, _ = characters.build_model(len(ALPHABET), cell, UNITS, 1)
         found = generation.characters(model, lookup)
     else:
         stepper = KerasStepper(cell)

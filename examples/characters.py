@@ -4,8 +4,8 @@
     TFDS_DATA_DIR=... python examples/characters.py --dataset tiny_shakespeare
 
 A play that was held out has speakers of its own, and who knows the training plays by heart expects
-theirs: labels such as "PETRUCHIO:", 8 of 100 characters, are then a sixth of the loss. So in every
-epoch some speakers bear names that exist nowhere else, and the network learns to read who speaks
+theirs: labels such as "PETRUCHIO:", 8 of 100 characters, are then a sixth of the loss. So speakers
+bear names that exist nowhere else, others in every scene, and the network learns to read who speaks
 from what it has read.
 """
 
@@ -17,7 +17,7 @@ import re
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, callbacks, parser, positive, report, to_look_inside
+from training import CELLS, callbacks, mean, parser, positive, report, share, to_look_inside
 
 import keras_gated
 from keras_gated import datasets, generation, text
@@ -26,23 +26,41 @@ from keras_gated import datasets, generation, text
 def arguments():
     p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=11, batch_size=32)
     p.add_argument("--steps", type=positive, default=200, help="characters of one training window")
-    p.add_argument("--rename", type=float, default=0.5, help="share of speakers, in every epoch")
+    p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
     p.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
     p.add_argument("--dropout", type=float, default=0.25, help="of what a layer puts out")
     p.add_argument("--weight-dropout", type=float, default=0.0, help="of recurrent weights")
+    p.add_argument("--networks", type=positive, default=1, help="their logits are averaged")
+    p.add_argument(
+        "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
+    )
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
     return p.parse_args()
 
 
-def build_model(characters, cell, units, depth, dropout=0.25, weight_dropout=0.0):
-    """Returns a model from ids to the logits of the next character."""
-    ids = keras.Input((None,), dtype="int64", name="ids")
-    x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
-    options = {"return_sequences": True, "recurrent_weight_dropout": weight_dropout}
-    for _ in range(depth):
-        x = CELLS[cell](units, **options)(x)
-        x = layers.Dropout(dropout)(x)
-    return keras.Model(ids, layers.Dense(characters, name="logits")(x))
+def build_model(
+    characters, cell, units, depth, dropout=0.25, weight_dropout=0.0, networks=1, stateful=False
+):
+    """Returns the model from ids to the logits of the next character, and the one that is trained.
+
+    The second has the outputs `network` (and `network_2`, ...) and `logits`, their mean. A
+    stateful model has one row.
+    """
+    ids = keras.Input((None,), batch_size=1 if stateful else None, dtype="int64", name="ids")
+    parts = {}
+    for name in ["network", *(f"network_{n}" for n in range(2, networks + 1))]:
+        x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
+        for _ in range(depth):
+            x = CELLS[cell](
+                units,
+                return_sequences=True,
+                stateful=stateful,
+                recurrent_weight_dropout=weight_dropout,
+            )(x)
+            x = layers.Dropout(dropout)(x)
+        parts[name] = layers.Dense(characters, name=name)(x)
+    logits = mean(list(parts.values()), "logits")
+    return keras.Model(ids, logits), keras.Model(ids, {**parts, "logits": logits})
 
 
 def speakers(play):
@@ -53,17 +71,32 @@ def speakers(play):
     return sorted(name for name in names if name.lower() not in words)
 
 
-def renamed(play, share, seed):
-    """Returns a play in which a share of the speakers bear half of one name and half of another."""
-    draw, names = random.Random(seed), speakers(play)
-    others = {}
-    for name in names:
-        one, other = draw.choices(names, k=2)
-        if draw.random() < share:
-            others[name] = one[: (len(one) + 1) // 2] + other[len(other) // 2 :]
-            others[name.capitalize()] = others[name].capitalize()
-    pattern = re.compile(rf"\b({'|'.join(others)})\b")
-    return pattern.sub(lambda found: others[found[0]], play) if others else play
+def renamed(play, names, part, seed, speeches=8):
+    """Returns a play in which a part of the speakers bear half of one name and half of another.
+
+    Who bears which is drawn anew after a number of speeches: then no name is worth remembering for
+    longer.
+    """
+    draw, known = random.Random(seed), set(names)
+
+    def scene(lines):
+        others = {}
+
+        def other(found):
+            word, name = found[0], found[0].upper()
+            if name not in known or word not in (name, name.capitalize()):
+                return word
+            if name not in others:
+                one, two = draw.choices(names, k=2)
+                new = one[: (len(one) + 1) // 2] + two[len(two) // 2 :]
+                others[name] = new if draw.random() < part else name
+            return others[name] if word == name else others[name].capitalize()
+
+        return re.sub(r"[A-Za-z]+", other, lines)
+
+    parts = play.split("\n\n")
+    scenes = [parts[n : n + speeches] for n in range(0, len(parts), speeches)]
+    return "\n\n".join(scene("\n\n".join(lines)) for lines in scenes)
 
 
 def windows(texts, steps, batch_size, seed, number, first=0):
@@ -96,6 +129,23 @@ def streams(ids, rows=8):
     return tf.data.Dataset.from_tensors((inputs, targets))
 
 
+def dynamic_evaluation(model, ids, steps=20, rate=3e-4):
+    """Returns the loss of a text that a stateful model learns from while it reads.
+
+    The loss of a window is that before the step of learning from it, so no character is predicted
+    by weights that have seen it (Mikolov et al. 2010; Krause et al. 2018). A rest of less than
+    `steps` characters is left out.
+    """
+    model.compile(
+        keras.optimizers.Adam(rate, beta_2=0.99),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    end = (len(ids) - 1) // steps * steps
+    targets = ids[1 : end + 1] - text.FIRST
+    data = keras_gated.windows(ids[:end], targets, batch_size=1, steps=steps)
+    return model.fit(data, shuffle=False, callbacks=[keras_gated.ResetState()]).history["loss"][0]
+
+
 def main():
     args = arguments()
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
@@ -103,61 +153,70 @@ def main():
     whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
     train, held_out = whole["train"], whole["validation"] + whole["test"]
     cut = len(train) * 39 // 40
-    plays = [renamed(train[:cut], args.rename, (args.seed << 32) + n) for n in range(args.epochs)]
+    names = speakers(train[:cut])
+    seeds = [(args.seed << 32) + epoch for epoch in range(args.epochs)]
+    plays = [renamed(train[:cut], names, args.rename, seed) for seed in seeds]
     lookup = text.character_lookup("".join([train, *plays]))
 
     def ids(characters):
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
-    model = build_model(
-        lookup.vocabulary_size() - text.FIRST,
-        args.cell,
-        args.units,
-        args.layers,
-        args.dropout,
-        args.weight_dropout,
-    )
+    size = [lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers]
+    writer, model = build_model(*size, args.dropout, args.weight_dropout, args.networks)
     steps = cut // (args.steps * args.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
     )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(
         keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        # Each network has its own loss, and their mean is only measured.
+        loss={name: None if name == "logits" else loss for name in model.output},
+        metrics={
+            "logits": [
+                keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True),
+                "accuracy",
+            ]
+        },
     )
     model.summary()
     best = keras.callbacks.EarlyStopping(
-        "val_loss", patience=args.epochs, restore_best_weights=True
+        "val_logits_nats", mode="min", patience=args.epochs, restore_best_weights=True
     )
     *others, interrupt, resume = callbacks(args, model, best)
     number = steps * args.batch_size
+    batches = windows(
+        [ids(play) for play in plays],
+        args.steps,
+        args.batch_size,
+        args.seed,
+        number,
+        resume.epoch * number,
+    )
+
+    def for_networks(ids, targets):
+        return ids, dict.fromkeys(model.output, targets)
+
     history = model.fit(
-        windows(
-            [ids(play) for play in plays],
-            args.steps,
-            args.batch_size,
-            args.seed,
-            number,
-            resume.epoch * number,
-        ),
+        batches.map(for_networks),
         steps_per_epoch=steps,
-        validation_data=streams(ids(train[cut:])),
+        validation_data=streams(ids(train[cut:])).map(for_networks),
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],
         shuffle=False,  # the batches are
     )
     seconds = resume.time()
-    nats, _ = model.evaluate(streams(ids(held_out)))
+    tested = model.evaluate(streams(ids(held_out)).map(for_networks), return_dict=True)
+    nats = {"loss_nats": tested["logits_nats"]}
 
-    signatures = generation.characters(model, lookup)
+    signatures = generation.characters(writer, lookup)
     saved_model = keras_gated.export_model(
-        model,
+        writer,
         pathlib.Path(args.output, args.name or args.dataset),
         signatures,
         track=[lookup],
-        extras=to_look_inside(model, "characters", lookup.get_vocabulary()),
+        extras=to_look_inside(writer, "characters", lookup.get_vocabulary()),
     )
     if not interrupt.came:
         resume.finish()
@@ -167,12 +226,16 @@ def main():
     specs = signatures["generate"].inputs
     sample = server(**{s.name: tf.constant([asked[s.name]], s.dtype) for s in specs})["text"]
     print(args.prompt + sample.numpy()[0].decode())
+    if args.dynamic:
+        reader, _ = build_model(*size, networks=args.networks, dropout=0, stateful=True)
+        reader.set_weights(writer.get_weights())
+        nats["dynamic_loss_nats"] = dynamic_evaluation(reader, ids(held_out))
     report(
         args,
         epochs=history.epoch[-1] + 1,
         seconds=round(seconds, 1),
-        loss_nats=round(nats, 4),
-        bits_per_character=round(nats / math.log(2), 4),
+        **{name: round(value, 4) for name, value in nats.items()},
+        bits_per_character=round(nats["loss_nats"] / math.log(2), 4),
         parameters=model.count_params(),
         saved_model=saved_model,
     )

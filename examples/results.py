@@ -39,10 +39,9 @@ ROWS = {
     "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, QUICK_TEXTS, seeds=(1,)),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
-        "characters.py --layers 2 --dropout 0.4 --weight-dropout 0.3 --rename 0.8 --steps 256 "
-        "--epochs 20",
-        NATS,
-        f"{QUICK_PLAYS} --steps 32",
+        "characters.py --networks 4 --dynamic",
+        (*NATS, ("dynamic_loss_nats", "with dynamic evaluation", 4)),
+        QUICK_PLAYS,
         seeds=(1,),
     ),
     **{

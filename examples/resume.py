@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-_ELSEWHERE = ("data_dir", "logs", "name", "output", "prompt", "resume")  # no matter to the training
+_ELSEWHERE = {"data_dir", "dynamic", "logs", "name", "output", "prompt", "resume"}  # not trained by
 
 
 class Resume(keras.callbacks.Callback):

@@ -15,7 +15,7 @@ import pathlib
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, callbacks, parser, positive, report, to_look_inside, whole
+from training import CELLS, callbacks, mean, parser, positive, report, to_look_inside, whole
 
 import keras_gated
 from keras_gated import datasets, serving, text
@@ -62,10 +62,6 @@ def network(ids, words, cell, units, depth, name):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
     x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
     return layers.Dense(1, name=name)(layers.Dropout(0.5)(x))
-
-
-def mean(logits, name):
-    return layers.Average(name=name)(logits) if len(logits) > 1 else logits[0]
 
 
 def compiled(model):

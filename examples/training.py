@@ -52,6 +52,18 @@ def positive(text):
     return whole(text, least=1)
 
 
+def share(text):
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1. Received: {text}")
+    return number
+
+
+def mean(logits, name):
+    """Returns the mean of the logits of some networks; one network's are their own mean."""
+    return keras.layers.Average(name=name)(logits) if len(logits) > 1 else logits[0]
+
+
 def report(args, **results):
     """Prints the last line: one JSON object that programs can read."""
     setting = {name: getattr(args, name) for name in ("dataset", "cell", "units", "layers", "seed")}

@@ -49,7 +49,7 @@ def sentiment():
 def characters():
     keras.utils.set_random_seed(2)
     lookup = text.character_lookup("abc \n")
-    model = example.build_model(5, "lstm", 16, 2)
-    kernel, bias = model.get_layer("logits").get_weights()
-    model.get_layer("logits").set_weights([kernel * 5, bias])
+    model, _ = example.build_model(5, "lstm", 16, 2)
+    kernel, bias = model.get_layer("network").get_weights()
+    model.get_layer("network").set_weights([kernel * 5, bias])
     return _exported("characters", model, lookup, generation.characters(model, lookup))

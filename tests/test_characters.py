@@ -1,7 +1,10 @@
 """What `characters.py` does to the plays that it learns from."""
 
+import re
+
 import characters
 import numpy as np
+import pytest
 import tensorflow as tf
 
 PLAY = """First Citizen:
@@ -23,24 +26,32 @@ def test_speakers_are_the_words_of_labels_that_are_nowhere_written_small():
 
 
 def test_a_renamed_speaker_has_one_new_name_throughout_and_nothing_else_changes():
-    new = characters.renamed(PLAY, 1.0, seed=1)
+    old = characters.speakers(PLAY)
+    new = characters.renamed(PLAY, old, 1.0, seed=1)
     lines = new.splitlines()
     name = lines[3].rstrip(":")
     assert lines[1] == f"Where is {name.capitalize()}? A citizen must know."
     assert lines[7] == f"{name.capitalize()}, the king is come."
     assert lines[9] == f"KING {lines[10][7:].split(' ')[0].upper()}:"
     assert len(lines) == len(PLAY.splitlines())
-    old = characters.speakers(PLAY)
     first_halves, last_halves = (
         {n[: (len(n) + 1) // 2] for n in old},
         {n[len(n) // 2 :] for n in old},
     )
     assert any(name.startswith(a) and name.endswith(b) for a in first_halves for b in last_halves)
     # Another seed, other names; a share of none, the play itself.
-    assert len({characters.renamed(PLAY, 1.0, seed) for seed in range(5)}) > 1
-    assert characters.renamed(PLAY, 1.0, seed=1) == new
-    assert characters.renamed(PLAY, 0.0, seed=1) == PLAY
-    assert characters.renamed("No labels here.", 1.0, seed=1) == "No labels here."
+    assert len({characters.renamed(PLAY, old, 1.0, seed) for seed in range(5)}) > 1
+    assert characters.renamed(PLAY, old, 1.0, seed=1) == new
+    assert characters.renamed(PLAY, old, 0.0, seed=1) == PLAY
+    assert characters.renamed("No labels here.", [], 1.0, seed=1) == "No labels here."
+
+
+def test_every_scene_has_names_of_its_own():
+    names = characters.speakers(PLAY)
+    scenes = characters.renamed("\n".join(100 * [PLAY]), names, 1.0, seed=1, speeches=4)
+    found = re.findall(r"Where is (\w+)\?[^\n]*\n\n([A-Z]+):", scenes)
+    assert len(found) == 100 and len(set(found)) > 5
+    assert all(word.upper() == label for word, label in found)  # and the same one throughout
 
 
 def test_windows_come_from_the_text_of_their_epoch_with_the_characters_after_them():
@@ -52,3 +63,22 @@ def test_windows_come_from_the_text_of_their_epoch_with_the_characters_after_the
         assert (ids == ids[:, :1] + np.arange(10)).all() and (targets + 2 == ids + 1).all()
     resumed = next(iter(characters.windows(texts, 10, 4, seed=1, number=8, first=8)))
     np.testing.assert_array_equal(resumed[0], batches[2][0])
+
+
+def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was_read():
+    ids = np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100)
+    model, _ = characters.build_model(6, "lstm", 16, 2)
+    logits = model(ids[None, :-1]).numpy()[0]
+    p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats = -p[np.arange(len(p)), ids[1:] - 2]
+
+    def read(ids, **options):
+        reader, _ = characters.build_model(6, "lstm", 16, 2, dropout=0, stateful=True)
+        reader.set_weights(model.get_weights())
+        return characters.dynamic_evaluation(reader, ids, steps=20, **options)
+
+    # Without a step of learning, the loss of the whole text: states go on from window to window.
+    assert read(ids, rate=0.0) == pytest.approx(nats[:980].mean(), rel=1e-5)
+    # The first window is read with the weights of before, however fast the learning.
+    assert read(ids[:21], rate=1.0) == pytest.approx(nats[:20].mean(), rel=1e-5)
+    assert read(ids, rate=1e-2) < 0.9 * nats.mean()
