@@ -45,7 +45,11 @@ ROWS = {
         seeds=(1,),
     ),
     **{
-        f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
+        f"memory-{length}": Row(
+            f"long_memory.py --length {length}",
+            ERROR,
+            QUICK_SUMS if length == 100 else f"{QUICK_SUMS} --cell GRU",
+        )
         for length in (100, 200, 400, 600)
     },
 }
