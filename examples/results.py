@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 EXAMPLES = pathlib.Path(__file__).parent
 HEAD = "| row | command | measured | seeds | training | parameters |"
-QUICK_TEXTS = "--dataset toy_reviews --units 8 --epochs 1 --buckets 1009"
-QUICK_PLAYS = "--dataset toy_plays --units 16 --epochs 1"
+QUICK_TEXTS = "--dataset toy_reviews --units 8 --epochs 1 --buckets 1009 --max-words 20"
+QUICK_PLAYS = "--dataset toy_plays --units 16 --epochs 1 --batch-size 256"
 QUICK_SUMS = "--length 20 --units 8 --minutes 0.02"
 
 
@@ -36,20 +36,16 @@ NATS = (("loss_nats", "nats", 4), ("bits_per_character", "bits a character", 3))
 ERROR = (("error", "error", 5),)
 ROWS = {
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
-    "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, QUICK_TEXTS),
+    "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, f"{QUICK_TEXTS} --networks 2"),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
         "characters.py --networks 4 --dynamic",
         (*NATS, ("dynamic_loss_nats", "with dynamic evaluation", 4)),
-        QUICK_PLAYS,
+        f"{QUICK_PLAYS} --networks 2",
         seeds=(1,),
     ),
     **{
-        f"memory-{length}": Row(
-            f"long_memory.py --length {length}",
-            ERROR,
-            QUICK_SUMS if length == 100 else f"{QUICK_SUMS} --cell GRU",
-        )
+        f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
         for length in (100, 200, 400, 600)
     },
 }
