@@ -28,7 +28,9 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
 
     gates: tuple  # names, in the order of the kernel's columns
     step_type: type  # the named tuple that `step` returns
-    added = True  # whether a step only ever uses the sum of `W x + b` and `U h + c`
+    # Whether `step` uses the input and the recurrent product only through their sum: both then have
+    # the same gradient.
+    inputs_and_state_are_summed = True
     state_names = ("hidden",)  # the first one is the output
 
     def __init__(
@@ -205,7 +207,7 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
 
         Returns:
             The derivatives by `W x + b` and by `U h + c`, each `(batch, gates * units)` (the same
-            tensor where the two are only added), and by the states before the step.
+            tensor if `inputs_and_state_are_summed`), and by the states before the step.
         """
         raise NotImplementedError
 
@@ -239,11 +241,11 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
         inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
         drop = keep = drop_weights = None
         if training and self.dropout:
-            drop = self.get_dropout_mask(inputs)
+            drop = self.dropout_mask(inputs)
         if training and self.recurrent_dropout:
-            keep = self.get_recurrent_dropout_mask(before[0])
+            keep = self.recurrent_dropout_mask(before[0])
         if training:
-            drop_weights = self.get_recurrent_weight_mask()
+            drop_weights = self.recurrent_weight_mask()
         projected = self.project(dropped(inputs, drop), self.input_weights())
         return self.step(projected, before, self.recurrent_weights(drop_weights), keep)
 

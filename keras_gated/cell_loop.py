@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 
-def run(layer, sequences, states, mask, training, fields, flipped):
+def run(layer, sequences, states, mask, training, fields, outputs_reversed):
     """Runs a layer's cell over sequences, whatever its options.
 
     Keras's loop wants a step, and computes masked steps, too.
@@ -16,7 +16,7 @@ def run(layer, sequences, states, mask, training, fields, flipped):
         mask: Optional bool, `(batch, time)`.
         training: Whether dropout is applied.
         fields: Names of the gates and states wanted of every step.
-        flipped: Whether they are wanted with the last step of the inputs first.
+        outputs_reversed: Whether they are wanted with the last step of the inputs first.
 
     Returns:
         The last output, `(batch, units)`; the fields, each `(batch, time, units)`; and the final
@@ -46,7 +46,7 @@ def run(layer, sequences, states, mask, training, fields, flipped):
             shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
         some = ops.any(shown[:, -1:], axis=1)
         outputs = [ops.where(shown[..., None], o, ops.zeros_like(o)) for o in outputs]
-    if layer.go_backwards and not flipped:
+    if layer.go_backwards and not outputs_reversed:
         outputs = [ops.flip(output, axis=1) for output in outputs]
     return ops.where(some[:, None], new[0], ops.zeros_like(new[0])), outputs, new
 

@@ -11,6 +11,8 @@ import contextvars
 import tensorflow as tf
 
 from keras_gated.dropout import dropped
+from keras_gated.cell import GatedCell
+from keras_gated.equations import owner
 from keras_gated.fused import equations_differ, inside_xla, last_output
 from keras_gated.gates import to_library
 
@@ -27,7 +29,7 @@ def off():
         _OFF.reset(token)
 
 
-def why_not(layer, training, mask):
+def why_not(layer, training):
     """Returns why cuDNN cannot run a layer, as a clause, or None where it can."""
     if _OFF.get():
         return "what is exported must run without a GPU"
@@ -39,6 +41,15 @@ def why_not(layer, training, mask):
         return f"it computes in float16, float32 or float64, not in {layer.compute_dtype}"
     if inside_xla():
         return "XLA does not compile it"
+    family = owner(layer.cell, "cudnn_mode")
+    for method, standard in (
+        ("step", family),
+        ("project", GatedCell),
+        ("input_weights", GatedCell),
+        ("recurrent_weights", (family, GatedCell)),
+    ):
+        if owner(layer.cell, method) not in (standard if type(standard) is tuple else (standard,)):
+            return f"{type(layer.cell).__name__} has a `{method}` of its own"
     return equations_differ(layer, training)
 
 
@@ -48,10 +59,10 @@ def _gpu():
     )
 
 
-def run(layer, x, states, mask, training, fields, flipped):
+def run(layer, x, states, mask, training, fields, outputs_reversed):
     """As `cell_loop.run`, for a layer for which `why_not` returns None, without its gates."""
     if training and layer.dropout:
-        x = dropped(x, layer.cell.get_dropout_mask()[:, None])
+        x = dropped(x, layer.cell.dropout_mask(None)[:, None])
     batch, time = tf.shape(x)[0], tf.shape(x)[1]
     if mask is None:
         lengths = tf.fill([batch], time)
@@ -74,10 +85,11 @@ def run(layer, x, states, mask, training, fields, flipped):
         outputs = tf.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
         shown = tf.where(mask, read, 0) if layer.zero_output_for_mask else read
         outputs = tf.gather(outputs, shown, batch_dims=1)
-    if flipped if mask is not None else layer.go_backwards and not flipped:
+    if outputs_reversed if mask is not None else layer.go_backwards and not outputs_reversed:
         outputs = tf.reverse(outputs, [1])
     outputs = tf.ensure_shape(outputs, [*x.shape[:2], layer.units])
-    return last_output(layer, x, mask, finals), [outputs] * len(fields), finals
+    last = last_output(x, mask, layer.go_backwards, layer.zero_output_for_mask, finals)
+    return last, [outputs] * len(fields), finals
 
 
 def _run(cell, steps, states, lengths):
@@ -92,7 +104,7 @@ def _run(cell, steps, states, lengths):
         input_c=states[1] if len(states) == 2 else tf.zeros([], steps.dtype),
         params=_parameters(cell),
         sequence_lengths=tf.maximum(tf.pad(lengths, [[0, rows]]), 1),
-        rnn_mode="lstm" if len(states) == 2 else "gru",
+        rnn_mode=cell.cudnn_mode,
         time_major=False,
         is_training=True,  # else there is no gradient; nothing is dropped
     )

@@ -18,30 +18,36 @@ class MasksOfACall(DropoutRNNCell):
 
     _recurrent_weight_mask = None
 
-    def get_dropout_mask(self, step_input=None):
+    def dropout_mask(self, step_input):
         """Returns the mask of this call, drawn for `step_input` if there is none yet."""
-        if _at_inference():
-            return None
         if step_input is not None:  # Keras scales it, so it must not be of whole numbers
             step_input = ops.cast(step_input, self.state_dtype)
         return super().get_dropout_mask(step_input)
 
-    def get_recurrent_dropout_mask(self, step_input):
-        if _at_inference():
-            return None
-        self.get_recurrent_weight_mask()  # now, before Keras's loop begins
-        return super().get_recurrent_dropout_mask(step_input)
+    def recurrent_dropout_mask(self, hidden):
+        """Returns the mask of the hidden state of this call, drawn if there is none yet."""
+        self.recurrent_weight_mask()  # now, before Keras's loop begins
+        return super().get_recurrent_dropout_mask(hidden)
 
-    def get_recurrent_weight_mask(self):
+    def recurrent_weight_mask(self):
         """Returns the mask of the recurrent kernel of this call, drawn if there is none yet."""
-        if not self.recurrent_weight_dropout or _at_inference():
-            return None
-        if self._recurrent_weight_mask is None:
+        if self.recurrent_weight_dropout and self._recurrent_weight_mask is None:
             ones = ops.ones(self.recurrent_kernel.shape, self.state_dtype)
             self._recurrent_weight_mask = self._create_dropout_mask(
                 ones, self.recurrent_weight_dropout
             )
         return self._recurrent_weight_mask
+
+    def get_dropout_mask(self, step_input):
+        """As `dropout_mask`, where `keras.layers.RNN` asks for it: at every call, in training or not.
+
+        At inference none may be drawn: a graph that draws cannot be served.
+        """
+        return None if _at_inference() else self.dropout_mask(step_input)
+
+    def get_recurrent_dropout_mask(self, step_input):
+        """As `recurrent_dropout_mask`, where `keras.layers.RNN` asks for it."""
+        return None if _at_inference() else self.recurrent_dropout_mask(step_input)
 
     def reset_recurrent_dropout_mask(self):
         super().reset_recurrent_dropout_mask()
@@ -54,9 +60,5 @@ class MasksOfACall(DropoutRNNCell):
 
 
 def _at_inference():
-    """Whether a layer is being called without training: then no mask may be drawn.
-
-    `keras.layers.RNN` asks for one at every call, and a graph that draws cannot be served.
-    """
     context = global_state.get_global_attribute("current_call_ctx")
     return context is not None and not context.get_value("training")

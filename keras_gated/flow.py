@@ -5,13 +5,14 @@ layers put out. Through a layer itself the gradient is then taken back by hand: 
 derivative of the cell's one step, whatever its equations; over all steps, their sum.
 """
 
+import functools
+import weakref
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_gated.cell import GatedCell
-from keras_gated.fused import traced_per_layer
 from keras_gated.layer import GatedLayer
 from keras_gated.packing import where_rows
 from keras_gated.recorder import recording
@@ -72,7 +73,7 @@ def gradient_flow(model, x, y, layer=None, contributions=True):
             f"gradient_flow: `model` must be a compiled Keras model. Received: {model!r}. "
             "`model.compile(loss=...)` says what is to be differentiated."
         )
-    with tf.GradientTape() as tape, recording("gradient") as calls:
+    with tf.GradientTape() as tape, recording("states") as calls:
         for part in model._flatten_layers():
             if isinstance(part, GatedLayer) and part.built:
                 tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
@@ -146,7 +147,30 @@ def _swapped(tensor):
     return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
 
 
-@traced_per_layer
+def _traced_per_layer(function):
+    """Makes a function of a layer and tensors one that is traced once for all batches and lengths.
+
+    Options, which are no tensors, come by name.
+    """
+    # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
+    traced = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def call(layer, *tensors, **options):
+        own, key = traced.setdefault(layer, {}), tuple(options.items())
+        if key not in own:
+            reference = weakref.ref(layer)
+
+            def of_layer(*tensors):
+                return function(reference(), *tensors, **options)
+
+            own[key] = tf.function(of_layer, autograph=False, reduce_retracing=True)
+        return own[key](*tensors)
+
+    return call
+
+
+@_traced_per_layer
 def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contributions):
     """Takes the gradient back through a layer. All tensors have the steps first, as computed.
 

@@ -65,7 +65,9 @@ class GRUCell(GatedCell):
 
     gates = GRU_GATES
     step_type = GRUStep
-    added = False
+    reads = ("activation", "recurrent_activation", "reset_after")
+    cudnn_mode = "gru"
+    inputs_and_state_are_summed = False
 
     def __init__(
         self,

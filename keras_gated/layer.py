@@ -11,7 +11,6 @@ from keras import ops
 
 from keras_gated import cell_loop, recorder
 from keras_gated.arguments import boolean, compatible
-from keras_gated.gates import GRU_GATES, LSTM_GATES
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -111,17 +110,18 @@ class GatedLayer(keras.layers.RNN):
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
         sequences = ops.cast(sequences, self.compute_dtype)
-        states = self._states_before(sequences, initial_state)
+        sequences, mask, states = self._with_states(sequences, mask, initial_state)
         if training:  # a mask for all steps
             one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
-            self._maybe_config_dropout_masks(self.cell, one_step, states)
+            self.cell.dropout_mask(one_step)
+            self.cell.recurrent_dropout_mask(states[0])
         looked_at = self.return_gates or recorder.is_recording("gates")
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
         # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
-        flipped = self.go_backwards and not looked_at
-        run = self._path_of(mask, training, looked_at)
-        output, steps, finals = run(self, sequences, states, mask, training, fields, flipped)
+        reversed_ = self.go_backwards and not looked_at
+        run = self._path_of(sequences, mask, training, looked_at)
+        output, steps, finals = run(self, sequences, states, mask, training, fields, reversed_)
         self._maybe_reset_dropout_masks(self.cell)
         if self.stateful and not recorder.is_recording():
             for variable, state in zip(self.states, finals, strict=True):
@@ -129,7 +129,7 @@ class GatedLayer(keras.layers.RNN):
         gates = dict(zip(fields, steps, strict=True))
         if self.return_sequences:
             output = gates["hidden"]
-            if self.go_backwards and not flipped:
+            if self.go_backwards and not reversed_:
                 output = ops.flip(output, axis=1)
         results = [output, *(finals if self.return_state else ())]
         results = [ops.cast(result, self.compute_dtype) for result in results]
@@ -140,15 +140,17 @@ class GatedLayer(keras.layers.RNN):
         return tuple(results) if len(results) > 1 else results[0]
 
     def _in_cudnn(self):
-        return self.cell_class.gates in (LSTM_GATES, GRU_GATES)
+        return hasattr(self.cell_class, "cudnn_mode")
 
-    def _path_of(self, mask, training, looked_at):
+    def _path_of(self, sequences, mask, training, looked_at):
         """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""
         if keras.backend.backend() == "tensorflow":
             from keras_gated import cudnn, fused  # TensorFlow, which other backends do without
 
-            paths = {"use_cudnn": cudnn, "fused": fused}
-            reasons = {k: path.why_not(self, training, mask) for k, path in paths.items()}
+            reasons = {
+                "use_cudnn": cudnn.why_not(self, training) if self._in_cudnn() else "it has none",
+                "fused": fused.why_not(self, sequences, mask, training),
+            }
         else:
             name = keras.backend.backend()
             reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
@@ -179,13 +181,18 @@ class GatedLayer(keras.layers.RNN):
         gates = {name: keras.KerasTensor(shape, dtype) for name in self.cell.fields()}
         return (*spec, gates) if self.return_state else (spec, gates)
 
-    def _states_before(self, sequences, initial_state):
-        """Returns the states before the first step, as a list in the dtype of a state."""
+    def _with_states(self, sequences, mask, initial_state):
+        """Returns sequences, mask and the states before the first step, which fit together."""
         if initial_state is None:
             initial_state = recorder.states_given(self) or (self.states if self.stateful else None)
-        if initial_state is None:
-            return self.get_initial_state(ops.shape(sequences)[0])
-        return [ops.convert_to_tensor(s, self.cell.state_dtype) for s in _listed(initial_state)]
+        states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
+        if keras.backend.backend() == "tensorflow":
+            from keras_gated.when_run import with_sizes_checked  # no other backend has such sizes
+
+            sequences, mask, states = with_sizes_checked(
+                type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]
+            )
+        return sequences, mask, list(states) or self.get_initial_state(ops.shape(sequences)[0])
 
     def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)

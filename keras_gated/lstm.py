@@ -59,6 +59,8 @@ class LSTMCell(GatedCell):
 
     gates = LSTM_GATES
     step_type = LSTMStep
+    reads = ("activation", "recurrent_activation")
+    cudnn_mode = "lstm"
     state_names = ("hidden", "memory")
 
     def __init__(

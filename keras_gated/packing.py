@@ -1,35 +1,45 @@
 """How the steps of a batch of sequences lie in memory while a layer runs over them.
 
 A batch is cut into two groups of rows that run side by side, one on each half of the cores, with
-no barrier between them at every step. A group is a list of chunks; a chunk holds some steps of
-some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are its slots.
+no barrier between them at every step. A group is a list of chunks; a chunk holds a fixed number of
+steps of some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are
+its slots.
 
-Without a mask a group is one chunk. With one, the valid steps of each row move to its start and
-longer rows come first, so that a later chunk holds fewer rows. Masked steps take no slot; chunks of
-a fixed size hold some more slots than steps, which nothing reads.
+Without a mask every chunk of a group holds all of its rows. With a mask, the valid steps of each
+row move to its start and longer rows come first, so that a later chunk holds fewer rows. Masked
+steps get no slot. A chunk may end in slots without a step; nothing reads what is computed there.
 """
 
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# A chunk of the compiled loops has a fixed number of steps and a multiple of so many rows, since
-# XLA compiles anew for every shape.
-STEPS, ROWS = 32, 8
-# A group is worth its while from so many rows on in the compiled loops, and from so many numbers
-# of a state in the plain ones, where every operation has its price (measured on two cores).
-ROWS_WORTH_A_GROUP, NUMBERS_WORTH_A_GROUP = 8, 1024
+
+class Layout(NamedTuple):
+    """What a loop asks of its chunks."""
+
+    steps: int  # steps of a chunk
+    rows: int  # rows come in multiples of so many, where a multiple is needed
+    numbers: int  # a second group is worth its while from so many numbers of a state in each
+
+
+# XLA compiles the loops of training anew for every shape of a chunk, so there are few shapes.
+# The plain loop writes the steps of a chunk out. (Sizes measured on two cores.)
+COMPILED = Layout(steps=32, rows=8, numbers=0)
+PLAIN = Layout(steps=16, rows=1, numbers=1024)
+ROWS_WORTH_A_GROUP = 8
 
 
 class Chunks(NamedTuple):
     """The chunks of a group."""
 
+    size: int  # steps that a chunk has slots for
     steps: Any  # steps that some row of each chunk has, int32 (chunks,)
     rows: Any  # rows of each chunk, int32 (chunks,); never more than of the chunk before
     offsets: Any  # slots before each chunk, int32 (chunks,)
-    size: Any  # steps a chunk has slots for, if that is fixed; None: as many as it has steps
     lengths: Any  # steps of each row, int32 (rows,); None: as many as the chunks together
     single: bool  # whether there is exactly one chunk
+    full: bool  # whether every slot holds a step
 
 
 class Group(NamedTuple):
@@ -48,62 +58,65 @@ class Batch(NamedTuple):
     unpack_states: Any  # a state of each group -> (batch, units)
 
 
-def _rows_of_groups(x, states, compiled):
-    """Returns how many rows go into each group: all into the first where two gain nothing."""
-    fewest = ROWS_WORTH_A_GROUP if compiled else NUMBERS_WORTH_A_GROUP // states[0].shape[-1]
-    if x.shape[0] is not None:
-        rows = x.shape[0]
-        return [rows - rows // 2, rows // 2] if rows >= 2 * fewest else [rows]
-    rows = tf.shape(x)[0]
-    second = tf.where(rows >= 2 * fewest, rows // 2, 0)
-    return [rows - second, second]
-
-
-def pack(x, states, go_backwards, flipped, compiled):
+def pack(x, states, go_backwards, outputs_reversed, layout):
     """Returns the `Batch` of sequences `(batch, time, features)` without a mask.
 
     Args:
-        x, states, go_backwards, flipped, compiled: As for `pack_masked`.
+        x, states, go_backwards, outputs_reversed, layout: As for `pack_masked`.
     """
-    rows = _rows_of_groups(x, states, compiled)
     static, features = x.shape[1], x.shape[2]
     time = tf.shape(x)[1] if static is None else static
-    groups, shapes = [], []
-    for part, *own in zip(*(tf.split(a, rows) for a in (x, *states)), strict=True):
+    single = bool(static) and (layout is COMPILED or static <= layout.steps)
+    size = static if single else layout.steps
+    if static and not single:  # the size that leaves the fewest slots empty
+        size = -(-static // -(-static // size))
+    slots = -(-time // size) * size
+    # Where the number of rows is not known beforehand, XLA compiles for few numbers of them.
+    multiple = layout.rows if x.shape[0] is None else 1
+    rows = _rows_of_groups(x, states, layout, multiple)
+    groups, widths = [], []
+    for own_rows, part, *own in zip(
+        rows, *(tf.split(a, rows) for a in (x, *states)), strict=True
+    ):
         steps_first = tf.transpose(part, [1, 0, 2])
         if go_backwards:
             steps_first = tf.reverse(steps_first, [0])
-        width, size = tf.shape(part)[0], static
-        steps, offsets = tf.reshape(time, [1]), tf.zeros([1], tf.int32)
-        if compiled and not static:
-            size, starts = STEPS, tf.range(0, time, STEPS)
-            steps_first = tf.pad(steps_first, [[0, -time % STEPS], [0, 0], [0, 0]])
-            steps, offsets = tf.minimum(time - starts, STEPS), starts * width
-        # A row without steps would be a turn of every loop for nothing.
-        steps = tf.where(width > 0, steps, 0)
+        width = own_rows if multiple == 1 else -(-own_rows // multiple) * multiple
+        if multiple > 1 or not single:
+            steps_first = tf.pad(
+                steps_first, [[0, slots - time], [0, width - own_rows], [0, 0]]
+            )
+            own = [tf.pad(s, [[0, width - own_rows], [0, 0]]) for s in own]
+        starts = tf.range(0, time, size)
+        if not single:  # a group without rows takes no turn
+            starts = starts[: tf.where(width > 0, tf.size(starts), 0)]
         chunks = Chunks(
-            steps,
-            tf.fill(tf.shape(steps), width),
-            offsets,
             size,
+            tf.minimum(time - starts, size),
+            tf.fill(tf.shape(starts), width),
+            starts * width,
             None,
-            bool(static) or not compiled,
+            single,
+            single or (static is not None and static % size == 0),
         )
-        shapes.append(tf.shape(steps_first)[:2])
+        widths.append(width)
         groups.append(Group(tf.reshape(steps_first, [-1, features]), own, chunks))
 
     def unpack_outputs(outputs):
         parts = []
-        for shape, output in zip(shapes, outputs, strict=True):
-            steps_first = tf.reshape(output, tf.concat([shape, [output.shape[-1]]], 0))
-            parts.append(tf.transpose(steps_first[:time], [1, 0, 2]))
+        for own_rows, width, output in zip(rows, widths, outputs, strict=True):
+            steps_first = tf.reshape(output, [slots, width, output.shape[-1]])
+            parts.append(tf.transpose(steps_first[:time, :own_rows], [1, 0, 2]))
         unpacked = tf.concat(parts, 0)
-        return tf.reverse(unpacked, [1]) if go_backwards and not flipped else unpacked
+        return tf.reverse(unpacked, [1]) if go_backwards and not outputs_reversed else unpacked
 
-    return Batch(groups, unpack_outputs, lambda parts: tf.concat(parts, 0))
+    def unpack_states(parts):
+        return tf.concat([part[:own] for part, own in zip(parts, rows, strict=True)], 0)
+
+    return Batch(groups, unpack_outputs, unpack_states)
 
 
-def pack_masked(x, mask, states, go_backwards, flipped, zero_masked_outputs, compiled):
+def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout):
     """Returns the `Batch` of sequences of which only the steps where `mask` is True count.
 
     Args:
@@ -111,14 +124,16 @@ def pack_masked(x, mask, states, go_backwards, flipped, zero_masked_outputs, com
         mask: bool, `(batch, time)`.
         states: Each `(batch, units)`.
         go_backwards: Whether steps are read from the last one to the first.
-        flipped: Whether outputs are wanted with the last step first.
+        outputs_reversed: Whether outputs are wanted with the last step first.
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
-        compiled: Whether chunks have the fixed sizes that compiled loops need.
+        layout: What the loop asks of its chunks.
     """
-    features = x.shape[2]
+    static, features = x.shape[1:]
+    size = static if static and static <= layout.steps else layout.steps
+    take = _take if layout is COMPILED else _take_plainly
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
     longest_first = tf.argsort(lengths, direction="DESCENDING", stable=True)
-    rows = _rows_of_groups(x, states, compiled)
+    rows = _rows_of_groups(x, states, layout, layout.rows)
     rows_of_groups = [longest_first]
     if len(rows) == 2:  # dealt out in turn, so that both are as long
         second = tf.range(rows[1]) * 2 + 1
@@ -132,97 +147,94 @@ def pack_masked(x, mask, states, go_backwards, flipped, zero_masked_outputs, com
 
     groups, sources, slots, before, first = [], [], [], 0, 0
     for own in rows_of_groups:
-        chunks, ends = (_fixed_chunks if compiled else _exact_chunks)(tf.gather(lengths, own))
-        size = tf.reduce_sum(_slots_of(chunks))
-        slot = _slot_of_step(chunks, ends, tf.gather(read, own) - 1)
+        single = bool(static) and static <= size
+        chunks = _chunks(tf.gather(lengths, own), size, layout.rows, single)
+        number = tf.reduce_sum(chunks.rows) * size
+        slot = slot_of_step(chunks, tf.gather(read, own) - 1)
         valid = tf.gather(mask, own)
         source = tf.tensor_scatter_nd_update(
-            tf.fill([size], -1),
+            tf.fill([number], -1),
             tf.boolean_mask(slot, valid)[:, None],
             tf.boolean_mask(tf.gather(tokens, own), valid),
         )
         sources.append(source)
         slots.append(tf.where(slot < 0, -1, slot + before))
-        before += size
+        before += number
         padded = tf.pad(
             own, [[0, tf.shape(chunks.lengths)[0] - tf.shape(own)[0]]], constant_values=-1
         )
         place = tf.where((back >= first) & (back < first + tf.shape(own)[0]), back - first, -1)
         first += tf.shape(own)[0]
-        own_states = [_take([s], padded, place) for s in states]
-        groups.append(
-            Group(None, own_states, chunks if compiled else chunks._replace(lengths=None))
-        )
+        groups.append(Group(None, [take([s], padded, place) for s in states], chunks))
 
     slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
     slot = tf.where(mask, slot_read_last, -1)
     source = tf.concat(sources, 0)
-    packed = _take([tf.reshape(x, [-1, features])], source, tf.reshape(slot, [-1]))
+    packed = take([tf.reshape(x, [-1, features])], source, tf.reshape(slot, [-1]))
     parts = tf.split(packed, [tf.size(s) for s in sources], num=len(sources))
     groups = [group._replace(x=part) for group, part in zip(groups, parts, strict=True)]
 
     def unpack_outputs(outputs):
         if zero_masked_outputs:
-            unpacked = _take(outputs, tf.reshape(slot, [-1]), source)
+            unpacked = take(outputs, tf.reshape(slot, [-1]), source)
             unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
         else:
-            unpacked = _gather_or_zero(outputs, slot_read_last)
-        return tf.reverse(unpacked, [1]) if flipped else unpacked
+            unpacked = gather_or_zero(outputs, slot_read_last, layout is COMPILED)
+        return tf.reverse(unpacked, [1]) if outputs_reversed else unpacked
 
     def unpack_states(parts):
         kept = [p[: tf.shape(rows)[0]] for p, rows in zip(parts, rows_of_groups, strict=True)]
-        return _take(kept, back, in_groups)
+        return take(kept, back, in_groups)
 
     return Batch(groups, unpack_outputs, unpack_states)
 
 
-def _fixed_chunks(lengths):
-    """Returns chunks of `STEPS` steps and a multiple of `ROWS` rows, and their ends in steps."""
+def _rows_of_groups(x, states, layout, multiple):
+    """Returns how many rows go into each group: all into the first where two gain nothing.
+
+    Args:
+        multiple: The rows of the first of two groups are a multiple of it.
+    """
+    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
+    rows = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    first = -(-rows // (2 * multiple)) * multiple
+    if isinstance(rows, int):
+        return [first, rows - first] if rows >= 2 * fewest else [rows]
+    first = tf.where(rows >= 2 * fewest, first, rows)
+    return [first, rows - first]
+
+
+def _chunks(lengths, size, multiple, single):
+    """Returns the chunks of rows of such lengths, the longest first."""
 
     def rounded(rows):
-        return tf.maximum(-(-rows // ROWS), 1) * ROWS
+        return tf.maximum(-(-rows // multiple), 1) * multiple
 
-    number = tf.maximum(-(-tf.reduce_max(tf.concat([lengths, [0]], 0)) // STEPS), 1)
-    starts = tf.range(number) * STEPS
+    longest = tf.reduce_max(tf.concat([lengths, [0]], 0))
+    number = 1 if single else tf.maximum(-(-longest // size), 1)
+    starts = tf.range(number) * size
+    if not single:  # a group without rows takes no turn
+        starts = starts[: tf.where(tf.size(lengths) > 0, number, 0)]
     rows = rounded(tf.reduce_sum(tf.cast(lengths[None] > starts[:, None], tf.int32), 1))
-    steps = tf.minimum(tf.reduce_max(tf.concat([lengths, [0]], 0)) - starts, STEPS)
+    steps = tf.minimum(longest - starts, size)
     lengths = tf.pad(lengths, [[0, rounded(tf.size(lengths)) - tf.size(lengths)]])
-    offsets = tf.cumsum(rows * STEPS, exclusive=True)
-    return Chunks(steps, rows, offsets, STEPS, lengths, False), starts + STEPS
+    offsets = tf.cumsum(rows * size, exclusive=True)
+    return Chunks(size, steps, rows, offsets, lengths, single, False)
 
 
-def _exact_chunks(lengths):
-    """Returns a chunk from every end of a row to the next, and the steps at their ends."""
-    ends, _ = tf.unique(tf.sort(tf.maximum(lengths, 1)))
-    ends = tf.cond(tf.size(ends) > 0, lambda: ends, lambda: tf.ones([1], tf.int32))
-    starts = tf.concat([[0], ends[:-1]], 0)
-    rows = tf.reduce_sum(tf.cast(lengths[None] > starts[:, None], tf.int32), 1)
-    steps = ends - starts
-    offsets = tf.cumsum(rows * steps, exclusive=True)
-    return Chunks(steps, rows, offsets, None, lengths, False), ends
-
-
-def _slots_of(chunks):
-    return chunks.rows * (chunks.steps if chunks.size is None else chunks.size)
-
-
-def _slot_of_step(chunks, ends, step):
+def slot_of_step(chunks, step):
     """Returns the slot of step number `step[r, t]` of row r; -1 for a negative number."""
-    # One number more, since searching for none at all is an error.
-    numbers = tf.concat([tf.reshape(tf.maximum(step, 0), [-1]), [0]], 0)
-    chunk = tf.searchsorted(ends, numbers, side="right")[:-1]
-    # A row without any step asks for none, but its numbers must stay inside the table.
-    chunk = tf.reshape(tf.minimum(chunk, tf.size(ends) - 1), tf.shape(step))
-    starts = tf.concat([[0], ends[:-1]], 0)
+    chunk = tf.maximum(step, 0) // chunks.size
     rows = tf.range(tf.shape(step)[0])[:, None]
-    within = (step - tf.gather(starts, chunk)) * tf.gather(chunks.rows, chunk) + rows
+    within = (step - chunk * chunks.size) * tf.gather(chunks.rows, chunk) + rows
     return tf.where(step < 0, -1, tf.gather(chunks.offsets, chunk) + within)
 
 
-def _gather_or_zero(parts, index):
+def gather_or_zero(parts, index, dense_gradient):
     """Gathers rows of parts that follow each other; an index of -1 gives zeros."""
     none = tf.zeros([1, parts[0].shape[-1]], parts[0].dtype)
-    return tf.gather(_dense_gradient(tf.concat([none, *parts], 0)), index + 1)
+    rows = tf.concat([none, *parts], 0)
+    return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index + 1)
 
 
 @tf.custom_gradient
@@ -232,7 +244,7 @@ def _dense_gradient(values):
 
 
 def _take(parts, index, inverse):
-    """Gathers rows as `_gather_or_zero` does, where `inverse` undoes `index`.
+    """Gathers rows as `gather_or_zero` does, where `inverse` undoes `index`.
 
     No row is taken twice, so the derivative is a gather, too, and not a scatter.
     """
@@ -241,28 +253,56 @@ def _take(parts, index, inverse):
     def take(*parts):
         sizes = [tf.shape(part)[0] for part in parts]
 
-        def gradient(d):
-            return tf.split(_gather_or_zero([d], inverse), sizes, num=len(parts))
+        def gradient(*d):
+            return tf.split(gather_or_zero(d, inverse, True), sizes, num=len(parts))
 
-        return _gather_or_zero(parts, index), gradient
+        return gather_or_zero(parts, index, True), gradient
 
     return take(*parts)
 
 
-def over_chunks(condition, body, first, states, arrays):
-    """A loop over chunks, which may hold ever fewer rows. Returns the final states and arrays."""
+def _take_plainly(parts, index, inverse):
+    # What is exported must hold no derivative of ours: not every graph that is loaded finds it.
+    del inverse
+    return gather_or_zero(parts, index, False)
+
+
+def over_chunks(chunks, chunk, states, widths, backwards=False):
+    """Runs a function over the chunks of a group, in order or from the last to the first.
+
+    Args:
+        chunk: Called with the number of the chunk and the states; returns tensors, each `(slots of
+            the chunk, width)`, and the new states.
+        states: Each `(rows, units)`.
+        widths: The last axis of what `chunk` returns, one for each tensor.
+
+    Returns:
+        The tensors, each `(slots, width)`, in the order of the chunks; and the final states.
+    """
+    if chunks.single:
+        return chunk(0, states)
+    number = tf.size(chunks.steps)
+    arrays = [
+        tf.TensorArray(states[0].dtype, number, element_shape=[None, width], infer_shape=False)
+        for width in widths
+    ]
+
+    def body(turn, states, arrays):
+        j = number - 1 - turn if backwards else turn
+        values, states = chunk(j, states)
+        return turn + 1, states, [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
+
     shapes = [tf.TensorShape([None, s.shape[-1]]) for s in states]
     shapes = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(arrays))
-    return tf.while_loop(condition, body, (first, states, arrays), shape_invariants=shapes)[1:]
+    _, states, arrays = tf.while_loop(
+        lambda turn, *_: turn < number, body, (0, list(states), arrays), shape_invariants=shapes
+    )
+    return [array.concat() for array in arrays], states
 
 
 def put_back(active, state, rows):
     """Returns the state with its first rows replaced: those that were active in a chunk."""
     return tf.ensure_shape(tf.concat([active, state[rows:]], 0), [None, state.shape[-1]])
-
-
-def array(dtype, number, width):
-    return tf.TensorArray(dtype, number, element_shape=[None, width], infer_shape=False)
 
 
 def where_rows(rows, chosen, otherwise):

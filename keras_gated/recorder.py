@@ -36,8 +36,7 @@ def recording(what, states=None, weights=None):
     A stateful layer's state stays as it is meanwhile: looking at a model does not change it.
 
     Args:
-        what: "gates" of every step, "states" after the last one, or "gradient": what goes through
-            the layers is going to be differentiated.
+        what: "gates" of every step, or "states" after the last one.
         states: Optional dict: the `id` of a layer to the states it begins with where its call
             gives it none.
         weights: Optional dict: the `id` of a layer to what `plain.weights` returned for its cell.

@@ -48,6 +48,7 @@ class SimpleRNNCell(GatedCell):
 
     gates = SIMPLE_RNN_GATES
     step_type = SimpleRNNStep
+    reads = ("activation",)
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import bptt, export, packing, plain
+from keras_gated import bptt, equations, export, packing, plain
 
 FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
 ROWS, TIME, FEATURES, UNITS = 20, 7, 2, 3
@@ -23,10 +23,13 @@ def family(request):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    """Chunks of three steps and turns of three steps, so that seven steps need several."""
-    monkeypatch.setattr(packing, "STEPS", 3)
-    monkeypatch.setattr(plain, "UNROLLED", 3)
+    """Chunks of three steps, so that seven steps need several, and groups of a few rows."""
+    monkeypatch.setattr(packing, "COMPILED", packing.COMPILED._replace(steps=3))
+    monkeypatch.setattr(packing, "PLAIN", packing.PLAIN._replace(steps=3, numbers=0))
     monkeypatch.setattr(plain, "LARGE", 1)  # products gate by gate, as for many units
+    equations._shared.cache_clear()  # what was traced with other sizes
+    yield
+    equations._shared.cache_clear()
 
 
 def big_mask(name):
@@ -116,13 +119,13 @@ def test_float32_agrees_to_1e_5(family, training):
 
 
 def test_eager_calls_at_inference_and_in_training_may_follow_each_other(family):
-    bptt._loops.cache_clear()  # as in a new process
+    equations._shared.cache_clear()  # as in a new process
     layer, x = family.make(UNITS), np.ones((2, 4, FEATURES), "float32")
     first = layer(x)
     assert_allclose(layer(x, training=True), first, atol=1e-6)
 
 
-def test_a_second_derivative_is_refused_in_training_and_right_at_inference(family):
+def test_a_second_derivative_is_that_of_the_cell_in_training_and_at_inference(family):
     x, *_ = data(family)
     layer = family.make(UNITS, dtype="float64")
 
@@ -135,13 +138,14 @@ def test_a_second_derivative_is_refused_in_training_and_right_at_inference(famil
             gradient = tf.reduce_sum(inner.gradient(y, x) ** 2)
         return outer.gradient(gradient, x)
 
-    for call in (second, tf.function(second, autograph=False)):
-        with pytest.raises(LookupError, match=r"no second derivative.*fused=False"):
-            call(True)
     cell_loop = family.make(UNITS, dtype="float64", fused=False)
     cell_loop.build(x.shape)
+    layer.build(x.shape)
     cell_loop.set_weights(layer.get_weights())
-    assert_allclose(second(False), tf.function(second)(False, cell_loop), atol=1e-9)
+    expected = tf.function(second)(False, cell_loop)
+    for call in (second, tf.function(second, autograph=False)):
+        for training in (False, True):
+            assert_allclose(call(training), expected, atol=1e-9)
 
 
 def test_a_gradient_through_a_function_traced_without_a_tape(family):
@@ -186,7 +190,7 @@ def test_sequences_without_a_step_give_zeros_and_keep_the_state(family, training
 
 
 def test_many_lengths_are_compiled_for_a_few_shapes_only():
-    bptt._loops.cache_clear()
+    equations._shared.cache_clear()
     ids = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(5, 4, mask_zero=True)(ids)
     model = keras.Model(ids, keras.layers.Dense(1)(keras_gated.LSTM(4)(hidden)))
@@ -200,27 +204,29 @@ def test_many_lengths_are_compiled_for_a_few_shapes_only():
             yield tokens, np.zeros(16)
 
     model.fit(batches(), steps_per_epoch=119, verbose=0)
-    loops = bptt._loops(keras_gated.LSTMCell, 4)
-    for function in (loops.forwards, loops.backwards):
-        assert function.experimental_get_tracing_count() <= 2
+    shared = equations.equations_of(model.layers[2].cell)
+    for loop in (bptt._forwards_loop, bptt._backwards_loop):
+        assert shared.functions[loop].experimental_get_tracing_count() <= 2
     rows = {chunk for longest in range(1, 120) for chunk in chunk_rows(longest)}
     assert len(rows) == 1  # eight rows a group: one shape for XLA
 
 
 def chunk_rows(longest):
-    chunks, _ = packing._fixed_chunks(tf.constant([longest] + [longest // 2] * 7))
+    chunks = chunks_of([longest] + [longest // 2] * 7, packing.COMPILED)
     return chunks.rows.numpy().tolist()
+
+
+def chunks_of(lengths, layout):
+    return packing._chunks(tf.constant(lengths, tf.int32), layout.steps, layout.rows, False)
 
 
 def test_chunks_take_slots_for_valid_steps_and_little_more():
     lengths = np.sort(np.random.default_rng(0).integers(1, 600, 32))[::-1]
-    lengths = tf.constant(lengths.astype("int32"))
-    exact, _ = packing._exact_chunks(lengths)
-    assert int(tf.reduce_sum(exact.rows * exact.steps)) == int(tf.reduce_sum(lengths))
-    fixed, _ = packing._fixed_chunks(lengths)
-    slots = int(tf.reduce_sum(fixed.rows)) * packing.STEPS
-    assert slots < 1.35 * int(tf.reduce_sum(lengths))
-    assert not (fixed.rows % packing.ROWS).numpy().any()
+    for layout, most in ((packing.COMPILED, 1.35), (packing.PLAIN, 1.05)):
+        chunks = chunks_of(lengths, layout)
+        slots = int(tf.reduce_sum(chunks.rows)) * layout.steps
+        assert slots < most * lengths.sum()
+        assert not (chunks.rows % layout.rows).numpy().any()
 
 
 def test_inference_graphs_hold_nothing_that_must_be_compiled(family):

@@ -1,0 +1,47 @@
+"""Checks of sizes that a graph learns only when it runs, with the words of the static checks."""
+
+import tensorflow as tf
+
+
+def with_sizes_checked(owner, sequences, mask, states, features):
+    """Returns what a layer was given, readable only if its sizes fit together.
+
+    Where all sizes are known, nothing is added. A mask or a state of another size would otherwise
+    shift rows: the answer to a row would depend on its neighbours.
+
+    Args:
+        owner: The name of the layer, for the message.
+        sequences: `(batch, time, features)`.
+        mask: Optional bool, `(batch, time)`.
+        states: Those that were given, each `(batch, units)`.
+        features: How many the layer was built for.
+    """
+    checks, shape = [], tf.shape(sequences)
+    if sequences.shape[-1] is None:
+        checks.append((
+            shape[-1] == features,
+            [f"{owner} was built for {features} features (the last axis of its input). "
+             "Received: inputs.shape =", shape],
+        ))  # fmt: skip
+    if mask is not None and None in (*mask.shape, *sequences.shape[:2]):
+        checks.append((
+            tf.reduce_all(tf.shape(mask) == shape[:2]),
+            [f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+             "Received: mask.shape =", tf.shape(mask), "with sequences.shape =", shape],
+        ))  # fmt: skip
+    for state in states:
+        if None in (state.shape[0], sequences.shape[0]):
+            checks.append((
+                tf.shape(state)[0] == shape[0],
+                [f"{owner}: the states before must be of shape (batch, units). Received: a state "
+                 "of shape =", tf.shape(state), "with sequences.shape =", shape],
+            ))  # fmt: skip
+    if not checks:
+        return sequences, mask, states
+    checks = [tf.raw_ops.Assert(condition=c, data=data, summarize=8) for c, data in checks]
+    with tf.control_dependencies(checks):
+        sequences = tf.identity(sequences)
+        mask = None if mask is None else tf.identity(mask)
+        states = [tf.identity(state) for state in states]
+    sequences.set_shape([None, None, features])
+    return sequences, mask, states

@@ -1,0 +1,295 @@
+"""Every mode that TensorFlow offers, for every family, masked and not.
+
+A mode is a function of a layer, inputs and a mask. It returns values, derivatives and static shapes.
+`fused="auto"` must give what the cell's own loop gives, `fused=False`.
+"""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES
+from numpy.testing import assert_allclose
+
+import keras_gated
+
+ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
+MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's modes")
+
+
+def weights(layer):
+    return [variable.value for variable in layer.trainable_variables]
+
+
+def loss_of(results):
+    return tf.add_n([tf.reduce_sum(r * r) for r in tf.nest.flatten(results)])
+
+
+def gradients(layer, x, mask, **options):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        results = layer(x, mask=mask, **options)
+        loss = loss_of(results)
+    return results, tape.gradient(loss, [x, *weights(layer)])
+
+
+def in_a_function(mode, **options):
+    def inside(layer, x, mask):
+        shapes = []
+
+        def call(x):
+            results = mode(layer, x, mask)
+            shapes.append([r.shape for r in tf.nest.flatten(results)])
+            return results
+
+        results = tf.function(call, autograph=False, **options)(x)
+        return results, [tf.constant([-1 if n is None else n for n in s]) for s in shapes[-1]]
+
+    return inside
+
+
+def with_unknown(*unknown, **options):
+    """A function whose inputs have no known size on some axes."""
+
+    def inside(layer, x, mask):
+        layer(x)
+        shape = [None if axis in unknown else n for axis, n in enumerate(x.shape)]
+        specs = [tf.TensorSpec(shape, x.dtype)]
+        if mask is not None:
+            specs.append(tf.TensorSpec(shape[:2], tf.bool))
+
+        def call(x, mask=None):
+            return gradients(layer, x, mask, training=True)
+
+        return tf.function(call, specs, autograph=False, **options)(
+            *(t for t in (x, mask) if t is not None)
+        )
+
+    return inside
+
+
+def no_tape(layer, x, mask):
+    return layer(x, mask=mask), layer(x, mask=mask, training=True)
+
+
+def one_tape(layer, x, mask):
+    return gradients(layer, x, mask, training=True)
+
+
+def a_tape_without_training(layer, x, mask):
+    return gradients(layer, x, mask)
+
+
+def a_tape_that_watches_inputs_only(layer, x, mask):
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        loss = loss_of(layer(x, mask=mask, training=True))
+    return tape.gradient(loss, x)
+
+
+def a_persistent_tape(layer, x, mask):
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        results = layer(x, mask=mask, training=True)
+        losses = loss_of(results), tf.reduce_sum(results[0])
+    return [tape.gradient(loss, [x, *weights(layer)]) for loss in losses]
+
+
+def two_tapes_and_first_derivatives(layer, x, mask):
+    with tf.GradientTape() as one, tf.GradientTape() as other:
+        one.watch(x)
+        results = layer(x, mask=mask, training=True)
+        losses = loss_of(results), tf.reduce_sum(results[0])
+    return one.gradient(losses[0], [x, *weights(layer)]), other.gradient(losses[1], weights(layer))
+
+
+def a_gradient_penalty(layer, x, mask):
+    with tf.GradientTape() as tape:
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            loss = loss_of(layer(x, mask=mask, training=True))
+        penalty = tf.reduce_sum(inner.gradient(loss, x) ** 2)
+    return tape.gradient(penalty, weights(layer), unconnected_gradients="zero")
+
+
+def forward_mode(layer, x, mask):
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        loss = loss_of(layer(x, mask=mask, training=True))
+    return accumulator.jvp(loss)
+
+
+def a_jacobian(layer, x, mask):
+    with tf.GradientTape() as tape:
+        output = layer(x, mask=mask, training=True)[-1]
+    return tape.jacobian(output, weights(layer))
+
+
+def a_batch_jacobian(layer, x, mask):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        output = layer(x, mask=mask, training=True)[-1]
+    return tape.batch_jacobian(output, x)
+
+
+def vectorized_map(layer, x, mask):
+    layer(x)
+    return tf.vectorized_map(lambda x: layer(x, mask=mask), tf.stack([x, 2 * x]))
+
+
+def vectorized_gradients(layer, x, mask):
+    layer(x)
+    return tf.vectorized_map(
+        lambda x: gradients(layer, x, mask, training=True)[1], tf.stack([x, 2 * x])
+    )
+
+
+def gradients_one_by_one(layer, x, mask):
+    found = [gradients(layer, factor * x, mask, training=True)[1] for factor in (1.0, 2.0)]
+    return [tf.stack(pair) for pair in zip(*found, strict=True)]
+
+
+def map_fn(layer, x, mask):
+    layer(x)
+    with tf.GradientTape() as tape:
+        results = tf.map_fn(
+            lambda x: layer(x, mask=mask, training=True)[0], tf.stack([x, 2 * x])
+        )
+        loss = loss_of(results)
+    return results, tape.gradient(loss, weights(layer))
+
+
+def a_while_loop(layer, x, mask):
+    layer(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+
+        def body(i, x):
+            outputs = layer(x, mask=mask, training=True)[0]
+            return i + 1, x + tf.reduce_sum(outputs, -1, keepdims=True)
+
+        _, results = tf.while_loop(lambda i, _: i < 3, body, (0, x), maximum_iterations=3)
+        loss = loss_of(results)
+    return results, tape.gradient(loss, [x, *weights(layer)])
+
+
+def a_step_at_a_time(layer, x, mask):
+    layer(x)
+    with tf.GradientTape() as tape:
+        states = layer.get_initial_state(ROWS)
+        for k in tf.range(TIME):
+            own = None if mask is None else mask[:, k : k + 1]
+            _, *states = layer(x[:, k : k + 1], initial_state=states, mask=own, training=True)
+        loss = loss_of(states)
+    return states, tape.gradient(loss, weights(layer))
+
+
+def functions_run_eagerly(layer, x, mask):
+    tf.config.run_functions_eagerly(True)
+    try:
+        return gradients(layer, x, mask, training=True)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def numbers_checked(layer, x, mask):
+    tf.debugging.enable_check_numerics()
+    try:
+        checked = gradients(layer, x, mask, training=True)
+    finally:
+        tf.debugging.disable_check_numerics()
+    return checked, gradients(layer, x, mask, training=True)
+
+
+def recomputed(layer, x, mask):
+    layer(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        call = tf.recompute_grad(lambda x: layer(x, mask=mask, training=True)[0])
+        loss = loss_of(call(x))
+    return loss, tape.gradient(loss, [x, *weights(layer)])
+
+
+def training_given_to_call(layer, x, mask):
+    layer(x)
+    return layer.call(x, mask=mask, training=True)
+
+
+def two_threads(layer, x, mask):
+    layer(x)
+    results = [None, None]
+
+    def work(i):
+        results[i] = gradients(layer, (i + 1) * x, mask, training=True)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+MODES = {
+    "no tape": no_tape,
+    "one tape": one_tape,
+    "a tape without training": a_tape_without_training,
+    "a tape that watches inputs only": a_tape_that_watches_inputs_only,
+    "a persistent tape": a_persistent_tape,
+    "two tapes and first derivatives": two_tapes_and_first_derivatives,
+    "a gradient penalty": a_gradient_penalty,
+    "forward mode": forward_mode,
+    "a Jacobian": a_jacobian,
+    "a batch Jacobian": a_batch_jacobian,
+    "vectorized_map": vectorized_map,
+    "vectorized gradients": vectorized_gradients,
+    "map_fn": map_fn,
+    "functions run eagerly": functions_run_eagerly,
+    "numbers checked": numbers_checked,
+    "recomputed": recomputed,
+    "training given to call": training_given_to_call,
+    "two threads": two_threads,
+    "unknown batch": with_unknown(0),
+    "unknown time": with_unknown(1),
+    "unknown features": with_unknown(2),
+    "nothing known": with_unknown(0, 1, 2),
+    "XLA": in_a_function(one_tape, jit_compile=True),
+    "XLA around a while loop": in_a_function(a_while_loop, jit_compile=True),
+    "XLA, unknown time": with_unknown(1, jit_compile=True),
+    "XLA, nothing known": with_unknown(0, 1, jit_compile=True),
+    "for in tf.range": tf.function(a_step_at_a_time),
+}
+IN_A_FUNCTION = (
+    "no tape", "one tape", "a tape without training", "a persistent tape",
+    "two tapes and first derivatives", "a gradient penalty", "forward mode", "a Jacobian", "a batch Jacobian",
+    "vectorized_map", "vectorized gradients", "map_fn", "numbers checked", "recomputed",
+)  # fmt: skip
+MODES |= {f"{name}, in a function": in_a_function(MODES[name]) for name in IN_A_FUNCTION}
+MODES["a while loop, in a function"] = in_a_function(a_while_loop)
+# Where Keras's loop fails itself, another mode says what is right.
+EXPECTED = {
+    "forward mode, in a function": forward_mode,
+    "vectorized gradients": gradients_one_by_one,
+    "vectorized gradients, in a function": gradients_one_by_one,
+}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "masked"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_gives_what_its_cell_gives_in_every_mode(family, mode, masked):
+    x = tf.constant(np.random.default_rng(0).normal(size=(ROWS, TIME, FEATURES)))
+    mask = tf.constant(MASK) if masked else None
+    results = []
+    for fused in ("auto", False):
+        layer = family.make(
+            UNITS, return_sequences=True, return_state=True, dtype="float64", fused=fused
+        )
+        layer.build(x.shape)
+        layer.set_weights(family.random_weights(FEATURES, UNITS))
+        run = MODES[mode] if fused else EXPECTED.get(mode, MODES[mode])
+        results.append([r.numpy() for r in tf.nest.flatten(run(layer, x, mask))])
+    assert len(results[0]) == len(results[1]) or mode in EXPECTED
+    for ours, expected in zip(*results, strict=mode not in EXPECTED):
+        assert_allclose(ours, expected, rtol=0, atol=1e-9)
