@@ -111,10 +111,14 @@ def step_by_step(equations, chunks, x, states, project, recur):
     if lengths is None:
         lengths = tf.fill(tf.shape(states[0])[:1], tf.reduce_sum(chunks.steps))
     time = tf.reduce_max(tf.concat([lengths, [0]], 0))
-    step = tf.tile(tf.range(time)[:, None], [1, tf.size(lengths)])
-    valid = step < lengths
-    slot = tf.transpose(packing.slot_of_step(chunks, tf.transpose(tf.where(valid, step, -1))))
-    xs = packing.gather_or_zero([equations.project(x, project)], slot, True)
+    t = tf.range(time)[:, None]
+    valid = t < lengths
+    chunk = t // chunks.size
+    slot = tf.gather(chunks.offsets, chunk) + t % chunks.size * tf.gather(chunks.rows, chunk)
+    slot += tf.range(tf.size(lengths))
+    xs = packing.gather_or_zero(
+        [equations.project(x, project)], tf.where(valid, slot + 1, 0), dense_gradient=True
+    )
 
     def body(t, states, array):
         step = equations.step(xs[t], states, recur)
@@ -250,9 +254,7 @@ def _backwards_loop(equations, saved, states, U_T, d_outputs, d_states, steps, r
         return t - 1, d_before, [a.write(t, v) for a, v in zip(arrays, sums, strict=True)]
 
     shape = [d_outputs.shape[1], U_T.shape[0]]
-    arrays = [
-        tf.TensorArray(U_T.dtype, size, element_shape=shape) for _ in range(_sums(equations))
-    ]
+    arrays = [tf.TensorArray(U_T.dtype, size, element_shape=shape) for _ in range(_sums(equations))]
     _, d_states, arrays = tf.while_loop(
         lambda t, *_: t >= 0, body, (steps - 1, list(d_states), arrays), maximum_iterations=size
     )

@@ -10,8 +10,8 @@ import contextvars
 
 import tensorflow as tf
 
-from keras_gated.dropout import dropped
 from keras_gated.cell import GatedCell
+from keras_gated.dropout import dropped
 from keras_gated.equations import owner
 from keras_gated.fused import equations_differ, inside_xla, last_output
 from keras_gated.gates import to_library

@@ -39,7 +39,7 @@ class MasksOfACall(DropoutRNNCell):
         return self._recurrent_weight_mask
 
     def get_dropout_mask(self, step_input):
-        """As `dropout_mask`, where `keras.layers.RNN` asks for it: at every call, in training or not.
+        """As `dropout_mask`, for `keras.layers.RNN`, which asks for it in every call.
 
         At inference none may be drawn: a graph that draws cannot be served.
         """

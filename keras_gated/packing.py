@@ -75,17 +75,13 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
     multiple = layout.rows if x.shape[0] is None else 1
     rows = _rows_of_groups(x, states, layout, multiple)
     groups, widths = [], []
-    for own_rows, part, *own in zip(
-        rows, *(tf.split(a, rows) for a in (x, *states)), strict=True
-    ):
+    for own_rows, part, *own in zip(rows, *(tf.split(a, rows) for a in (x, *states)), strict=True):
         steps_first = tf.transpose(part, [1, 0, 2])
         if go_backwards:
             steps_first = tf.reverse(steps_first, [0])
         width = own_rows if multiple == 1 else -(-own_rows // multiple) * multiple
         if multiple > 1 or not single:
-            steps_first = tf.pad(
-                steps_first, [[0, slots - time], [0, width - own_rows], [0, 0]]
-            )
+            steps_first = tf.pad(steps_first, [[0, slots - time], [0, width - own_rows], [0, 0]])
             own = [tf.pad(s, [[0, width - own_rows], [0, 0]]) for s in own]
         starts = tf.range(0, time, size)
         if not single:  # a group without rows takes no turn
@@ -128,65 +124,78 @@ def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_out
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
         layout: What the loop asks of its chunks.
     """
-    static, features = x.shape[1:]
+    static, batch = x.shape[1], tf.shape(mask)[0]
     size = static if static and static <= layout.steps else layout.steps
     take = _take if layout is COMPILED else _take_plainly
+    # Rows, slots and steps of the batch are numbered from 1. Number 0 is nobody's, and holds zeros.
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
-    longest_first = tf.argsort(lengths, direction="DESCENDING", stable=True)
-    rows = _rows_of_groups(x, states, layout, layout.rows)
-    rows_of_groups = [longest_first]
-    if len(rows) == 2:  # dealt out in turn, so that both are as long
-        second = tf.range(rows[1]) * 2 + 1
-        others = tf.concat([second - 1, tf.range(2 * rows[1], rows[0] + rows[1])], 0)
-        rows_of_groups = [tf.gather(longest_first, places) for places in (others, second)]
-    in_groups = tf.concat(rows_of_groups, 0)
-    back = tf.argsort(in_groups)
+    rows = _longest_first(lengths, x, states, layout)
+    single = size == static and (len(rows) == 1 or x.shape[0] is not None)
+    chunks = [
+        _chunks(tf.gather(tf.pad(lengths, [[1, 0]]), own), size, layout.rows, single)
+        for own in rows
+    ]
+    slots = [tf.reduce_sum(own.rows) * size for own in chunks]
+
+    row_at = tf.concat(rows, 0)  # the row of each place in the groups
+    places = tf.range(1, tf.size(row_at) + 1)
+    place = tf.tensor_scatter_nd_update(tf.zeros([batch + 1], tf.int32), row_at[:, None], places)
+    place = place[1:]  # the place of each row
     # How many valid steps have been read when a step has been: 0 before the first.
     read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
-    tokens = tf.reshape(tf.range(tf.size(mask)), tf.shape(mask))
-
-    groups, sources, slots, before, first = [], [], [], 0, 0
-    for own in rows_of_groups:
-        single = bool(static) and static <= size
-        chunks = _chunks(tf.gather(lengths, own), size, layout.rows, single)
-        number = tf.reduce_sum(chunks.rows) * size
-        slot = slot_of_step(chunks, tf.gather(read, own) - 1)
-        valid = tf.gather(mask, own)
-        source = tf.tensor_scatter_nd_update(
-            tf.fill([number], -1),
-            tf.boolean_mask(slot, valid)[:, None],
-            tf.boolean_mask(tf.gather(tokens, own), valid),
-        )
-        sources.append(source)
-        slots.append(tf.where(slot < 0, -1, slot + before))
-        before += number
-        padded = tf.pad(
-            own, [[0, tf.shape(chunks.lengths)[0] - tf.shape(own)[0]]], constant_values=-1
-        )
-        place = tf.where((back >= first) & (back < first + tf.shape(own)[0]), back - first, -1)
-        first += tf.shape(own)[0]
-        groups.append(Group(None, [take([s], padded, place) for s in states], chunks))
-
-    slot_read_last = tf.gather(tf.concat(slots, 0), back)  # (batch, time), -1: none
-    slot = tf.where(mask, slot_read_last, -1)
-    source = tf.concat(sources, 0)
-    packed = take([tf.reshape(x, [-1, features])], source, tf.reshape(slot, [-1]))
-    parts = tf.split(packed, [tf.size(s) for s in sources], num=len(sources))
-    groups = [group._replace(x=part) for group, part in zip(groups, parts, strict=True)]
+    slot_read_last = _slots_of_steps(chunks, rows, place, read)
+    slot = tf.where(mask, slot_read_last, 0)
+    steps = tf.range(1, tf.size(mask) + 1)
+    step_at = tf.tensor_scatter_nd_update(  # the step of each slot
+        tf.zeros([sum(slots) + 1], tf.int32), tf.reshape(slot, [-1, 1]), steps
+    )[1:]
+    packed = take([tf.reshape(x, [-1, x.shape[2]])], step_at, tf.reshape(slot, [-1]))
+    own_states = [
+        [take([s], own, _within(place, rows, g)) for s in states] for g, own in enumerate(rows)
+    ]
+    groups = [
+        Group(*parts) for parts in zip(tf.split(packed, slots), own_states, chunks, strict=True)
+    ]
 
     def unpack_outputs(outputs):
         if zero_masked_outputs:
-            unpacked = take(outputs, tf.reshape(slot, [-1]), source)
+            unpacked = take(outputs, tf.reshape(slot, [-1]), step_at)
             unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
         else:
             unpacked = gather_or_zero(outputs, slot_read_last, layout is COMPILED)
         return tf.reverse(unpacked, [1]) if outputs_reversed else unpacked
 
     def unpack_states(parts):
-        kept = [p[: tf.shape(rows)[0]] for p, rows in zip(parts, rows_of_groups, strict=True)]
-        return take(kept, back, in_groups)
+        return take(parts, place, row_at)
 
     return Batch(groups, unpack_outputs, unpack_states)
+
+
+def _within(place, rows, group):
+    """Returns the place of each row within a group, 0 for a row of another group."""
+    if len(rows) == 1:
+        return place
+    first = tf.size(rows[0])
+    return tf.where(place > first, 0, place) if group == 0 else tf.maximum(place - first, 0)
+
+
+def _longest_first(lengths, x, states, layout):
+    """Returns the rows of each group, the longest first, in multiples of `layout.rows`."""
+    multiple = layout.rows
+    count = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    rows = tf.math.top_k(lengths, count).indices + 1
+    if multiple > 1:
+        blocks = -(-count // multiple)
+        rows = tf.pad(rows, [[0, blocks * multiple - count]])
+        rows = tf.reshape(rows, [-1, multiple])
+    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
+    # Blocks of rows are dealt out in turn, so that both groups are as long.
+    if isinstance(count, int):
+        groups = [rows[::2], rows[1::2]] if count >= 2 * fewest else [rows]
+    else:
+        step = tf.where(count >= 2 * fewest, 2, 1)
+        groups = [rows[::step], rows[tf.where(step == 2, 1, count) :: 2]]
+    return [tf.reshape(own, [-1]) for own in groups]
 
 
 def _rows_of_groups(x, states, layout, multiple):
@@ -206,35 +215,40 @@ def _rows_of_groups(x, states, layout, multiple):
 
 def _chunks(lengths, size, multiple, single):
     """Returns the chunks of rows of such lengths, the longest first."""
-
-    def rounded(rows):
-        return tf.maximum(-(-rows // multiple), 1) * multiple
-
-    longest = tf.reduce_max(tf.concat([lengths, [0]], 0))
-    number = 1 if single else tf.maximum(-(-longest // size), 1)
-    starts = tf.range(number) * size
-    if not single:  # a group without rows takes no turn
-        starts = starts[: tf.where(tf.size(lengths) > 0, number, 0)]
-    rows = rounded(tf.reduce_sum(tf.cast(lengths[None] > starts[:, None], tf.int32), 1))
+    longest = tf.maximum(tf.reduce_max(lengths), 0)  # the least integer, if there is no row
+    starts = tf.range(1 if single else -(-longest // size)) * size
+    rows = tf.reduce_sum(tf.cast(lengths > starts[:, None], tf.int32), 1)
+    if multiple > 1:
+        rows = -(-tf.maximum(rows, 1) // multiple) * multiple
     steps = tf.minimum(longest - starts, size)
-    lengths = tf.pad(lengths, [[0, rounded(tf.size(lengths)) - tf.size(lengths)]])
-    offsets = tf.cumsum(rows * size, exclusive=True)
-    return Chunks(size, steps, rows, offsets, lengths, single, False)
+    return Chunks(size, steps, rows, _offsets(rows, size), lengths, single, False)
 
 
-def slot_of_step(chunks, step):
-    """Returns the slot of step number `step[r, t]` of row r; -1 for a negative number."""
-    chunk = tf.maximum(step, 0) // chunks.size
-    rows = tf.range(tf.shape(step)[0])[:, None]
-    within = (step - chunk * chunks.size) * tf.gather(chunks.rows, chunk) + rows
-    return tf.where(step < 0, -1, tf.gather(chunks.offsets, chunk) + within)
+def _offsets(rows, size):
+    return tf.cumsum(rows * size, exclusive=True)
+
+
+def _slots_of_steps(chunks, rows, place, read):
+    """Returns the slot of the step read last, `(batch, time)`; 0 where none has been read yet."""
+    size = chunks[0].size
+    # One entry more, for the rows that have no step when no row has any.
+    table = tf.pad(tf.concat([own.rows for own in chunks], 0), [[0, 1]])
+    within, first = place, 0
+    if len(chunks) == 2:
+        second = place > tf.size(rows[0])
+        within = tf.where(second, place - tf.size(rows[0]), place)
+        first = tf.where(second, tf.size(chunks[0].rows), 0)[:, None]
+    step = tf.maximum(read - 1, 0)
+    chunk = first + step // size
+    slot = tf.gather(_offsets(table, size), chunk) + step % size * tf.gather(table, chunk)
+    return tf.where(read > 0, slot + within[:, None], 0)
 
 
 def gather_or_zero(parts, index, dense_gradient):
-    """Gathers rows of parts that follow each other; an index of -1 gives zeros."""
+    """Gathers rows of parts that follow each other, numbered from 1; number 0 gives zeros."""
     none = tf.zeros([1, parts[0].shape[-1]], parts[0].dtype)
     rows = tf.concat([none, *parts], 0)
-    return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index + 1)
+    return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index)
 
 
 @tf.custom_gradient

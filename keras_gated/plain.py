@@ -33,59 +33,64 @@ def run(equations, group, fields, project, recur):
         The fields, each `(slots, units)`, and the final states.
     """
     chunks, recur = group.chunks, by_gate(equations, recur)
+    numbers = {name: value for name, value in chunks._asdict().items() if tf.is_tensor(value)}
+    settings = tuple(
+        (name, value) for name, value in chunks._asdict().items() if name not in numbers
+    )
     # One function for both groups, both directions and all layers of the same equations: traced,
     # and written into an export, but once.
-    key = (_chunk, fields, chunks.size, chunks.lengths is None, chunks.full)
+    key = (_chunks, fields, settings)
     if key not in equations.functions:
-        own = functools.partial(_chunk, equations, fields, chunks.size, chunks.full)
+        own = functools.partial(_chunks, equations, fields, settings)
         equations.functions[key] = tf.function(own, autograph=False, reduce_retracing=True)
+    return equations.functions[key](group.x, group.states, numbers, project, recur)
+
+
+def _chunks(equations, fields, settings, x, states, numbers, project, recur):
+    chunks = packing.Chunks(**dict(settings), **numbers)
+    masked = chunks.lengths is not None
 
     def chunk(j, states):
         rows, offset = chunks.rows[j], chunks.offsets[j]
-        x = group.x if chunks.single else group.x[offset : offset + chunks.size * rows]
-        remaining = chunks.steps[j]
-        if chunks.lengths is not None:
-            remaining = chunks.lengths[:rows] - j * chunks.size
-        active = states if chunks.lengths is None else [s[:rows] for s in states]
-        outputs, after = equations.functions[key](x, active, project, recur, remaining)
-        if chunks.lengths is None:
-            return outputs, after
-        return outputs, [packing.put_back(a, s, rows) for a, s in zip(after, states, strict=True)]
+        own = x if chunks.single else x[offset : offset + chunks.size * rows]
+        active = [s[:rows] for s in states] if masked else states
+        outputs, after = _steps(equations, fields, chunks, j, own, active, project, recur)
+        if masked:
+            after = [packing.put_back(a, s, rows) for a, s in zip(after, states, strict=True)]
+        return outputs, after
 
-    return packing.over_chunks(chunks, chunk, group.states, [equations.units] * len(fields))
+    return packing.over_chunks(chunks, chunk, states, [equations.units] * len(fields))
 
 
-def _chunk(equations, fields, size, full, x, states, project, recur, remaining):
-    """Runs the steps of one chunk, written out.
+def _steps(equations, fields, chunks, j, x, states, project, recur):
+    """Runs the steps of chunk j, written out.
 
     Args:
-        equations, fields, project, recur: As for `run`.
-        size: Steps of the chunk.
-        full: Whether it has them all.
-        x: `(size * rows, features)`.
-        states: Each `(rows, units)`.
-        remaining: How many steps there are: int32, of all rows, or `(rows,)` of each.
+        x: `(slots of the chunk, features)`.
+        states: Those of its rows, each `(rows, units)`.
 
     Returns:
-        The fields, each `(size * rows, units)`, and the states after the last step of each row.
+        The fields, each `(slots of the chunk, units)`, and the states after each row's last step.
     """
-    rows, steps, before = states[0].shape[0], [], states
+    rows, size, steps, before = states[0].shape[0], chunks.size, [], states
     pieces = 2 if (rows or 0) * equations.width * size > CACHED and size % 2 == 0 else 1
     for piece in tf.split(x, pieces):
         for xs in tf.split(equations.project(piece, project), size // pieces):
             xs = tf.ensure_shape(xs, [rows, equations.width])
             steps.append(equations.step(xs, states, recur))
             states = [getattr(steps[-1], name) for name in equations.state_names]
-    names = {*fields, *(() if full else equations.state_names)}
+    names = {*fields, *(() if chunks.full else equations.state_names)}
     columns = {name: tf.concat([getattr(step, name) for step in steps], 0) for name in names}
     outputs = [columns[name] for name in fields]
-    if full:
+    if chunks.full:
         return outputs, states
-    number, last = tf.shape(before[0])[0], tf.clip_by_value(remaining, 1, size) - 1
-    if remaining.shape.rank == 0:
+    number = tf.shape(before[0])[0]
+    if chunks.lengths is None:
+        last = chunks.steps[j] - 1
         ends = [columns[name][last * number :][:number] for name in equations.state_names]
         return outputs, [tf.ensure_shape(end, b.shape) for end, b in zip(ends, before, strict=True)]
-    last = last * number + tf.range(number)
+    remaining = chunks.lengths[:number] - j * size
+    last = (tf.clip_by_value(remaining, 1, size) - 1) * number + tf.range(number)
     ends = [tf.gather(columns[name], last) for name in equations.state_names]
     return outputs, packing.where_rows(remaining > 0, ends, before)
 

@@ -9,13 +9,14 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from chunks import shorten_chunks
 from families import FAMILIES, mask_array
 from keras import ops
 from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
 
 import keras_gated
-from keras_gated import cudnn, plain, serving
+from keras_gated import cudnn, serving
 
 FEATURES, UNITS = 2, 3
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -123,7 +124,7 @@ def path_and_family(path, family, monkeypatch, tmp_path_factory):
     if path == "exported":
         Exported.directory = tmp_path_factory.mktemp("exported")
     if path == "fused":
-        monkeypatch.setattr(plain, "UNROLLED", 3)  # so that five steps need two turns
+        shorten_chunks(monkeypatch)
     return PATHS[path], FAMILIES[family]
 
 
@@ -191,7 +192,7 @@ def test_empty_batches_and_sequences_and_single_steps(case_of_ours, shape, maske
 @needs_tensorflow
 @pytest.mark.parametrize("fused, training", [(False, True), ("auto", False), ("auto", True)])
 def test_nothing_of_a_masked_step_reaches_a_gradient(family, fused, training, monkeypatch):
-    monkeypatch.setattr(plain, "UNROLLED", 3)
+    shorten_chunks(monkeypatch)
     mask = mask_array("gaps")
     gradients = []
     for spoilt in (None, mask):

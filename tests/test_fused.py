@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from chunks import shorten_chunks
 from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
@@ -23,13 +24,8 @@ def family(request):
 
 @pytest.fixture
 def short_chunks(monkeypatch):
-    """Chunks of three steps, so that seven steps need several, and groups of a few rows."""
-    monkeypatch.setattr(packing, "COMPILED", packing.COMPILED._replace(steps=3))
-    monkeypatch.setattr(packing, "PLAIN", packing.PLAIN._replace(steps=3, numbers=0))
+    shorten_chunks(monkeypatch)
     monkeypatch.setattr(plain, "LARGE", 1)  # products gate by gate, as for many units
-    equations._shared.cache_clear()  # what was traced with other sizes
-    yield
-    equations._shared.cache_clear()
 
 
 def big_mask(name):

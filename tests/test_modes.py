@@ -1,7 +1,7 @@
 """Every mode that TensorFlow offers, for every family, masked and not.
 
-A mode is a function of a layer, inputs and a mask. It returns values, derivatives and static shapes.
-`fused="auto"` must give what the cell's own loop gives, `fused=False`.
+A mode is a function of a layer, inputs and a mask. It returns values, derivatives and static
+shapes. `fused="auto"` must give what the cell's own loop gives, `fused=False`.
 """
 
 import threading
@@ -10,14 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import FAMILIES
 from numpy.testing import assert_allclose
-
-import keras_gated
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's modes")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="TensorFlow's modes"
+)
 
 
 def weights(layer):
@@ -154,9 +153,7 @@ def gradients_one_by_one(layer, x, mask):
 def map_fn(layer, x, mask):
     layer(x)
     with tf.GradientTape() as tape:
-        results = tf.map_fn(
-            lambda x: layer(x, mask=mask, training=True)[0], tf.stack([x, 2 * x])
-        )
+        results = tf.map_fn(lambda x: layer(x, mask=mask, training=True)[0], tf.stack([x, 2 * x]))
         loss = loss_of(results)
     return results, tape.gradient(loss, weights(layer))
 
@@ -263,8 +260,8 @@ MODES = {
 }
 IN_A_FUNCTION = (
     "no tape", "one tape", "a tape without training", "a persistent tape",
-    "two tapes and first derivatives", "a gradient penalty", "forward mode", "a Jacobian", "a batch Jacobian",
-    "vectorized_map", "vectorized gradients", "map_fn", "numbers checked", "recomputed",
+    "two tapes and first derivatives", "a gradient penalty", "forward mode", "a Jacobian",
+    "a batch Jacobian", "vectorized_map", "vectorized gradients", "map_fn", "numbers checked", "recomputed",
 )  # fmt: skip
 MODES |= {f"{name}, in a function": in_a_function(MODES[name]) for name in IN_A_FUNCTION}
 MODES["a while loop, in a function"] = in_a_function(a_while_loop)

@@ -5,11 +5,12 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from chunks import shorten_chunks
 from families import FAMILIES, MASKS, mask_array
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import plain, serving, trace_gates
+from keras_gated import serving, trace_gates
 
 FEATURES, UNITS = 2, 3
 NAMES = {
@@ -27,7 +28,7 @@ def named(request):
 
 @pytest.fixture
 def short_turns(monkeypatch):
-    monkeypatch.setattr(plain, "UNROLLED", 3)  # so that five steps need two turns
+    shorten_chunks(monkeypatch)
 
 
 def layer_of(family, dtype="float64", **options):
