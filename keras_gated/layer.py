@@ -37,7 +37,8 @@ _CALL = """
 _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_state: Whether to return the final states, too.
         go_backwards: Whether to read the sequence from its end; the outputs
-            of all steps then stand in the order they were computed, the last step first.
+            of all steps then stand in the order they were computed, the last step first, and so
+            does the mask that goes on to the next layer.
         stateful: Whether the final states are the initial states of the next call. Needs a fixed
             batch size; `reset_state()` sets them to zero.
         unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
@@ -215,7 +216,9 @@ class GatedLayer(keras.layers.RNN):
     def compute_mask(self, sequences, previous_mask=None):
         # Written out, as Keras 3.16 changes what is inherited.
         mask = _listed(previous_mask)[0]
-        masks = [mask if self.return_sequences else None]
+        if mask is None and hasattr(sequences, "row_lengths"):
+            mask = _mask_of_ragged(sequences)
+        masks = [outputs_mask(self, mask)]
         if self.return_state:
             masks += [None for _ in self.cell.state_names]
         if self.return_gates:
@@ -291,6 +294,13 @@ _SWITCHES = (
     "zero_output_for_mask",
     "return_gates",
 )
+
+
+def outputs_mask(layer, mask):
+    """Returns the mask of a layer's output: as its steps, the last one first if it stands there."""
+    if mask is None or not layer.return_sequences:
+        return None
+    return ops.flip(mask, axis=1) if layer.go_backwards else mask
 
 
 def _listed(states):

@@ -106,6 +106,61 @@ def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(fa
     assert_allclose(padded_sequences[:1, :3], sequences, atol=1e-6)
 
 
+def backwards_and_on_top(family, x, mask):
+    """What two layers answer to each row's valid steps alone, the first one reading backwards."""
+    first = family.make(5, go_backwards=True, return_sequences=True, fused=False)
+    second = family.make(4, fused=False)
+    rows = []
+    for steps, valid in zip(x, mask, strict=True):
+        rows.append(second(first(steps[valid][None])))
+    return first.get_weights(), second.get_weights(), np.concatenate(rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"return_state": True},
+                                     {"return_gates": True}])  # fmt: skip
+def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family, x, options):
+    below, above, expected = backwards_and_on_top(family, x, MASK)
+    masked = keras.layers.Masking()(x * MASK[..., None])
+    first = family.make(5, go_backwards=True, return_sequences=True, **options)
+    second = family.make(4)
+    for layer, features, weights in ((first, 3, below), (second, 5, above)):
+        layer.build((None, None, features))
+        layer.set_weights(weights)
+    outputs = first(masked)
+    results = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert_allclose(second(results[0]), expected, atol=1e-6)
+    assert_allclose(results[0]._keras_mask, MASK[:, ::-1])
+    if "return_gates" in options:  # a gate's steps are those of the inputs
+        assert_allclose(results[-1]["hidden"]._keras_mask, MASK)
+
+    ids = keras.Input((None, 3))
+    outputs = first(keras.layers.Masking()(ids))
+    model = keras.Model(ids, second(outputs[0] if isinstance(outputs, tuple) else outputs))
+    assert_allclose(model.predict(x * MASK[..., None], verbose=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_padding_of_a_ragged_input_is_masked_in_the_next_layer_too(family, x, backwards):
+    ragged = tf.RaggedTensor.from_tensor(x[:2], lengths=[6, 4])
+    first = family.make(5, return_sequences=True, go_backwards=backwards)
+    second = family.make(4)
+    expected = [second(first(row[None])) for row in (x[0], x[1, :4])]
+    assert_allclose(second(first(ragged)), np.concatenate(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [keras.layers.Bidirectional, keras_gated.Bidirectional])
+def test_bidirectional_passes_the_mask_on_as_its_outputs_stand(family, x, wrapper):
+    masked = keras.layers.Masking()(x * MASK[..., None])
+    both = wrapper(family.make(5, return_sequences=True))(masked)
+    assert_allclose(both._keras_mask, MASK)
+    if wrapper is keras_gated.Bidirectional:
+        turned = wrapper(family.make(5, return_sequences=True, go_backwards=True),
+                         backward_layer=family.make(5, return_sequences=True))  # fmt: skip
+        outputs = turned(masked)
+        assert_allclose(outputs._keras_mask, MASK[:, ::-1])
+        assert not np.array(outputs)[~MASK[:, ::-1]].any()
+
+
 def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
     """An encoder and a decoder: `keras.layers` drops the decoder's mask here."""
     source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")

@@ -198,6 +198,13 @@ def _not_equal(graph, x, value):
     return graph.add("Not", [graph.add("Equal", [x, value])])
 
 
+@writes(keras.src.ops.numpy.Flip)
+def flip(graph, operation, x):
+    """The mask of a layer that reads backwards, for the layer on top."""
+    ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, operation.axis, -1)]
+    return graph.add("Slice", [x, *ends])
+
+
 @writes(keras.src.ops.numpy.Any)
 def any_of(graph, operation, x):
     number = graph.add("Cast", [x], to=1)
