@@ -268,11 +268,13 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
             return
         shapes = [tuple(getattr(s, "shape", ())) for s in states]
         expected = (shape[0], self.units)
-        if len(shapes) != len(self.state_names) or not all(compatible(s, expected) for s in shapes):
+        fit = [compatible(s, expected) or compatible(s, (1, self.units)) for s in shapes]
+        if len(shapes) != len(self.state_names) or not all(fit):
             raise ValueError(
                 f"{owner}: the states before must be {len(self.state_names)} tensor(s) "
                 f"{self.state_names}, each of shape (batch, units) = {expected}. "
-                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them."
+                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them; a state "
+                f"of one row, (1, {self.units}), is that of every row."
             )
 
     def check_axes(self, owner, axes, shape):

@@ -17,6 +17,7 @@ _CALL = """
     Call arguments:
         sequences: float, `(batch, time, features)`; any of the first two may be unknown.
         initial_state: Optional list of the states before the first step, each `(batch, units)`.
+            A state of one row, `(1, units)`, is that of every row: a learned one, for example.
             Default: zeros, or with `stateful=True` the states after the last call.
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
             repeats the output of the step before it (zeros, if there is none before it, or at
@@ -187,13 +188,14 @@ class GatedLayer(keras.layers.RNN):
         if initial_state is None:
             initial_state = recorder.states_given(self) or (self.states if self.stateful else None)
         states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
+        states = [_one_for_each_row(state, sequences) for state in states]
         if keras.backend.backend() == "tensorflow":
             from keras_gated.when_run import with_sizes_checked  # no other backend has such sizes
 
             sequences, mask, states = with_sizes_checked(
                 type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]
             )
-        return sequences, mask, list(states) or self.get_initial_state(ops.shape(sequences)[0])
+        return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
 
     def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)
@@ -305,6 +307,12 @@ def outputs_mask(layer, mask):
 
 def _listed(states):
     return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _one_for_each_row(state, sequences):
+    if state.shape[0] != 1 or sequences.shape[0] == 1:
+        return state
+    return ops.broadcast_to(state, (ops.shape(sequences)[0], state.shape[1]))
 
 
 def _mask_of_ragged(sequences):
