@@ -1,8 +1,10 @@
-"""Checks of constructor arguments and shapes, which cells and layers share."""
+"""Constructor arguments, which cells and layers share: their names, configs and checks."""
 
+import inspect
 import numbers
 
 import keras
+import numpy as np
 
 KINDS = {
     "activation": keras.activations,
@@ -25,6 +27,86 @@ def arguments_of(scope):
     """
     named = {k: v for k, v in scope.items() if k not in ("self", "kwargs", "__class__")}
     return {**named, **scope["kwargs"]}
+
+
+def argument_names(cls):
+    """Returns the names of the constructor arguments of a cell or layer and of its bases."""
+    return list(dict.fromkeys(p.name for part in reversed(_named(cls)) for p in part))
+
+
+def _ours(cls):
+    """Returns the class and those of its bases whose arguments belong to a cell or layer."""
+    base = next(part for part in cls.__mro__ if Configurable in part.__bases__)
+    return cls.__mro__[: cls.__mro__.index(base)]
+
+
+def _named(cls):
+    """Returns the arguments that each constructor names, that of `cls` first."""
+    named = []
+    for part in _ours(cls):
+        if "__init__" in vars(part):
+            _, *parameters = inspect.signature(part.__init__).parameters.values()
+            named.append([p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)])
+    return named
+
+
+class Configurable:
+    """Configs of cells and layers, whose subclasses may have arguments of their own.
+
+    A config holds every argument of the class and its bases, read from the attribute of the same
+    name. What a subclass itself gives its base (`super().__init__(units, activation="relu")`)
+    stays out, as it would be given twice.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        made = super().__new__(cls, *args, **kwargs)
+        parameters = [p for part in _named(cls) for p in part]
+        names = dict.fromkeys(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
+        made._given = frozenset([*list(names)[: len(args)], *kwargs])
+        return made
+
+    def config_with_arguments(self, config):
+        """Returns a config, which may hold some of the arguments, with all of them."""
+        config, named = dict(config), _named(type(self))
+        for name in argument_names(type(self)):
+            if name not in config and self._has_argument(name):
+                value = getattr(self, name)
+                config[name] = kind(name).serialize(value) if kind(name) else value
+        received = {*self._given, *(p.name for p in named[0])}
+        defaults = {p.name: p.default for part in reversed(named) for p in part}
+        for name in defaults.keys() & config.keys() - received:
+            if not _is_default(name, config[name], defaults[name]):
+                del config[name]
+        return config
+
+    def _has_argument(self, name):
+        if hasattr(self, name):
+            return True
+        if any("get_config" in vars(part) for part in _ours(type(self))):
+            return False  # the subclass adds it
+        raise NotImplementedError(
+            f"{type(self).__name__}: a config would lose the constructor argument `{name}`, as "
+            f"there is no attribute of that name. Keep it as `self.{name}`, or override "
+            f"`get_config` to return `{{**super().get_config(), {name!r}: ...}}`."
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        for name in argument_names(cls):
+            value = config.get(name)
+            if (
+                isinstance(value, dict)
+                and {"class_name", "config"} <= set(value)
+                and not kind(name)
+            ):
+                config = {**config, name: keras.saving.deserialize_keras_object(value)}
+        return cls(**config)
+
+
+def _is_default(name, value, default):
+    if kind(name) and default is not inspect.Parameter.empty:
+        default = kind(name).serialize(kind(name).get(default))
+    return np.array_equal(value, default)
 
 
 def compatible(shape, expected):

@@ -1,12 +1,20 @@
 """What the three cells share: weights, the input projection, dropout and the config."""
 
-import inspect
 import numbers
 
 import keras
 from keras import ops
 
-from keras_gated.arguments import boolean, compatible, kind, positive_integer, rate, resolve
+from keras_gated.arguments import (
+    Configurable,
+    argument_names,
+    boolean,
+    compatible,
+    kind,
+    positive_integer,
+    rate,
+    resolve,
+)
 from keras_gated.dropout import MasksOfACall, dropped
 
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
@@ -19,7 +27,7 @@ def product(vectors, matrix):
     return ops.concatenate([ops.matmul(vectors, block) for block in matrix], axis=-1)
 
 
-class GatedCell(keras.layers.Layer, MasksOfACall):
+class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
     """One step of a recurrent network: the base of the three cells.
 
     A family states its equations in `step` and names its gates (in the order of the kernel's
@@ -78,10 +86,7 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
     @classmethod
     def argument_names(cls):
         """Returns the names of the constructor arguments that a config holds."""
-        named = [
-            p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "kwargs")
-        ]
-        return [*named, "implementation"]
+        return [*argument_names(cls), "implementation"]
 
     @classmethod
     def fields(cls):
@@ -292,8 +297,5 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
         ]
 
     def get_config(self):
-        config = super().get_config()
-        for name in self.argument_names():
-            value = getattr(self, name)
-            config[name] = kind(name).serialize(value) if kind(name) else value
-        return config
+        own = {"implementation": self.implementation}
+        return self.config_with_arguments({**super().get_config(), **own})

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_gated import cell_loop, recorder
-from keras_gated.arguments import boolean, compatible
+from keras_gated.arguments import Configurable, boolean, compatible
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -52,7 +52,7 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         name, dtype, trainable: As for any Keras layer."""
 
 
-class GatedLayer(keras.layers.RNN):
+class GatedLayer(Configurable, keras.layers.RNN):
     """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
 
     cell_class: type
@@ -275,16 +275,12 @@ class GatedLayer(keras.layers.RNN):
         config = super().get_config()
         del config["cell"]
         cell_config = self.cell.get_config()
-        config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
-        regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        names = self.cell_class.argument_names()
+        config.update((name, cell_config[name]) for name in names if name in cell_config)
         if self._in_cudnn():
             config["use_cudnn"] = self.use_cudnn
         own = {"return_gates": self.return_gates, "fused": self.fused}
-        return {**config, "activity_regularizer": regularizer, **own}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
+        return self.config_with_arguments({**config, **own})
 
 
 _SWITCHES = (

@@ -267,6 +267,100 @@ def test_every_constructor_argument_survives_the_config_a_file_and_a_clone(famil
         assert other.get_layer("mine").get_config() == layer.get_config()
 
 
+def serializable(cls):
+    return keras.saving.register_keras_serializable(package="test_layers")(cls)
+
+
+@serializable
+class OwnCell(keras_gated.LSTMCell):
+    def __init__(self, units, mine, *, scale=2, **kwargs):
+        super().__init__(units, **kwargs)
+        self.mine, self.scale = mine, scale
+
+
+@serializable
+class OwnerOfOwnCell(OwnCell):
+    def __init__(self, *args, scale_initializer="ones", **kwargs):
+        super().__init__(*args, recurrent_activation="hard_sigmoid", **kwargs)
+        self.scale_initializer = keras.initializers.get(scale_initializer)
+
+
+@serializable
+class OwnLSTM(keras_gated.LSTM):
+    cell_class = OwnCell
+
+    def __init__(self, units, noise=0.1, **kwargs):
+        super().__init__(units, return_sequences=True, **kwargs)
+        self.noise = noise
+
+
+@serializable
+class OwnGRU(keras_gated.GRU):
+    def __init__(self, units, *, mine, **kwargs):
+        super().__init__(units, **kwargs)
+        self.mine = mine
+
+
+GIVEN = {"activation": "relu", "dropout": 0.1, "unit_forget_bias": False, "use_bias": False,
+         "kernel_regularizer": keras.regularizers.L2(0.3), "name": "own"}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda: OwnCell(3, 2.5, **GIVEN), {"mine": 2.5, "recurrent_dropout": 0.0}),
+    (lambda: OwnerOfOwnCell(3, 2.5, scale_initializer="zeros", **GIVEN), {"mine": 2.5}),
+    (lambda: OwnLSTM(3, noise=0.2, mine="a", seed=7, return_state=True, **GIVEN),
+     {"noise": 0.2, "mine": "a", "seed": 7, "return_state": True}),
+])  # fmt: skip
+def test_a_subclass_keeps_all_arguments_in_its_config(make, expected, tmp_path):
+    layer = make()
+    config = layer.get_config()
+    given = {k: v for k, v in GIVEN.items() if k != "kernel_regularizer"}
+    for name, value in {"units": 3, **given, **expected}.items():
+        assert config[name] == value
+    again = type(layer).from_config(config)
+    assert again.get_config() == config
+    assert again.recurrent_activation is layer.recurrent_activation
+    assert again.kernel_regularizer.l2 == pytest.approx(0.3)
+
+    wrapped = keras.layers.RNN(layer) if "Cell" in type(layer).__name__ else layer
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, wrapped(inputs))
+    model.save(tmp_path / "own.keras")
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    x = np.ones((1, 3, 2), "float32")
+    for a, b in zip(tf.nest.flatten(loaded(x)), tf.nest.flatten(model(x)), strict=True):
+        assert_allclose(a, b, atol=1e-6)
+    loaded = loaded.layers[-1]
+    loaded = loaded.cell if wrapped is not layer else loaded
+    assert loaded.get_config() == config
+
+
+def test_objects_among_a_subclass_s_arguments_come_back_as_objects():
+    layer = OwnGRU(3, mine=keras.layers.Dense(4, name="dense"), activation="relu")
+    config = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.mine.units == 4 and again.activation is keras.activations.relu
+    both = keras.layers.Bidirectional(OwnGRU(3, mine=1, reset_after=False))
+    assert [d.mine for d in (both.forward_layer, both.backward_layer)] == [1, 1]
+    assert not both.backward_layer.reset_after
+
+
+def test_an_argument_without_an_attribute_is_named_unless_get_config_holds_it(family):
+    class Forgets(family.cell):
+        def __init__(self, units, mine, **kwargs):
+            super().__init__(units, **kwargs)
+            self._mine = mine
+
+    class Remembers(Forgets):
+        def get_config(self):
+            return {**super().get_config(), "mine": self._mine}
+
+    with pytest.raises(NotImplementedError, match=r"argument `mine`.*`self.mine`.*`get_config`"):
+        Forgets(3, 4).get_config()
+    again = Remembers.from_config(Remembers(3, 4, dropout=0.5).get_config())
+    assert (again._mine, again.dropout) == (4, 0.5)
+
+
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])
 def test_precision_policies_give_the_float64_answer_within_their_own_precision(family, x, policy):
     reference, _ = pair(family, return_sequences=True, dtype="float64")
