@@ -17,6 +17,7 @@ from keras_gated.arguments import (
 )
 from keras_gated.dropout import MasksOfACall, dropped
 
+UPDATE_WRITES = "update_gate_writes"  # marks the weights of our GRU in a file: see `gru.py`
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
 
 
@@ -141,7 +142,8 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         """Loads all weights or, if a file does not fit, none of them."""
         expected = {str(i): tuple(v.shape) for i, v in enumerate(self.weights)}
         names = set(store.keys())
-        received = {name: tuple(store[name].shape) for name in sorted(names - {"seed"})}
+        weights = sorted(names - {"seed", UPDATE_WRITES})
+        received = {name: tuple(store[name].shape) for name in weights}
         if received != expected:
             raise ValueError(
                 f"{type(self).__name__}: the file does not hold the weights of {self.name!r}. "
