@@ -259,10 +259,13 @@ class GatedLayer(Configurable, keras.layers.RNN):
     def _with_batch_checked(self, sequences):
         import tensorflow as tf  # only its graphs have batches of a size yet unknown
 
-        rows, message = tf.shape(sequences)[0], self._other_batch_size("another size")
-        check = tf.debugging.assert_equal(rows, self._expected_batch_size, message)
+        rows = tf.shape(sequences)[0]
+        before, after = self._other_batch_size("|").split("|")
+        check = tf.debugging.Assert(rows == self._expected_batch_size, [before, rows, after])
+        # A slice, as the graph's optimizer moves operations that leave a tensor as it is (also
+        # `ensure_shape`) past the check, and the error would be that of a later operation.
         with tf.control_dependencies([check]):
-            return tf.ensure_shape(sequences, [self._expected_batch_size, None, None])
+            return tf.slice(sequences, [0, 0, 0], [self._expected_batch_size, -1, -1])
 
     def _other_batch_size(self, received):
         return (

@@ -148,6 +148,19 @@ def test_a_batch_of_another_size_is_an_error_where_sizes_are_unknown(stateful):
         call(np.zeros((3, 3, FEATURES), "float32"))
 
 
+@needs_tensorflow
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_a_short_last_batch_is_an_error_in_our_words(stateful, fused):
+    inputs = keras.Input(batch_shape=(2, None, FEATURES))
+    model = keras.Model(inputs, stateful.make(UNITS, stateful=True, fused=fused)(inputs))
+    model.compile("sgd", "mse")
+    x, y = np.zeros((5, 4, FEATURES)), np.zeros((5, UNITS))
+    for run in (model.fit, model.evaluate, lambda x, _, **how: model.predict(x, **how)):
+        message = r"batch size it was built with, 2. Received: a batch of .*1.*Drop the last batch"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(x, y, batch_size=2, verbose=0)
+
+
 def one_layer(family, batch=2):
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))
     both = keras.layers.Bidirectional(family.make(UNITS, stateful=True, return_sequences=True))
