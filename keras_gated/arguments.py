@@ -1,5 +1,6 @@
 """Constructor arguments, which cells and layers share: their names, configs and checks."""
 
+import collections
 import inspect
 import numbers
 
@@ -116,11 +117,32 @@ def compatible(shape, expected):
     )
 
 
+_WAYS_OUT = collections.defaultdict(
+    lambda: "`keras.ops.reshape` brings them into this shape.",
+    {
+        (3, 2): "A recurrent layer before this one needs `return_sequences=True`; "
+        "`keras.layers.Embedding` turns ids into features; `keras.ops.expand_dims` makes a batch "
+        "of one sequence, or features of a number a step.",
+        (3, 4): "`keras.layers.TimeDistributed` runs the layer over one more axis.",
+        (2, 3): "A cell computes one step; a layer (`keras.layers.RNN(cell)`) reads a sequence.",
+        (2, 1): "`keras.ops.expand_dims` makes a batch of one row.",
+    },
+)
+
+
+def check_axes(owner, axes, shape):
+    if len(shape) != len(axes):
+        raise ValueError(
+            f"{owner}: inputs must be of shape ({', '.join(axes)}). Received: a shape of "
+            f"{len(shape)} axes, {tuple(shape)}. {_WAYS_OUT[len(axes), len(shape)]}"
+        )
+
+
 def positive_integer(owner, name, value):
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
         raise ValueError(
             f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). For example: {owner.removesuffix('Cell')}(64)."
+            f"(of type {type(value).__name__}). For example: {owner}(64)."
         )
     return int(value)
 

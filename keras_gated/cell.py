@@ -9,6 +9,7 @@ from keras_gated.arguments import (
     Configurable,
     argument_names,
     boolean,
+    check_axes,
     compatible,
     kind,
     positive_integer,
@@ -51,6 +52,7 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         recurrent_weight_dropout,
         seed,
         implementation=2,
+        owner=None,
         **arguments,
     ):
         functions = {k: arguments.pop(k) for k in list(arguments) if kind(k)}
@@ -60,7 +62,7 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         super().__init__(autocast=False, **arguments)
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
-        owner = type(self).__name__
+        self.owner = owner = owner or type(self).__name__  # whose name errors bear: the layer's
         self.units = positive_integer(owner, "units", units)
         for name, value in switches.items():
             setattr(self, name, boolean(owner, name, value))
@@ -101,11 +103,11 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         return (len(self.gates) * self.units,)
 
     def build(self, input_shape):
-        self.check_axes(type(self).__name__, ("batch", "features"), input_shape)
+        check_axes(self.owner, ("batch", "features"), input_shape)
         features = input_shape[-1]
         if not isinstance(features, numbers.Integral):
             raise ValueError(
-                f"{type(self).__name__} needs to know the number of features (the last axis of "
+                f"{self.owner} needs to know the number of features (the last axis of "
                 f"its input) when it is built. Received: input_shape={tuple(input_shape)}. "
                 "Give the last axis of `keras.Input(shape=(None, features))` a number."
             )
@@ -146,7 +148,7 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         received = {name: tuple(store[name].shape) for name in weights}
         if received != expected:
             raise ValueError(
-                f"{type(self).__name__}: the file does not hold the weights of {self.name!r}. "
+                f"{self.owner}: the file does not hold the weights of {self.name!r}. "
                 f"Expected the shapes {list(expected.values())} "
                 f"({', '.join(v.name for v in self.weights)}). Received: "
                 f"{list(received.values())}. Nothing was loaded into this layer. "
@@ -258,7 +260,7 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
 
     def check(self, owner, axes, inputs, states):
         """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
-        self.check_axes(owner, axes, inputs.shape)
+        check_axes(owner, axes, inputs.shape)
         shape, dtype = tuple(inputs.shape), keras.backend.standardize_dtype(inputs.dtype)
         if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
             raise ValueError(
@@ -282,14 +284,6 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
                 f"{self.state_names}, each of shape (batch, units) = {expected}. "
                 f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them; a state "
                 f"of one row, (1, {self.units}), is that of every row."
-            )
-
-    def check_axes(self, owner, axes, shape):
-        if len(shape) != len(axes):
-            raise ValueError(
-                f"{owner}: inputs must be of shape ({', '.join(axes)}). Received: a shape of "
-                f"{len(shape)} axes, {tuple(shape)}. `keras.ops.expand_dims` adds an axis, "
-                "`keras.layers.Embedding` turns ids into features."
             )
 
     def get_initial_state(self, batch_size=None):

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_gated import cell_loop, recorder
-from keras_gated.arguments import Configurable, boolean, compatible
+from keras_gated.arguments import Configurable, boolean, check_axes, compatible
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -90,6 +90,7 @@ class GatedLayer(Configurable, keras.layers.RNN):
             dtype=arguments.get("dtype"),
             trainable=arguments.get("trainable", True),
             name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+            owner=type(self).__name__,
         )
         super().__init__(cell, **arguments)
         self.supports_masking = True
@@ -97,7 +98,7 @@ class GatedLayer(Configurable, keras.layers.RNN):
         self.supports_jit = self.fused is False
 
     def build(self, sequences_shape, initial_state_shape=None):
-        self.cell.check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
+        check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
         super().build(sequences_shape, initial_state_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
