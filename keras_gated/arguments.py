@@ -2,7 +2,6 @@
 
 import collections
 import inspect
-import numbers
 
 import keras
 import numpy as np
@@ -117,6 +116,13 @@ def compatible(shape, expected):
     )
 
 
+def number_of_rows(batch_size, inputs):
+    """Returns a batch size, or that of inputs, which Keras 2 took as the first argument."""
+    if inputs is None and len(getattr(batch_size, "shape", ())):
+        inputs = batch_size
+    return batch_size if inputs is None else keras.ops.shape(inputs)[0]
+
+
 _WAYS_OUT = collections.defaultdict(
     lambda: "`keras.ops.reshape` brings them into this shape.",
     {
@@ -138,28 +144,49 @@ def check_axes(owner, axes, shape):
         )
 
 
+def _number(value, kinds):
+    """Returns a number or an array of one as NumPy has it, or None for anything else."""
+    number = np.asarray(value)
+    return number if number.ndim == 0 and number.dtype.kind in kinds else None
+
+
 def positive_integer(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
+    number = _number(value, "iu")
+    if number is None or number <= 0:
         raise ValueError(
             f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
             f"(of type {type(value).__name__}). For example: {owner}(64)."
         )
-    return int(value)
+    return int(number)
 
 
 def boolean(owner, name, value):
-    if not isinstance(value, bool):
+    """Returns True or False, also for 1, 0 and None, as `keras.layers` takes them."""
+    number = _number(False if value is None else value, "biuf")
+    if number is None or number not in (0, 1):
         raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")
-    return value
+    return bool(number)
+
+
+def boolean_or_auto(owner, name, value):
+    if isinstance(value, str) and value == "auto":
+        return value
+    number = _number(value, "biuf")
+    if number is None or number not in (0, 1):
+        raise ValueError(
+            f"{owner}: `{name}` must be 'auto', True or False. Received: {name}={value!r}."
+        )
+    return bool(number)
 
 
 def rate(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    number = _number(value, "biuf")
+    if number is None or not 0 <= number <= 1:
         raise ValueError(
             f"{owner}: `{name}` must be a number from 0 to 1, the fraction to drop. "
             f"Received: {name}={value!r}. Use 0 for no dropout."
         )
-    return float(value)
+    return float(number)
 
 
 def resolve(owner, name, value):

@@ -12,6 +12,7 @@ from keras_gated.arguments import (
     check_axes,
     compatible,
     kind,
+    number_of_rows,
     positive_integer,
     rate,
     resolve,
@@ -42,6 +43,7 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
     # the same gradient.
     inputs_and_state_are_summed = True
     state_names = ("hidden",)  # the first one is the output
+    seed_before_weights = False  # whether Keras draws the seed of dropouts before initializers'
 
     def __init__(
         self,
@@ -55,11 +57,12 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         owner=None,
         **arguments,
     ):
-        functions = {k: arguments.pop(k) for k in list(arguments) if kind(k)}
-        switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
+        names = [name for name in arguments if name in self.argument_names()]
+        functions = {k: arguments.pop(k) for k in names if kind(k)}
+        switches = {k: arguments.pop(k) for k in names if k in _SWITCHES}
         # Half precision is a matter of what goes in and out: a step computes in float32, or the
         # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
-        super().__init__(autocast=False, **arguments)
+        super().__init__(**{**arguments, "autocast": False})
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
         self.owner = owner = owner or type(self).__name__  # whose name errors bear: the layer's
@@ -76,11 +79,15 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
                 f"same equations here). Received: implementation={implementation!r}. Leave it out."
             )
-        self.implementation = implementation
+        self.implementation = int(implementation)
+        self.seed = seed
+        # Seeds that nobody gives are drawn in Keras's order, so that weights start as Keras's do.
+        if self.seed_before_weights:
+            self.seed_generator = keras.random.SeedGenerator(seed=seed)
         for name, value in functions.items():
             setattr(self, name, resolve(owner, name, value))
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed=seed)
+        if not self.seed_before_weights:
+            self.seed_generator = keras.random.SeedGenerator(seed=seed)
         self.state_size = (
             self.units if len(self.state_names) == 1 else [self.units] * len(self.state_names)
         )
@@ -286,11 +293,16 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
                 f"of one row, (1, {self.units}), is that of every row."
             )
 
-    def get_initial_state(self, batch_size=None):
-        """Returns zeros for every state: a list of `(batch_size, units)`."""
-        return [
-            ops.zeros((batch_size, self.units), dtype=self.state_dtype) for _ in self.state_names
-        ]
+    def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
+        """Returns zeros for every state: a list of `(batch_size, units)`.
+
+        Args:
+            batch_size: Number of rows.
+            dtype: Default: the dtype in which a step computes.
+            inputs: A tensor with as many rows, in place of `batch_size` (as in Keras 2).
+        """
+        shape = (number_of_rows(batch_size, inputs), self.units)
+        return [ops.zeros(shape, dtype=dtype or self.state_dtype) for _ in self.state_names]
 
     def get_config(self):
         own = {"implementation": self.implementation}
