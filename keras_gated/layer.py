@@ -10,7 +10,14 @@ import keras
 from keras import ops
 
 from keras_gated import cell_loop, recorder
-from keras_gated.arguments import Configurable, boolean, check_axes, compatible
+from keras_gated.arguments import (
+    Configurable,
+    boolean,
+    boolean_or_auto,
+    check_axes,
+    compatible,
+    number_of_rows,
+)
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -70,21 +77,12 @@ class GatedLayer(Configurable, keras.layers.RNN):
         cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
         for name in _SWITCHES:
             if name in arguments:
-                boolean(type(self).__name__, name, arguments[name])
+                arguments[name] = boolean(type(self).__name__, name, arguments[name])
         self.return_gates = arguments.pop("return_gates", False)
-        self.fused = arguments.pop("fused", "auto")
-        if self.fused not in ("auto", True, False):
-            raise ValueError(
-                f"{type(self).__name__}: `fused` must be 'auto', True or False. "
-                f"Received: fused={self.fused!r}."
-            )
-        if self._in_cudnn():
-            self.use_cudnn = arguments.pop("use_cudnn", "auto")
-            if self.use_cudnn not in ("auto", True, False):
-                raise ValueError(
-                    f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
-                    f"Received: use_cudnn={self.use_cudnn!r}."
-                )
+        own = ("fused", "use_cudnn") if self._in_cudnn() else ("fused",)
+        for name in own:
+            value = arguments.pop(name, "auto")
+            setattr(self, name, boolean_or_auto(type(self).__name__, name, value))
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
@@ -110,6 +108,7 @@ class GatedLayer(Configurable, keras.layers.RNN):
         if mask is not None:
             mask = ops.cast(mask, "bool")
         self._check_call(sequences, initial_state, mask)
+        mask = _one_for_each_row(_mask_of_steps(mask), sequences)
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
         sequences = ops.cast(sequences, self.compute_dtype)
@@ -202,11 +201,14 @@ class GatedLayer(Configurable, keras.layers.RNN):
         owner, shape = type(self).__name__, tuple(sequences.shape)
         states = None if initial_state is None else _listed(initial_state)
         self.cell.check(owner, ("batch", "time", "features"), sequences, states)
-        if mask is not None and not compatible(mask.shape, shape[:2]):
-            raise ValueError(
-                f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
-                f"Received: mask.shape={tuple(mask.shape)} with sequences.shape={shape}."
-            )
+        if mask is not None:
+            received = tuple(mask.shape)
+            steps = received[:2] if received[2:] == (1,) else received
+            if not (compatible(steps, shape[:2]) or compatible(steps, (1, shape[1]))):
+                raise ValueError(
+                    f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+                    f"Received: mask.shape={received} with sequences.shape={shape}."
+                )
         if self.unroll and shape[1] is None:
             raise ValueError(
                 f"{owner}: `unroll=True` needs a fixed number of steps. Received: sequences.shape="
@@ -218,15 +220,28 @@ class GatedLayer(Configurable, keras.layers.RNN):
 
     def compute_mask(self, sequences, previous_mask=None):
         # Written out, as Keras 3.16 changes what is inherited.
-        mask = _listed(previous_mask)[0]
+        mask = previous_mask
+        if isinstance(mask, (list, tuple)) and (mask[0] is None or hasattr(mask[0], "shape")):
+            [mask, *_] = mask  # of several inputs
         if mask is None and hasattr(sequences, "row_lengths"):
             mask = _mask_of_ragged(sequences)
+        if mask is not None:
+            mask = _mask_of_steps(ops.convert_to_tensor(mask))
         masks = [outputs_mask(self, mask)]
         if self.return_state:
             masks += [None for _ in self.cell.state_names]
         if self.return_gates:
             masks.append({name: mask for name in self.cell.fields()})
         return tuple(masks) if len(masks) > 1 else masks[0]
+
+    def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
+        """As the cell's: zeros for every state, a list of `(batch_size, units)`."""
+        states = super().get_initial_state(number_of_rows(batch_size, inputs))
+        return [ops.cast(state, dtype) for state in states] if dtype else states
+
+    def reset_states(self, states=None):
+        """The name of `reset_state` in Keras 2."""
+        self.reset_state(states)
 
     def reset_state(self, states=None, rows=None):
         """Sets the states of a stateful layer, to zero where nothing else is said.
@@ -309,10 +324,16 @@ def _listed(states):
     return list(states) if isinstance(states, (list, tuple)) else [states]
 
 
-def _one_for_each_row(state, sequences):
-    if state.shape[0] != 1 or sequences.shape[0] == 1:
-        return state
-    return ops.broadcast_to(state, (ops.shape(sequences)[0], state.shape[1]))
+def _one_for_each_row(tensor, sequences):
+    """Returns a state or a mask with a row for each sequence, where it has one for all."""
+    if tensor is None or tensor.shape[0] != 1 or sequences.shape[0] == 1:
+        return tensor
+    return ops.broadcast_to(tensor, (ops.shape(sequences)[0], *ops.shape(tensor)[1:]))
+
+
+def _mask_of_steps(mask):
+    """Returns a mask as `(batch, time)`: Keras takes `(batch, time, 1)`, too."""
+    return mask[:, :, 0] if mask is not None and len(mask.shape) == 3 else mask
 
 
 def _mask_of_ragged(sequences):

@@ -65,6 +65,8 @@ def test_switches_must_be_true_or_false(family, name):
         ValueError, match=rf"`{name}` must be True or False. Received: {name}='yes'"
     ):
         family.layer(3, **{name: "yes"})
+    with pytest.raises(ValueError, match=r"must be True or False. Received:"):
+        family.layer(3, **{name: 2})
 
 
 def test_use_cudnn_takes_one_of_three_values():
@@ -77,6 +79,10 @@ def test_use_cudnn_takes_one_of_three_values():
 def test_unknown_arguments_are_refused(family):
     with pytest.raises((TypeError, ValueError), match="colour"):
         family.layer(3, colour="red")
+    others = {"unit_forget_bias", "reset_after", "recurrent_activation"}
+    for name in others - set(family.cell.argument_names()):
+        with pytest.raises((TypeError, ValueError), match=name):
+            family.cell(3, **{name: None})
 
 
 def layers_and_cells(family):

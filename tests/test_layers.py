@@ -1,6 +1,7 @@
 """The layers in the places where keras.layers stand: models, wrappers, files, precision."""
 
 import inspect
+import json
 import subprocess
 import sys
 
@@ -104,6 +105,71 @@ def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(fa
     padded_sequences, padded_last = model(padded)
     assert_allclose(padded_last[:1], last, atol=1e-6)
     assert_allclose(padded_sequences[:1, :3], sequences, atol=1e-6)
+
+
+SWITCHES = ["return_sequences", "return_state", "go_backwards", "stateful", "unroll", "use_bias",
+            "zero_output_for_mask", "unit_forget_bias", "reset_after"]  # fmt: skip
+
+
+@pytest.mark.parametrize("given, meant", [
+    (1, True), (0, False), (None, False), (np.bool_(True), True), (np.int64(0), False),
+    (np.array(True), True),
+])  # fmt: skip
+def test_what_keras_takes_for_a_switch_is_taken_and_a_config_holds_a_bool(family, given, meant):
+    switches = [name for name in SWITCHES if name in family.layer(2).get_config()]
+    layer = family.layer(2, **dict.fromkeys(switches, given))
+    theirs = family.keras_layer(2, **dict.fromkeys(switches, given))
+    x = np.ones((2, 3, 4), "float32")
+    shapes = [[np.shape(y) for y in tf.nest.flatten(made(x))] for made in (layer, theirs)]
+    assert shapes[0] == shapes[1]
+    config = layer.get_config()
+    assert [(name, config[name]) for name in switches if config[name] is not meant] == []
+    assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize("options", [
+    {"units": np.int64(3)}, {"units": np.array(3)},
+    {"dropout": 1}, {"dropout": np.float32(0.5)}, {"recurrent_dropout": np.array(0.5)},
+    {"dropout": False}, {"implementation": np.int64(1)}, {"autocast": False},
+], ids=str)  # fmt: skip
+def test_numbers_of_numpy_are_taken_and_a_config_holds_plain_ones(family, options):
+    for make in (family.layer, family.cell):
+        config = make(**{"units": 3, **options}).get_config()
+        assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 1), (1, 6), (1, 6, 1)])
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
+def test_masks_of_the_shapes_that_keras_takes(family, x, shape, dtype):
+    mask = np.resize(MASK[1], shape[:2]).reshape(shape).astype(dtype)
+    ours, theirs = pair(family, return_sequences=True)
+    received = ours(x, mask=mask)
+    assert_allclose(received, theirs(x, mask=mask), atol=1e-5)
+    top = family.make(4)
+    assert_allclose(top(received), top(np.array(received)[:, 2:]), atol=1e-5)  # valid steps
+    inputs, steps = keras.Input((None, 3)), keras.Input((None, *shape[2:]), dtype=dtype)
+    model = keras.Model([inputs, steps], ours(inputs, mask=steps))
+    mask = np.broadcast_to(mask, (4, *shape[1:]))
+    assert_allclose(model.predict([x, mask], verbose=0), received, atol=1e-5)
+
+
+def test_scripts_for_keras_2_find_its_names(family, x):
+    layer = family.make(5, stateful=True)
+    layer(x)
+    layer.reset_states()
+    assert not any(np.any(state) for state in layer.states)
+    layer.reset_states([np.ones((4, 5))] * family.states)
+    assert all(np.all(state) for state in layer.states)
+    for made in (layer, family.make_cell(5)):
+        for states in (
+            made.get_initial_state(x),
+            made.get_initial_state(inputs=x),
+            made.get_initial_state(batch_size=4, dtype="float64"),
+            made.get_initial_state(tf.shape(x)[0]),
+        ):
+            assert [s.shape for s in states] == [(4, 5)] * family.states
+        assert states[0].dtype == "float32"
+        assert made.get_initial_state(2, dtype="float64")[0].dtype == "float64"
 
 
 def backwards_and_on_top(family, x, mask):
