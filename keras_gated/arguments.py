@@ -109,6 +109,18 @@ def _is_default(name, value, default):
     return np.array_equal(value, default)
 
 
+def tensorflow_for(name):
+    """Returns the module `tensorflow`, or raises an error that says what needs it."""
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(
+            f"`keras_gated.{name}` needs TensorFlow, which cannot be imported: {error}. "
+            "`pip install tensorflow` installs it; Keras itself may run on another backend."
+        ) from error
+    return tensorflow
+
+
 def compatible(shape, expected):
     """Whether a shape can be the expected one; None fits everything."""
     return len(shape) == len(expected) and all(

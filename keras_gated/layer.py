@@ -18,6 +18,7 @@ from keras_gated.arguments import (
     compatible,
     number_of_rows,
 )
+from keras_gated.config import fused_default
 from keras_gated.states import reset_state
 
 _CALL = """
@@ -55,7 +56,7 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_gates: Whether to return every gate and state of every step, too.
         fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
             wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
-            where it is not; False never does.
+            where it is not; False never does. `keras_gated.set_fused` is the switch for all layers.
         name, dtype, trainable: As for any Keras layer."""
 
 
@@ -160,6 +161,9 @@ class GatedLayer(Configurable, keras.layers.RNN):
             reasons["use_cudnn"] = "cuDNN keeps its gates to itself"
         if self.fused is False:
             reasons = dict.fromkeys(reasons, "of `fused=False`")
+        elif not fused_default():
+            automatic = [name for name in reasons if getattr(self, name, "auto") == "auto"]
+            reasons |= dict.fromkeys(automatic, "of `set_fused(False)`")
         for argument, reason in reasons.items():
             kept = getattr(self, argument, False) is True and not recorder.is_recording()
             if kept and reason:

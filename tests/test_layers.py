@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 
@@ -479,3 +480,37 @@ def test_time_distributed_runs_the_layer_over_an_outer_axis(family, x):
     outer = np.stack([x, -x], axis=1)
     expected = np.stack([layer(x), layer(-x)], axis=1)
     assert_allclose(keras.layers.TimeDistributed(layer)(outer), expected, atol=1e-6)
+
+
+@pytest.fixture
+def unfused():
+    keras_gated.set_fused(False)
+    yield
+    keras_gated.set_fused("auto")
+
+
+def path_of(layer, **call):
+    return layer._path_of(call.get("mask"), call.get("training", False), False).__module__
+
+
+def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
+    layers = {fused: keras_gated.LSTM(5, fused=fused) for fused in ("auto", True, False)}
+    for layer in layers.values():
+        layer.build(x.shape)
+    paths = {fused: path_of(layer) for fused, layer in layers.items()}
+    loop, fused = "keras_gated.cell_loop", "keras_gated.fused"
+    assert paths == {"auto": loop, True: fused, False: loop}  # what a layer was given wins
+    assert layers["auto"].get_config()["fused"] == "auto"
+    keras_gated.set_fused("auto")
+    assert path_of(layers["auto"]) == fused
+    with pytest.raises(ValueError, match=r"`fused` must be 'auto', True or False.*fused='off'"):
+        keras_gated.set_fused("off")
+
+
+@pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True"), ("auto", "True")])
+def test_the_switch_is_an_environment_variable_too(value, expected):
+    script = "from keras_gated import config; print(config.fused_default())"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "KERAS_GATED_FUSED": value}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == expected
