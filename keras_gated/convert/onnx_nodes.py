@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gated.ids import PADDING, UNKNOWN
 from keras_gated.ngrams import NGrams
-from keras_gated.text import PADDING, UNKNOWN
 
 WRITERS = {}
 # Functions by their names in Keras: the operator, and its attributes.
