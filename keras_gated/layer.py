@@ -229,8 +229,9 @@ class GatedLayer(Configurable, keras.layers.RNN):
             [mask, *_] = mask  # of several inputs
         if mask is None and hasattr(sequences, "row_lengths"):
             mask = _mask_of_ragged(sequences)
-        if mask is not None:
-            mask = _mask_of_steps(ops.convert_to_tensor(mask))
+        if isinstance(mask, (list, tuple)):  # rows of numbers
+            mask = ops.convert_to_tensor(mask)
+        mask = _mask_of_steps(mask)
         masks = [outputs_mask(self, mask)]
         if self.return_state:
             masks += [None for _ in self.cell.state_names]
