@@ -1,8 +1,12 @@
 """Gated recurrent networks for Keras 3 and TensorFlow that read like the textbook."""
 
+import importlib
+
+import keras
+
+from keras_gated.arguments import tensorflow_for
 from keras_gated.bidirectional import Bidirectional
-from keras_gated.callbacks import GradientFlowLogger
-from keras_gated.checking import check_export
+from keras_gated.config import set_fused
 from keras_gated.convert import (
     from_keras,
     from_onnx,
@@ -12,8 +16,6 @@ from keras_gated.convert import (
     to_onnx,
     to_torch,
 )
-from keras_gated.export import export_model
-from keras_gated.flow import gradient_flow
 from keras_gated.gru import GRUCell
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 from keras_gated.lstm import LSTMCell
@@ -21,6 +23,12 @@ from keras_gated.simple_rnn import SimpleRNNCell
 from keras_gated.states import ResetState, get_state, reset_state, windows
 from keras_gated.trace import trace_gates
 from keras_gated.units import find_units
+
+if keras.backend.backend() == "tensorflow":
+    from keras_gated.callbacks import GradientFlowLogger
+    from keras_gated.checking import check_export
+    from keras_gated.export import export_model
+    from keras_gated.flow import gradient_flow
 
 __version__ = "0.1.0"
 
@@ -43,6 +51,7 @@ __all__ = [
     "get_state",
     "gradient_flow",
     "reset_state",
+    "set_fused",
     "to_keras",
     "to_litert",
     "to_onnx",
@@ -50,3 +59,18 @@ __all__ = [
     "trace_gates",
     "windows",
 ]
+
+_OF_TENSORFLOW = {
+    "GradientFlowLogger": "callbacks",
+    "check_export": "checking",
+    "export_model": "export",
+    "gradient_flow": "flow",
+}
+
+
+def __getattr__(name):
+    """Imports what needs TensorFlow when it is used, where Keras runs on another backend."""
+    if name not in _OF_TENSORFLOW:
+        raise AttributeError(f"module 'keras_gated' has no attribute {name!r}")
+    tensorflow_for(name)
+    return getattr(importlib.import_module(f"keras_gated.{_OF_TENSORFLOW[name]}"), name)

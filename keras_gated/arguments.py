@@ -1,8 +1,10 @@
-"""Checks of constructor arguments and shapes, which cells and layers share."""
+"""Constructor arguments, which cells and layers share: their names, configs and checks."""
 
-import numbers
+import collections
+import inspect
 
 import keras
+import numpy as np
 
 KINDS = {
     "activation": keras.activations,
@@ -27,6 +29,98 @@ def arguments_of(scope):
     return {**named, **scope["kwargs"]}
 
 
+def argument_names(cls):
+    """Returns the names of the constructor arguments of a cell or layer and of its bases."""
+    return list(dict.fromkeys(p.name for part in reversed(_named(cls)) for p in part))
+
+
+def _ours(cls):
+    """Returns the class and those of its bases whose arguments belong to a cell or layer."""
+    base = next(part for part in cls.__mro__ if Configurable in part.__bases__)
+    return cls.__mro__[: cls.__mro__.index(base)]
+
+
+def _named(cls):
+    """Returns the arguments that each constructor names, that of `cls` first."""
+    named = []
+    for part in _ours(cls):
+        if "__init__" in vars(part):
+            _, *parameters = inspect.signature(part.__init__).parameters.values()
+            named.append([p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)])
+    return named
+
+
+class Configurable:
+    """Configs of cells and layers, whose subclasses may have arguments of their own.
+
+    A config holds every argument of the class and its bases, read from the attribute of the same
+    name. What a subclass itself gives its base (`super().__init__(units, activation="relu")`)
+    stays out, as it would be given twice.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        made = super().__new__(cls, *args, **kwargs)
+        parameters = [p for part in _named(cls) for p in part]
+        names = dict.fromkeys(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
+        made._given = frozenset([*list(names)[: len(args)], *kwargs])
+        return made
+
+    def config_with_arguments(self, config):
+        """Returns a config, which may hold some of the arguments, with all of them."""
+        config, named = dict(config), _named(type(self))
+        for name in argument_names(type(self)):
+            if name not in config and self._has_argument(name):
+                value = getattr(self, name)
+                config[name] = kind(name).serialize(value) if kind(name) else value
+        received = {*self._given, *(p.name for p in named[0])}
+        defaults = {p.name: p.default for part in reversed(named) for p in part}
+        for name in defaults.keys() & config.keys() - received:
+            if not _is_default(name, config[name], defaults[name]):
+                del config[name]
+        return config
+
+    def _has_argument(self, name):
+        if hasattr(self, name):
+            return True
+        if any("get_config" in vars(part) for part in _ours(type(self))):
+            return False  # the subclass adds it
+        raise NotImplementedError(
+            f"{type(self).__name__}: a config would lose the constructor argument `{name}`, as "
+            f"there is no attribute of that name. Keep it as `self.{name}`, or override "
+            f"`get_config` to return `{{**super().get_config(), {name!r}: ...}}`."
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        for name in argument_names(cls):
+            value = config.get(name)
+            if (
+                isinstance(value, dict)
+                and {"class_name", "config"} <= set(value)
+                and not kind(name)
+            ):
+                config = {**config, name: keras.saving.deserialize_keras_object(value)}
+        return cls(**config)
+
+
+def _is_default(name, value, default):
+    if kind(name) and default is not inspect.Parameter.empty:
+        default = kind(name).serialize(kind(name).get(default))
+    return np.array_equal(value, default)
+
+
+def tensorflow_for(name):
+    """Returns the module `tensorflow`, or raises an error that says what needs it."""
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(
+            f"`keras_gated.{name}` needs TensorFlow, which cannot be imported: {error}. "
+            "`pip install tensorflow` installs it; Keras itself may run on another backend."
+        ) from error
+    return tensorflow
+
+
 def compatible(shape, expected):
     """Whether a shape can be the expected one; None fits everything."""
     return len(shape) == len(expected) and all(
@@ -34,28 +128,77 @@ def compatible(shape, expected):
     )
 
 
+def number_of_rows(batch_size, inputs):
+    """Returns a batch size, or that of inputs, which Keras 2 took as the first argument."""
+    if inputs is None and len(getattr(batch_size, "shape", ())):
+        inputs = batch_size
+    return batch_size if inputs is None else keras.ops.shape(inputs)[0]
+
+
+_WAYS_OUT = collections.defaultdict(
+    lambda: "`keras.ops.reshape` brings them into this shape.",
+    {
+        (3, 2): "A recurrent layer before this one needs `return_sequences=True`; "
+        "`keras.layers.Embedding` turns ids into features; `keras.ops.expand_dims` makes a batch "
+        "of one sequence, or features of a number a step.",
+        (3, 4): "`keras.layers.TimeDistributed` runs the layer over one more axis.",
+        (2, 3): "A cell computes one step; a layer (`keras.layers.RNN(cell)`) reads a sequence.",
+        (2, 1): "`keras.ops.expand_dims` makes a batch of one row.",
+    },
+)
+
+
+def check_axes(owner, axes, shape):
+    if len(shape) != len(axes):
+        raise ValueError(
+            f"{owner}: inputs must be of shape ({', '.join(axes)}). Received: a shape of "
+            f"{len(shape)} axes, {tuple(shape)}. {_WAYS_OUT[len(axes), len(shape)]}"
+        )
+
+
+def _number(value, kinds):
+    """Returns a number or an array of one as NumPy has it, or None for anything else."""
+    number = np.asarray(value)
+    return number if number.ndim == 0 and number.dtype.kind in kinds else None
+
+
 def positive_integer(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
+    number = _number(value, "iu")
+    if number is None or number <= 0:
         raise ValueError(
             f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). For example: {owner.removesuffix('Cell')}(64)."
+            f"(of type {type(value).__name__}). For example: {owner}(64)."
         )
-    return int(value)
+    return int(number)
 
 
 def boolean(owner, name, value):
-    if not isinstance(value, bool):
+    """Returns True or False, also for 1, 0 and None, as `keras.layers` takes them."""
+    number = _number(False if value is None else value, "biuf")
+    if number is None or number not in (0, 1):
         raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")
-    return value
+    return bool(number)
+
+
+def boolean_or_auto(owner, name, value):
+    if isinstance(value, str) and value == "auto":
+        return value
+    number = _number(value, "biuf")
+    if number is None or number not in (0, 1):
+        raise ValueError(
+            f"{owner}: `{name}` must be 'auto', True or False. Received: {name}={value!r}."
+        )
+    return bool(number)
 
 
 def rate(owner, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    number = _number(value, "biuf")
+    if number is None or not 0 <= number <= 1:
         raise ValueError(
             f"{owner}: `{name}` must be a number from 0 to 1, the fraction to drop. "
             f"Received: {name}={value!r}. Use 0 for no dropout."
         )
-    return float(value)
+    return float(number)
 
 
 def resolve(owner, name, value):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_gated.layer import outputs_mask
 from keras_gated.states import reset_state
 
 
@@ -28,7 +29,9 @@ class Bidirectional(keras.layers.Bidirectional):
 
     def compute_mask(self, sequences, previous_mask=None):
         mask = previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
-        outputs = (mask if self.return_sequences else None,) * (2 if self.merge_mode is None else 1)
+        # Both outputs stand in the order of the first layer's.
+        mask = outputs_mask(self.forward_layer, mask)
+        outputs = (mask,) * (2 if self.merge_mode is None else 1)
         if self.return_state:
             return (*outputs, *(None for _ in range(2 * len(self.forward_layer.state_size))))
         return outputs if self.merge_mode is None else outputs[0]

@@ -1,14 +1,25 @@
 """What the three cells share: weights, the input projection, dropout and the config."""
 
-import inspect
 import numbers
 
 import keras
 from keras import ops
 
-from keras_gated.arguments import boolean, compatible, kind, positive_integer, rate, resolve
+from keras_gated.arguments import (
+    Configurable,
+    argument_names,
+    boolean,
+    check_axes,
+    compatible,
+    kind,
+    number_of_rows,
+    positive_integer,
+    rate,
+    resolve,
+)
 from keras_gated.dropout import MasksOfACall, dropped
 
+UPDATE_WRITES = "update_gate_writes"  # marks the weights of our GRU in a file: see `gru.py`
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
 
 
@@ -19,7 +30,7 @@ def product(vectors, matrix):
     return ops.concatenate([ops.matmul(vectors, block) for block in matrix], axis=-1)
 
 
-class GatedCell(keras.layers.Layer, MasksOfACall):
+class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
     """One step of a recurrent network: the base of the three cells.
 
     A family states its equations in `step` and names its gates (in the order of the kernel's
@@ -32,6 +43,7 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
     # the same gradient.
     inputs_and_state_are_summed = True
     state_names = ("hidden",)  # the first one is the output
+    seed_before_weights = False  # whether Keras draws the seed of dropouts before initializers'
 
     def __init__(
         self,
@@ -42,16 +54,18 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
         recurrent_weight_dropout,
         seed,
         implementation=2,
+        owner=None,
         **arguments,
     ):
-        functions = {k: arguments.pop(k) for k in list(arguments) if kind(k)}
-        switches = {k: arguments.pop(k) for k in _SWITCHES if k in arguments}
+        names = [name for name in arguments if name in self.argument_names()]
+        functions = {k: arguments.pop(k) for k in names if kind(k)}
+        switches = {k: arguments.pop(k) for k in names if k in _SWITCHES}
         # Half precision is a matter of what goes in and out: a step computes in float32, or the
         # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
-        super().__init__(autocast=False, **arguments)
+        super().__init__(**{**arguments, "autocast": False})
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
-        owner = type(self).__name__
+        self.owner = owner = owner or type(self).__name__  # whose name errors bear: the layer's
         self.units = positive_integer(owner, "units", units)
         for name, value in switches.items():
             setattr(self, name, boolean(owner, name, value))
@@ -65,11 +79,15 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
                 f"same equations here). Received: implementation={implementation!r}. Leave it out."
             )
-        self.implementation = implementation
+        self.implementation = int(implementation)
+        self.seed = seed
+        # Seeds that nobody gives are drawn in Keras's order, so that weights start as Keras's do.
+        if self.seed_before_weights:
+            self.seed_generator = keras.random.SeedGenerator(seed=seed)
         for name, value in functions.items():
             setattr(self, name, resolve(owner, name, value))
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed=seed)
+        if not self.seed_before_weights:
+            self.seed_generator = keras.random.SeedGenerator(seed=seed)
         self.state_size = (
             self.units if len(self.state_names) == 1 else [self.units] * len(self.state_names)
         )
@@ -78,10 +96,7 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
     @classmethod
     def argument_names(cls):
         """Returns the names of the constructor arguments that a config holds."""
-        named = [
-            p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "kwargs")
-        ]
-        return [*named, "implementation"]
+        return [*argument_names(cls), "implementation"]
 
     @classmethod
     def fields(cls):
@@ -95,11 +110,11 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
         return (len(self.gates) * self.units,)
 
     def build(self, input_shape):
-        self.check_axes(type(self).__name__, ("batch", "features"), input_shape)
+        check_axes(self.owner, ("batch", "features"), input_shape)
         features = input_shape[-1]
         if not isinstance(features, numbers.Integral):
             raise ValueError(
-                f"{type(self).__name__} needs to know the number of features (the last axis of "
+                f"{self.owner} needs to know the number of features (the last axis of "
                 f"its input) when it is built. Received: input_shape={tuple(input_shape)}. "
                 "Give the last axis of `keras.Input(shape=(None, features))` a number."
             )
@@ -136,10 +151,11 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
         """Loads all weights or, if a file does not fit, none of them."""
         expected = {str(i): tuple(v.shape) for i, v in enumerate(self.weights)}
         names = set(store.keys())
-        received = {name: tuple(store[name].shape) for name in sorted(names - {"seed"})}
+        weights = sorted(names - {"seed", UPDATE_WRITES})
+        received = {name: tuple(store[name].shape) for name in weights}
         if received != expected:
             raise ValueError(
-                f"{type(self).__name__}: the file does not hold the weights of {self.name!r}. "
+                f"{self.owner}: the file does not hold the weights of {self.name!r}. "
                 f"Expected the shapes {list(expected.values())} "
                 f"({', '.join(v.name for v in self.weights)}). Received: "
                 f"{list(received.values())}. Nothing was loaded into this layer. "
@@ -251,7 +267,7 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
 
     def check(self, owner, axes, inputs, states):
         """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
-        self.check_axes(owner, axes, inputs.shape)
+        check_axes(owner, axes, inputs.shape)
         shape, dtype = tuple(inputs.shape), keras.backend.standardize_dtype(inputs.dtype)
         if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
             raise ValueError(
@@ -268,30 +284,26 @@ class GatedCell(keras.layers.Layer, MasksOfACall):
             return
         shapes = [tuple(getattr(s, "shape", ())) for s in states]
         expected = (shape[0], self.units)
-        if len(shapes) != len(self.state_names) or not all(compatible(s, expected) for s in shapes):
+        fit = [compatible(s, expected) or compatible(s, (1, self.units)) for s in shapes]
+        if len(shapes) != len(self.state_names) or not all(fit):
             raise ValueError(
                 f"{owner}: the states before must be {len(self.state_names)} tensor(s) "
                 f"{self.state_names}, each of shape (batch, units) = {expected}. "
-                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them."
+                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them; a state "
+                f"of one row, (1, {self.units}), is that of every row."
             )
 
-    def check_axes(self, owner, axes, shape):
-        if len(shape) != len(axes):
-            raise ValueError(
-                f"{owner}: inputs must be of shape ({', '.join(axes)}). Received: a shape of "
-                f"{len(shape)} axes, {tuple(shape)}. `keras.ops.expand_dims` adds an axis, "
-                "`keras.layers.Embedding` turns ids into features."
-            )
+    def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
+        """Returns zeros for every state: a list of `(batch_size, units)`.
 
-    def get_initial_state(self, batch_size=None):
-        """Returns zeros for every state: a list of `(batch_size, units)`."""
-        return [
-            ops.zeros((batch_size, self.units), dtype=self.state_dtype) for _ in self.state_names
-        ]
+        Args:
+            batch_size: Number of rows.
+            dtype: Default: the dtype in which a step computes.
+            inputs: A tensor with as many rows, in place of `batch_size` (as in Keras 2).
+        """
+        shape = (number_of_rows(batch_size, inputs), self.units)
+        return [ops.zeros(shape, dtype=dtype or self.state_dtype) for _ in self.state_names]
 
     def get_config(self):
-        config = super().get_config()
-        for name in self.argument_names():
-            value = getattr(self, name)
-            config[name] = kind(name).serialize(value) if kind(name) else value
-        return config
+        own = {"implementation": self.implementation}
+        return self.config_with_arguments({**super().get_config(), **own})

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_gated.ids import FIRST, PADDING, UNKNOWN
 from keras_gated.serving import Signature
 from keras_gated.streaming import Stepper
-from keras_gated.text import FIRST, PADDING, UNKNOWN, dense
+from keras_gated.text import dense
 
 PIECE = 500  # steps read at a time, so that memory does not grow with the text
 

@@ -1,10 +1,13 @@
 """The gated recurrent unit: update gate, reset gate, new memory."""
 
+import warnings
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gated.arguments import arguments_of
-from keras_gated.cell import GatedCell, product
+from keras_gated.cell import UPDATE_WRITES, GatedCell, product
 from keras_gated.dropout import dropped
 from keras_gated.gates import GRU_GATES, GRUStep
 
@@ -124,6 +127,31 @@ class GRUCell(GatedCell):
 
     def carried(self, step):
         return 1 - step.update
+
+    def set_weights(self, weights):
+        """Sets the weights, a list of arrays as `get_weights` returns them.
+
+        Those of `keras.layers.GRUCell` have the same shapes and another update gate, so they load
+        here without an error and answer otherwise: `keras_gated.from_keras` converts them.
+        """
+        super().set_weights(weights)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[UPDATE_WRITES] = np.ones((), "int8")  # `keras.layers.GRU` refuses a file with it
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if UPDATE_WRITES not in store:
+            warnings.warn(
+                f"{self.name!r}: this file does not say which GRU its weights belong to. If "
+                "keras_gated wrote it before version 0.2, they are right. If `keras.layers.GRU` "
+                "wrote it, its update gate is the complement of ours and the answers are wrong: "
+                "load it into the model of `keras.layers` and convert that with "
+                "`keras_gated.from_keras`.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def bias_shape(self):
         [width] = super().bias_shape()

@@ -10,13 +10,22 @@ import keras
 from keras import ops
 
 from keras_gated import cell_loop, recorder
-from keras_gated.arguments import boolean, compatible
+from keras_gated.arguments import (
+    Configurable,
+    boolean,
+    boolean_or_auto,
+    check_axes,
+    compatible,
+    number_of_rows,
+)
+from keras_gated.config import fused_default
 from keras_gated.states import reset_state
 
 _CALL = """
     Call arguments:
         sequences: float, `(batch, time, features)`; any of the first two may be unknown.
         initial_state: Optional list of the states before the first step, each `(batch, units)`.
+            A state of one row, `(1, units)`, is that of every row: a learned one, for example.
             Default: zeros, or with `stateful=True` the states after the last call.
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
             repeats the output of the step before it (zeros, if there is none before it, or at
@@ -37,7 +46,8 @@ _CALL = """
 _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_state: Whether to return the final states, too.
         go_backwards: Whether to read the sequence from its end; the outputs
-            of all steps then stand in the order they were computed, the last step first.
+            of all steps then stand in the order they were computed, the last step first, and so
+            does the mask that goes on to the next layer.
         stateful: Whether the final states are the initial states of the next call. Needs a fixed
             batch size; `reset_state()` sets them to zero.
         unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
@@ -46,11 +56,11 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_gates: Whether to return every gate and state of every step, too.
         fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
             wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
-            where it is not; False never does.
+            where it is not; False never does. `keras_gated.set_fused` is the switch for all layers.
         name, dtype, trainable: As for any Keras layer."""
 
 
-class GatedLayer(keras.layers.RNN):
+class GatedLayer(Configurable, keras.layers.RNN):
     """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
 
     cell_class: type
@@ -68,26 +78,18 @@ class GatedLayer(keras.layers.RNN):
         cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
         for name in _SWITCHES:
             if name in arguments:
-                boolean(type(self).__name__, name, arguments[name])
+                arguments[name] = boolean(type(self).__name__, name, arguments[name])
         self.return_gates = arguments.pop("return_gates", False)
-        self.fused = arguments.pop("fused", "auto")
-        if self.fused not in ("auto", True, False):
-            raise ValueError(
-                f"{type(self).__name__}: `fused` must be 'auto', True or False. "
-                f"Received: fused={self.fused!r}."
-            )
-        if self._in_cudnn():
-            self.use_cudnn = arguments.pop("use_cudnn", "auto")
-            if self.use_cudnn not in ("auto", True, False):
-                raise ValueError(
-                    f"{type(self).__name__}: `use_cudnn` must be 'auto', True or False. "
-                    f"Received: use_cudnn={self.use_cudnn!r}."
-                )
+        own = ("fused", "use_cudnn") if self._in_cudnn() else ("fused",)
+        for name in own:
+            value = arguments.pop(name, "auto")
+            setattr(self, name, boolean_or_auto(type(self).__name__, name, value))
         cell = self.cell_class(
             **cell_arguments,
             dtype=arguments.get("dtype"),
             trainable=arguments.get("trainable", True),
             name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+            owner=type(self).__name__,
         )
         super().__init__(cell, **arguments)
         self.supports_masking = True
@@ -95,7 +97,7 @@ class GatedLayer(keras.layers.RNN):
         self.supports_jit = self.fused is False
 
     def build(self, sequences_shape, initial_state_shape=None):
-        self.cell.check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
+        check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
         super().build(sequences_shape, initial_state_shape)
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
@@ -107,6 +109,7 @@ class GatedLayer(keras.layers.RNN):
         if mask is not None:
             mask = ops.cast(mask, "bool")
         self._check_call(sequences, initial_state, mask)
+        mask = _one_for_each_row(_mask_of_steps(mask), sequences)
         if self.stateful and sequences.shape[0] is None:
             sequences = self._with_batch_checked(sequences)
         sequences = ops.cast(sequences, self.compute_dtype)
@@ -158,6 +161,9 @@ class GatedLayer(keras.layers.RNN):
             reasons["use_cudnn"] = "cuDNN keeps its gates to itself"
         if self.fused is False:
             reasons = dict.fromkeys(reasons, "of `fused=False`")
+        elif not fused_default():
+            automatic = [name for name in reasons if getattr(self, name, "auto") == "auto"]
+            reasons |= dict.fromkeys(automatic, "of `set_fused(False)`")
         for argument, reason in reasons.items():
             kept = getattr(self, argument, False) is True and not recorder.is_recording()
             if kept and reason:
@@ -186,23 +192,27 @@ class GatedLayer(keras.layers.RNN):
         if initial_state is None:
             initial_state = recorder.states_given(self) or (self.states if self.stateful else None)
         states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
+        states = [_one_for_each_row(state, sequences) for state in states]
         if keras.backend.backend() == "tensorflow":
             from keras_gated.when_run import with_sizes_checked  # no other backend has such sizes
 
             sequences, mask, states = with_sizes_checked(
                 type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]
             )
-        return sequences, mask, list(states) or self.get_initial_state(ops.shape(sequences)[0])
+        return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
 
     def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)
         states = None if initial_state is None else _listed(initial_state)
         self.cell.check(owner, ("batch", "time", "features"), sequences, states)
-        if mask is not None and not compatible(mask.shape, shape[:2]):
-            raise ValueError(
-                f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
-                f"Received: mask.shape={tuple(mask.shape)} with sequences.shape={shape}."
-            )
+        if mask is not None:
+            received = tuple(mask.shape)
+            steps = received[:2] if received[2:] == (1,) else received
+            if not (compatible(steps, shape[:2]) or compatible(steps, (1, shape[1]))):
+                raise ValueError(
+                    f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+                    f"Received: mask.shape={received} with sequences.shape={shape}."
+                )
         if self.unroll and shape[1] is None:
             raise ValueError(
                 f"{owner}: `unroll=True` needs a fixed number of steps. Received: sequences.shape="
@@ -214,13 +224,29 @@ class GatedLayer(keras.layers.RNN):
 
     def compute_mask(self, sequences, previous_mask=None):
         # Written out, as Keras 3.16 changes what is inherited.
-        mask = _listed(previous_mask)[0]
-        masks = [mask if self.return_sequences else None]
+        mask = previous_mask
+        if isinstance(mask, (list, tuple)) and (mask[0] is None or hasattr(mask[0], "shape")):
+            [mask, *_] = mask  # of several inputs
+        if mask is None and hasattr(sequences, "row_lengths"):
+            mask = _mask_of_ragged(sequences)
+        if isinstance(mask, (list, tuple)):  # rows of numbers
+            mask = ops.convert_to_tensor(mask)
+        mask = _mask_of_steps(mask)
+        masks = [outputs_mask(self, mask)]
         if self.return_state:
             masks += [None for _ in self.cell.state_names]
         if self.return_gates:
             masks.append({name: mask for name in self.cell.fields()})
         return tuple(masks) if len(masks) > 1 else masks[0]
+
+    def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
+        """As the cell's: zeros for every state, a list of `(batch_size, units)`."""
+        states = super().get_initial_state(number_of_rows(batch_size, inputs))
+        return [ops.cast(state, dtype) for state in states] if dtype else states
+
+    def reset_states(self, states=None):
+        """The name of `reset_state` in Keras 2."""
+        self.reset_state(states)
 
     def reset_state(self, states=None, rows=None):
         """Sets the states of a stateful layer, to zero where nothing else is said.
@@ -254,10 +280,13 @@ class GatedLayer(keras.layers.RNN):
     def _with_batch_checked(self, sequences):
         import tensorflow as tf  # only its graphs have batches of a size yet unknown
 
-        rows, message = tf.shape(sequences)[0], self._other_batch_size("another size")
-        check = tf.debugging.assert_equal(rows, self._expected_batch_size, message)
+        rows = tf.shape(sequences)[0]
+        before, after = self._other_batch_size("|").split("|")
+        check = tf.debugging.Assert(rows == self._expected_batch_size, [before, rows, after])
+        # A slice, as the graph's optimizer moves operations that leave a tensor as it is (also
+        # `ensure_shape`) past the check, and the error would be that of a later operation.
         with tf.control_dependencies([check]):
-            return tf.ensure_shape(sequences, [self._expected_batch_size, None, None])
+            return tf.slice(sequences, [0, 0, 0], [self._expected_batch_size, -1, -1])
 
     def _other_batch_size(self, received):
         return (
@@ -270,16 +299,12 @@ class GatedLayer(keras.layers.RNN):
         config = super().get_config()
         del config["cell"]
         cell_config = self.cell.get_config()
-        config.update((name, cell_config[name]) for name in self.cell_class.argument_names())
-        regularizer = keras.regularizers.serialize(self.activity_regularizer)
+        names = self.cell_class.argument_names()
+        config.update((name, cell_config[name]) for name in names if name in cell_config)
         if self._in_cudnn():
             config["use_cudnn"] = self.use_cudnn
         own = {"return_gates": self.return_gates, "fused": self.fused}
-        return {**config, "activity_regularizer": regularizer, **own}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
+        return self.config_with_arguments({**config, **own})
 
 
 _SWITCHES = (
@@ -293,8 +318,27 @@ _SWITCHES = (
 )
 
 
+def outputs_mask(layer, mask):
+    """Returns the mask of a layer's output: as its steps, the last one first if it stands there."""
+    if mask is None or not layer.return_sequences:
+        return None
+    return ops.flip(mask, axis=1) if layer.go_backwards else mask
+
+
 def _listed(states):
     return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _one_for_each_row(tensor, sequences):
+    """Returns a state or a mask with a row for each sequence, where it has one for all."""
+    if tensor is None or tensor.shape[0] != 1 or sequences.shape[0] == 1:
+        return tensor
+    return ops.broadcast_to(tensor, (ops.shape(sequences)[0], *ops.shape(tensor)[1:]))
+
+
+def _mask_of_steps(mask):
+    """Returns a mask as `(batch, time)`: Keras takes `(batch, time, 1)`, too."""
+    return mask[:, :, 0] if mask is not None and len(mask.shape) == 3 else mask
 
 
 def _mask_of_ragged(sequences):

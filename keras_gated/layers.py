@@ -155,3 +155,11 @@ class GRU(GatedLayer):
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))
+
+    def set_weights(self, weights):
+        """Sets the weights, a list of arrays as `get_weights` returns them.
+
+        Those of `keras.layers.GRU` have the same shapes and another update gate, so they load
+        here without an error and answer otherwise: `keras_gated.from_keras` converts them.
+        """
+        super().set_weights(weights)

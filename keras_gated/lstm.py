@@ -120,8 +120,9 @@ class LSTMCell(GatedCell):
             return initializer
 
         def with_open_forget_gate(shape, dtype=None):
-            parts = {gate: initializer((self.units,), dtype=dtype) for gate in self.gates}
-            parts["forget"] = ops.ones((self.units,), dtype=dtype)
-            return ops.concatenate([parts[gate] for gate in self.gates])
+            # Asked for in the shapes that Keras asks for, as random numbers hang on them.
+            before = initializer((self.units,), dtype=dtype)
+            forget = ops.ones((self.units,), dtype=dtype)
+            return ops.concatenate([before, forget, initializer((2 * self.units,), dtype=dtype)])
 
         return with_open_forget_gate

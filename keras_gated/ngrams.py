@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gated.text import PADDING, UNKNOWN
+from keras_gated.ids import PADDING, UNKNOWN
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")

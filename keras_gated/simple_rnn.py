@@ -49,6 +49,7 @@ class SimpleRNNCell(GatedCell):
     gates = SIMPLE_RNN_GATES
     step_type = SimpleRNNStep
     reads = ("activation",)
+    seed_before_weights = True
 
     def __init__(
         self,

@@ -9,8 +9,7 @@ import functools
 import keras
 import tensorflow as tf
 
-PADDING, UNKNOWN = 0, 1
-FIRST = 2  # the id of the first entry of a vocabulary
+from keras_gated.ids import FIRST, PADDING, UNKNOWN  # noqa: F401 (also read as `text.FIRST`)
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")

@@ -64,3 +64,44 @@ def test_the_contract_holds(backend):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # Python then finds no such module
+import keras, numpy as np, keras_gated
+x = np.ones((4, 5, 2), "float32")
+for layer in (keras_gated.SimpleRNN, keras_gated.LSTM, keras_gated.GRU):
+    inputs = keras.Input((None, 2))
+    hidden = keras_gated.Bidirectional(layer(3, return_sequences=True, dropout=0.1))(inputs)
+    model = keras.Model(inputs, layer(2, recurrent_dropout=0.1)(keras.layers.Masking()(hidden)))
+    model.compile("adam", "mse")
+    model.fit(x, np.ones((4, 2), "float32"), verbose=0)
+    assert model.predict(x, verbose=0).shape == (4, 2)
+    model.save("model.keras")
+    keras.saving.load_model("model.keras")
+    theirs = keras_gated.to_keras(model)
+    assert keras_gated.trace_gates(model, x)
+    keras_gated.from_keras(theirs)
+uses = [lambda: getattr(keras_gated, name) for name in ("export_model", "gradient_flow")]
+uses += [lambda: keras_gated.to_litert(model, "model.tflite", steps=5)]
+for use in uses:
+    try:
+        use()
+    except ImportError as error:
+        assert "needs TensorFlow" in str(error), error
+    else:
+        raise AssertionError("nothing was said")
+assert not hasattr(keras_gated, "nothing_of_ours")
+assert not [name for name in sys.modules if name.startswith("tensorflow.")]
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_tensorflow_need_not_be_installed(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

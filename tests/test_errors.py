@@ -16,6 +16,32 @@ def test_units_must_be_a_positive_integer(family, units):
             make(units)
 
 
+@pytest.mark.parametrize("wrong", [
+    {"units": -4}, {"units": 3, "activation": "nonsense"}, {"units": 3, "use_bias": "yes"},
+    {"units": 3, "recurrent_constraint": "nonsense"}, {"units": 3, "dropout": 2},
+    {"units": 3, "recurrent_weight_dropout": "half"}, {"units": 3, "implementation": 7},
+    {"units": 3, "stateful": "yes"}, {"units": 3, "fused": "yes"},
+], ids=str)  # fmt: skip
+def test_an_error_speaks_of_the_class_that_was_asked_for(family, wrong):
+    for make in (family.layer, family.cell):
+        if make is family.cell and wrong.keys() & {"stateful", "fused"}:
+            continue
+        with pytest.raises(ValueError, match=rf"^{make.__name__}: ") as error:
+            make(**wrong)
+        assert make is family.cell or "Cell" not in str(error.value)
+    with pytest.raises(ValueError, match=rf"{family.layer.__name__} needs to know"):
+        family.make(3).build((2, 4, None))
+
+
+def test_two_layers_stacked_without_sequences_are_told_about_them(family):
+    with pytest.raises(ValueError, match=r"layer before this one needs `return_sequences=True`"):
+        keras.Sequential([keras.Input((4, 5)), family.make(3), family.make(2)])
+    with pytest.raises(ValueError, match=r"layer before this one needs `return_sequences=True`"):
+        family.make(2)(family.make(3)(np.zeros((2, 4, 5), "float32")))
+    with pytest.raises(ValueError, match=r"`keras.layers.TimeDistributed`"):
+        family.make(2)(np.zeros((2, 4, 5, 6), "float32"))
+
+
 @pytest.mark.parametrize("name", ["dropout", "recurrent_dropout"])
 @pytest.mark.parametrize("rate", [-0.1, 1.5, "half", float("nan")])
 def test_rates_must_lie_between_0_and_1_and_are_never_clamped(family, name, rate):
@@ -39,6 +65,8 @@ def test_switches_must_be_true_or_false(family, name):
         ValueError, match=rf"`{name}` must be True or False. Received: {name}='yes'"
     ):
         family.layer(3, **{name: "yes"})
+    with pytest.raises(ValueError, match=r"must be True or False. Received:"):
+        family.layer(3, **{name: 2})
 
 
 def test_use_cudnn_takes_one_of_three_values():
@@ -51,6 +79,10 @@ def test_use_cudnn_takes_one_of_three_values():
 def test_unknown_arguments_are_refused(family):
     with pytest.raises((TypeError, ValueError), match="colour"):
         family.layer(3, colour="red")
+    others = {"unit_forget_bias", "reset_after", "recurrent_activation"}
+    for name in others - set(family.cell.argument_names()):
+        with pytest.raises((TypeError, ValueError), match=name):
+            family.cell(3, **{name: None})
 
 
 def layers_and_cells(family):

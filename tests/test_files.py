@@ -125,6 +125,38 @@ def test_weights_that_do_not_fit_are_refused_and_overwrite_nothing(family, other
         assert_allclose(a, b)
 
 
+def gru_models(kind):
+    """A model of ours and one of Keras's, with a layer or with a cell inside Keras's RNN."""
+    models = []
+    for module in (keras_gated, keras.layers):
+        inputs = keras.Input((None, 2))
+        cell = module.GRUCell(3, name="cell") if kind == "cell" else None
+        layer = keras.layers.RNN(cell) if cell else module.GRU(3, name="gru")
+        models.append(keras.Model(inputs, layer(inputs)))
+    return models
+
+
+@pytest.mark.parametrize("kind", ["layer", "cell"])
+def test_gru_weights_of_keras_are_loaded_with_a_warning_and_ours_without(kind, tmp_path, recwarn):
+    ours, theirs = gru_models(kind)
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    with pytest.warns(UserWarning, match=r"before version 0.2.*keras_gated.from_keras"):
+        ours.load_weights(tmp_path / "theirs.weights.h5")
+    recwarn.clear()
+    ours.save_weights(tmp_path / "ours.weights.h5")
+    ours.save(tmp_path / "ours.keras")
+    ours.load_weights(tmp_path / "ours.weights.h5")
+    keras.saving.load_model(tmp_path / "ours.keras")
+    assert not [w for w in recwarn if "GRU" in str(w.message)]
+    with pytest.raises(ValueError, match="variables"):
+        theirs.load_weights(tmp_path / "ours.weights.h5")
+
+
+def test_files_of_before_the_mark_load_with_the_warning():
+    with pytest.warns(UserWarning, match=r"If keras_gated wrote it before version 0.2, they are"):
+        keras.saving.load_model(FILES / "0.1.0" / "everything.keras")
+
+
 def test_a_saved_model_can_be_copied_anywhere(tmp_path):
     shutil.copytree(FILES / VERSIONS[-1] / "saved_model", tmp_path / "elsewhere")
     loaded = tf.saved_model.load(tmp_path / "elsewhere")

@@ -201,3 +201,17 @@ def test_an_unbuilt_layer_keeps_its_arguments():
     ours = from_keras(theirs)
     assert not ours.built and ours.go_backwards and ours.recurrent_dropout == 0.1
     assert to_keras(ours).get_config() == theirs.get_config()
+
+
+@pytest.mark.parametrize("convert, module", [
+    (keras_gated.from_keras, keras.layers), (keras_gated.to_keras, keras_gated),
+])  # fmt: skip
+def test_a_mask_behind_a_layer_that_reads_backwards_is_refused_where_it_is_read(convert, module):
+    ids = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(5, 2, mask_zero=True)(ids)
+    x = module.LSTM(3, go_backwards=True, return_sequences=True)(x)
+    alone = convert(keras.Model(ids, keras.layers.Dense(2)(x)))
+    assert alone.output.shape == (None, None, 2)
+    model = keras.Model(ids, module.LSTM(3)(keras.layers.Dropout(0.1)(x)))
+    with pytest.raises(ValueError, match=r"reads backwards under a mask.*later layer"):
+        convert(model)

@@ -1,6 +1,8 @@
 """The layers in the places where keras.layers stand: models, wrappers, files, precision."""
 
 import inspect
+import json
+import os
 import subprocess
 import sys
 
@@ -104,6 +106,126 @@ def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(fa
     padded_sequences, padded_last = model(padded)
     assert_allclose(padded_last[:1], last, atol=1e-6)
     assert_allclose(padded_sequences[:1, :3], sequences, atol=1e-6)
+
+
+SWITCHES = ["return_sequences", "return_state", "go_backwards", "stateful", "unroll", "use_bias",
+            "zero_output_for_mask", "unit_forget_bias", "reset_after"]  # fmt: skip
+
+
+@pytest.mark.parametrize("given, meant", [
+    (1, True), (0, False), (None, False), (np.bool_(True), True), (np.int64(0), False),
+    (np.array(True), True),
+])  # fmt: skip
+def test_what_keras_takes_for_a_switch_is_taken_and_a_config_holds_a_bool(family, given, meant):
+    switches = [name for name in SWITCHES if name in family.layer(2).get_config()]
+    layer = family.layer(2, **dict.fromkeys(switches, given))
+    theirs = family.keras_layer(2, **dict.fromkeys(switches, given))
+    x = np.ones((2, 3, 4), "float32")
+    shapes = [[np.shape(y) for y in tf.nest.flatten(made(x))] for made in (layer, theirs)]
+    assert shapes[0] == shapes[1]
+    config = layer.get_config()
+    assert [(name, config[name]) for name in switches if config[name] is not meant] == []
+    assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize("options", [
+    {"units": np.int64(3)}, {"units": np.array(3)},
+    {"dropout": 1}, {"dropout": np.float32(0.5)}, {"recurrent_dropout": np.array(0.5)},
+    {"dropout": False}, {"implementation": np.int64(1)}, {"autocast": False},
+], ids=str)  # fmt: skip
+def test_numbers_of_numpy_are_taken_and_a_config_holds_plain_ones(family, options):
+    for make in (family.layer, family.cell):
+        config = make(**{"units": 3, **options}).get_config()
+        assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 1), (1, 6), (1, 6, 1)])
+@pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
+def test_masks_of_the_shapes_that_keras_takes(family, x, shape, dtype):
+    mask = np.resize(MASK[1], shape[:2]).reshape(shape).astype(dtype)
+    ours, theirs = pair(family, return_sequences=True)
+    received = ours(x, mask=mask)
+    assert_allclose(received, theirs(x, mask=mask), atol=1e-5)
+    top = family.make(4)
+    assert_allclose(top(received), top(np.array(received)[:, 2:]), atol=1e-5)  # valid steps
+    inputs, steps = keras.Input((None, 3)), keras.Input((None, *shape[2:]), dtype=dtype)
+    model = keras.Model([inputs, steps], ours(inputs, mask=steps))
+    mask = np.broadcast_to(mask, (4, *shape[1:]))
+    assert_allclose(model.predict([x, mask], verbose=0), received, atol=1e-5)
+
+
+def test_scripts_for_keras_2_find_its_names(family, x):
+    layer = family.make(5, stateful=True)
+    layer(x)
+    layer.reset_states()
+    assert not any(np.any(state) for state in layer.states)
+    layer.reset_states([np.ones((4, 5))] * family.states)
+    assert all(np.all(state) for state in layer.states)
+    for made in (layer, family.make_cell(5)):
+        for states in (
+            made.get_initial_state(x),
+            made.get_initial_state(inputs=x),
+            made.get_initial_state(batch_size=4, dtype="float64"),
+            made.get_initial_state(tf.shape(x)[0]),
+        ):
+            assert [s.shape for s in states] == [(4, 5)] * family.states
+        assert states[0].dtype == "float32"
+        assert made.get_initial_state(2, dtype="float64")[0].dtype == "float64"
+
+
+def backwards_and_on_top(family, x, mask):
+    """What two layers answer to each row's valid steps alone, the first one reading backwards."""
+    first = family.make(5, go_backwards=True, return_sequences=True, fused=False)
+    second = family.make(4, fused=False)
+    rows = []
+    for steps, valid in zip(x, mask, strict=True):
+        rows.append(second(first(steps[valid][None])))
+    return first.get_weights(), second.get_weights(), np.concatenate(rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"return_state": True},
+                                     {"return_gates": True}])  # fmt: skip
+def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family, x, options):
+    below, above, expected = backwards_and_on_top(family, x, MASK)
+    masked = keras.layers.Masking()(x * MASK[..., None])
+    first = family.make(5, go_backwards=True, return_sequences=True, **options)
+    second = family.make(4)
+    for layer, features, weights in ((first, 3, below), (second, 5, above)):
+        layer.build((None, None, features))
+        layer.set_weights(weights)
+    outputs = first(masked)
+    results = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert_allclose(second(results[0]), expected, atol=1e-6)
+    assert_allclose(results[0]._keras_mask, MASK[:, ::-1])
+    if "return_gates" in options:  # a gate's steps are those of the inputs
+        assert_allclose(results[-1]["hidden"]._keras_mask, MASK)
+
+    ids = keras.Input((None, 3))
+    outputs = first(keras.layers.Masking()(ids))
+    model = keras.Model(ids, second(outputs[0] if isinstance(outputs, tuple) else outputs))
+    assert_allclose(model.predict(x * MASK[..., None], verbose=0), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_padding_of_a_ragged_input_is_masked_in_the_next_layer_too(family, x, backwards):
+    ragged = tf.RaggedTensor.from_tensor(x[:2], lengths=[6, 4])
+    first = family.make(5, return_sequences=True, go_backwards=backwards)
+    second = family.make(4)
+    expected = [second(first(row[None])) for row in (x[0], x[1, :4])]
+    assert_allclose(second(first(ragged)), np.concatenate(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrapper", [keras.layers.Bidirectional, keras_gated.Bidirectional])
+def test_bidirectional_passes_the_mask_on_as_its_outputs_stand(family, x, wrapper):
+    masked = keras.layers.Masking()(x * MASK[..., None])
+    both = wrapper(family.make(5, return_sequences=True))(masked)
+    assert_allclose(both._keras_mask, MASK)
+    if wrapper is keras_gated.Bidirectional:
+        turned = wrapper(family.make(5, return_sequences=True, go_backwards=True),
+                         backward_layer=family.make(5, return_sequences=True))  # fmt: skip
+        outputs = turned(masked)
+        assert_allclose(outputs._keras_mask, MASK[:, ::-1])
+        assert not np.array(outputs)[~MASK[:, ::-1]].any()
 
 
 def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
@@ -212,6 +334,100 @@ def test_every_constructor_argument_survives_the_config_a_file_and_a_clone(famil
         assert other.get_layer("mine").get_config() == layer.get_config()
 
 
+def serializable(cls):
+    return keras.saving.register_keras_serializable(package="test_layers")(cls)
+
+
+@serializable
+class OwnCell(keras_gated.LSTMCell):
+    def __init__(self, units, mine, *, scale=2, **kwargs):
+        super().__init__(units, **kwargs)
+        self.mine, self.scale = mine, scale
+
+
+@serializable
+class OwnerOfOwnCell(OwnCell):
+    def __init__(self, *args, scale_initializer="ones", **kwargs):
+        super().__init__(*args, recurrent_activation="hard_sigmoid", **kwargs)
+        self.scale_initializer = keras.initializers.get(scale_initializer)
+
+
+@serializable
+class OwnLSTM(keras_gated.LSTM):
+    cell_class = OwnCell
+
+    def __init__(self, units, noise=0.1, **kwargs):
+        super().__init__(units, return_sequences=True, **kwargs)
+        self.noise = noise
+
+
+@serializable
+class OwnGRU(keras_gated.GRU):
+    def __init__(self, units, *, mine, **kwargs):
+        super().__init__(units, **kwargs)
+        self.mine = mine
+
+
+GIVEN = {"activation": "relu", "dropout": 0.1, "unit_forget_bias": False, "use_bias": False,
+         "kernel_regularizer": keras.regularizers.L2(0.3), "name": "own"}  # fmt: skip
+
+
+@pytest.mark.parametrize("make, expected", [
+    (lambda: OwnCell(3, 2.5, **GIVEN), {"mine": 2.5, "recurrent_dropout": 0.0}),
+    (lambda: OwnerOfOwnCell(3, 2.5, scale_initializer="zeros", **GIVEN), {"mine": 2.5}),
+    (lambda: OwnLSTM(3, noise=0.2, mine="a", seed=7, return_state=True, **GIVEN),
+     {"noise": 0.2, "mine": "a", "seed": 7, "return_state": True}),
+])  # fmt: skip
+def test_a_subclass_keeps_all_arguments_in_its_config(make, expected, tmp_path):
+    layer = make()
+    config = layer.get_config()
+    given = {k: v for k, v in GIVEN.items() if k != "kernel_regularizer"}
+    for name, value in {"units": 3, **given, **expected}.items():
+        assert config[name] == value
+    again = type(layer).from_config(config)
+    assert again.get_config() == config
+    assert again.recurrent_activation is layer.recurrent_activation
+    assert again.kernel_regularizer.l2 == pytest.approx(0.3)
+
+    wrapped = keras.layers.RNN(layer) if "Cell" in type(layer).__name__ else layer
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, wrapped(inputs))
+    model.save(tmp_path / "own.keras")
+    loaded = keras.saving.load_model(tmp_path / "own.keras")
+    x = np.ones((1, 3, 2), "float32")
+    for a, b in zip(tf.nest.flatten(loaded(x)), tf.nest.flatten(model(x)), strict=True):
+        assert_allclose(a, b, atol=1e-6)
+    loaded = loaded.layers[-1]
+    loaded = loaded.cell if wrapped is not layer else loaded
+    assert loaded.get_config() == config
+
+
+def test_objects_among_a_subclass_s_arguments_come_back_as_objects():
+    layer = OwnGRU(3, mine=keras.layers.Dense(4, name="dense"), activation="relu")
+    config = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.mine.units == 4 and again.activation is keras.activations.relu
+    both = keras.layers.Bidirectional(OwnGRU(3, mine=1, reset_after=False))
+    assert [d.mine for d in (both.forward_layer, both.backward_layer)] == [1, 1]
+    assert not both.backward_layer.reset_after
+
+
+def test_an_argument_without_an_attribute_is_named_unless_get_config_holds_it(family):
+    class Forgets(family.cell):
+        def __init__(self, units, mine, **kwargs):
+            super().__init__(units, **kwargs)
+            self._mine = mine
+
+    class Remembers(Forgets):
+        def get_config(self):
+            return {**super().get_config(), "mine": self._mine}
+
+    with pytest.raises(NotImplementedError, match=r"argument `mine`.*`self.mine`.*`get_config`"):
+        Forgets(3, 4).get_config()
+    again = Remembers.from_config(Remembers(3, 4, dropout=0.5).get_config())
+    assert (again._mine, again.dropout) == (4, 0.5)
+
+
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])
 def test_precision_policies_give_the_float64_answer_within_their_own_precision(family, x, policy):
     reference, _ = pair(family, return_sequences=True, dtype="float64")
@@ -264,3 +480,38 @@ def test_time_distributed_runs_the_layer_over_an_outer_axis(family, x):
     outer = np.stack([x, -x], axis=1)
     expected = np.stack([layer(x), layer(-x)], axis=1)
     assert_allclose(keras.layers.TimeDistributed(layer)(outer), expected, atol=1e-6)
+
+
+@pytest.fixture
+def unfused():
+    keras_gated.set_fused(False)
+    yield
+    keras_gated.set_fused("auto")
+
+
+def path_of(layer, x):
+    return layer._path_of(x, None, False, False).__module__
+
+
+def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
+    x = tf.constant(x)
+    layers = {fused: keras_gated.LSTM(5, fused=fused) for fused in ("auto", True, False)}
+    for layer in layers.values():
+        layer.build(x.shape)
+    paths = {fused: path_of(layer, x) for fused, layer in layers.items()}
+    loop, fused = "keras_gated.cell_loop", "keras_gated.fused"
+    assert paths == {"auto": loop, True: fused, False: loop}  # what a layer was given wins
+    assert layers["auto"].get_config()["fused"] == "auto"
+    keras_gated.set_fused("auto")
+    assert path_of(layers["auto"], x) == fused
+    with pytest.raises(ValueError, match=r"`fused` must be 'auto', True or False.*fused='off'"):
+        keras_gated.set_fused("off")
+
+
+@pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True"), ("auto", "True")])
+def test_the_switch_is_an_environment_variable_too(value, expected):
+    script = "from keras_gated import config; print(config.fused_default())"
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "KERAS_GATED_FUSED": value}
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == expected

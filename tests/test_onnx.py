@@ -286,3 +286,15 @@ def test_nodes_and_options_without_a_counterpart_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             from_onnx(model)
+
+
+def test_the_mask_behind_a_layer_that_reads_backwards_is_written_reversed(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    ids = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(9, 3, mask_zero=True)(ids)
+    x = keras_gated.GRU(4, go_backwards=True, return_sequences=True)(x)
+    model = keras.Model(ids, keras_gated.LSTM(3)(x))
+    session = runtime.InferenceSession(keras_gated.to_onnx(model, str(tmp_path / "m.onnx")))
+    given = np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0], [1, 2, 3, 4, 5]], "int32")
+    [received] = session.run(None, {session.get_inputs()[0].name: given})
+    np.testing.assert_allclose(received, model(given), atol=1e-6)

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_the_public_names_are_these():
     assert set(keras_gated.__all__) == {
         "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "Bidirectional",
-        "get_state", "reset_state", "ResetState", "windows",
+        "get_state", "reset_state", "ResetState", "windows", "set_fused",
         "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
         "export_model", "check_export",
         "from_keras", "to_keras", "from_torch", "to_torch", "from_onnx", "to_onnx", "to_litert",

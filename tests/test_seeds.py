@@ -76,3 +76,28 @@ def test_dropout_in_keras_rnn_is_one_mask_for_all_steps():
     output = np.array(rnn(x, training=True))
     np.testing.assert_allclose(output, output[:, :1].repeat(4, axis=1))
     assert np.abs(output - np.array(rnn(x))).max() > 1e-3
+
+
+RANDOM = {"kernel_initializer": "he_normal", "recurrent_initializer": "glorot_normal",
+          "bias_initializer": "random_normal"}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [
+    {}, RANDOM, {"dropout": 0.2}, {**RANDOM, "dropout": 0.2, "recurrent_dropout": 0.1},
+], ids=str)  # fmt: skip
+def test_weights_start_as_those_of_keras_do_with_the_same_global_seed(family, options):
+    """Alone, as a cell, and as the later layers of a model: every seed is drawn in its turn."""
+    initial = []
+    for module in (keras.layers, keras_gated):
+        keras.utils.set_random_seed(7)
+        name = family.layer.__name__
+        layer, cell = getattr(module, name), getattr(module, f"{name}Cell")
+        options = {**family.options, **options}
+        inputs = keras.Input((None, 3))
+        x = layer(4, return_sequences=True, **options)(inputs)
+        x = module.Bidirectional(layer(4, return_sequences=True, **options))(x)
+        x = keras.layers.RNN([cell(3, **options), cell(2, **options)], return_sequences=True)(x)
+        x = layer(4, **options)(keras.layers.Dense(5)(x))
+        initial.append(keras.Model(inputs, x).get_weights())
+    for a, b in zip(*initial, strict=True):
+        np.testing.assert_array_equal(a, b)

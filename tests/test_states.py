@@ -148,6 +148,19 @@ def test_a_batch_of_another_size_is_an_error_where_sizes_are_unknown(stateful):
         call(np.zeros((3, 3, FEATURES), "float32"))
 
 
+@needs_tensorflow
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_a_short_last_batch_is_an_error_in_our_words(stateful, fused):
+    inputs = keras.Input(batch_shape=(2, None, FEATURES))
+    model = keras.Model(inputs, stateful.make(UNITS, stateful=True, fused=fused)(inputs))
+    model.compile("sgd", "mse")
+    x, y = np.zeros((5, 4, FEATURES)), np.zeros((5, UNITS))
+    for run in (model.fit, model.evaluate, lambda x, _, **how: model.predict(x, **how)):
+        message = r"batch size it was built with, 2. Received: a batch of .*1.*Drop the last batch"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            run(x, y, batch_size=2, verbose=0)
+
+
 def one_layer(family, batch=2):
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))
     both = keras.layers.Bidirectional(family.make(UNITS, stateful=True, return_sequences=True))
@@ -195,6 +208,61 @@ def test_a_stateful_bidirectional_layer_returns_its_states_under_a_mask(stateful
     rows = np.array([True, False])
     layer.reset_state(rows=rows)
     assert not array(layer.states[0])[0].any() and array(layer.states[0])[1].any()
+
+
+# A state of one row
+
+
+@pytest.mark.parametrize("fused", [False, "auto"])
+def test_an_initial_state_of_one_row_is_that_of_every_row(family, mask_name, fused):
+    mask = mask_array(mask_name)
+    x, states = data(family, mask=mask)
+    rows = [s[:1] for s in states]
+    layer = build(family.make(UNITS, return_sequences=True, dtype="float64", fused=fused), family)
+    expected, _ = oracles.sequence(
+        family.oracle, x, mask, [s.repeat(len(x), axis=0) for s in rows], weights_of(family)
+    )
+    for training in (False, True):
+        received = layer(x, mask=mask, initial_state=rows, training=training)
+        assert_allclose(array(received), expected, **CLOSE)
+
+
+class Learned(keras.layers.Layer):
+    """Weights that are the states of one row."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.states = [self.add_weight(shape=(1, UNITS), name=f"s{i}") for i in range(number)]
+
+    def call(self, x):
+        return [keras.ops.convert_to_tensor(state) for state in self.states]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_an_initial_state_can_be_learned(family, both):
+    x = np.random.default_rng(0).normal(size=(5, 4, FEATURES)).astype("float32")
+    inputs = keras.Input((None, FEATURES))
+    learned = Learned(family.states * (1 + both))
+    layer = family.make(UNITS, return_sequences=True)
+    if both:
+        layer = keras_gated.Bidirectional(layer)
+    model = keras.Model(inputs, layer(inputs, initial_state=learned(inputs)))
+    weights = [array(s) for s in learned.states]
+    many = [w.repeat(5, axis=0) for w in weights]
+    assert_allclose(array(model(x)), array(layer(x, initial_state=many)), atol=1e-6)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(x, np.ones((5, 4, UNITS * (1 + both))), batch_size=2, verbose=0)
+    assert model.predict(x, verbose=0).shape == (5, 4, UNITS * (1 + both))
+    for before, after in zip(weights, learned.states, strict=True):
+        assert np.abs(before - array(after)).min() > 0
+
+
+def test_states_of_another_batch_size_are_refused_while_the_model_is_built(family):
+    inputs = keras.Input(batch_shape=(4, None, FEATURES))
+    states = [keras.Input(batch_shape=(3, UNITS)) for _ in range(family.states)]
+    message = r"\(batch, units\) = \(4, 3\). Received: shapes \[\(3, 3\).*one row, \(1, 3\)"
+    with pytest.raises(ValueError, match=message):
+        family.make(UNITS)(inputs, initial_state=states)
 
 
 # Truncated back-propagation through time

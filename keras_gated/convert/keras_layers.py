@@ -201,6 +201,33 @@ def _check_masks_with_states(model, owner):
                     "keras.layers then drops the mask and ours counts it, so the answers would "
                     "differ. Give the layer `mask=` explicitly, or sequences without a mask."
                 )
+            turned = getattr(layer, "go_backwards", False) and layer.return_sequences
+            if turned and mask is not None and _mask_is_read_after(model, node):
+                raise ValueError(
+                    f"{owner}: {layer.name!r} reads backwards under a mask (`go_backwards=True, "
+                    "return_sequences=True`) and a later layer reads that mask. keras.layers "
+                    "passes it on in the order of the inputs and ours in that of the outputs, so "
+                    "the answers would differ. Give the later layer sequences without a mask."
+                )
+
+
+def _mask_is_read_after(model, node):
+    """Whether a recurrent layer reads masked sequences that were made of a call's outputs."""
+    for layer in model.layers:
+        if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
+            continue
+        for other in layer._inbound_nodes:
+            masked = getattr(other.input_tensors[0], "_keras_mask", None) is not None
+            waiting, seen = [other] if masked and other is not node else [], set()
+            while waiting:
+                current = waiting.pop()
+                if current is node:
+                    return True
+                for parent in current.parent_nodes:
+                    if id(parent) not in seen:
+                        seen.add(id(parent))
+                        waiting.append(parent)
+    return False
 
 
 def _copy_weights(old, new):

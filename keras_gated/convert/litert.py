@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
+from keras_gated.arguments import tensorflow_for
 from keras_gated.convert.keras_layers import has_our_layers, to_keras
 
 _STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
@@ -62,6 +62,7 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
             f"input. Received: {model!r}."
         )
     runs = to_keras(model) if has_our_layers(model) else model
+    tf = tensorflow_for("to_litert")
     specs = [tf.TensorSpec([batch_size, *t.shape[1:]], t.dtype, t.name) for t in functional.inputs]
     given = tree.pack_sequence_as(functional.input, specs)
     traced = tf.function(lambda given: runs(given, training=False), autograph=False)
@@ -85,6 +86,7 @@ def _frozen(function):
 
 
 def _converted(function, int8):
+    tf = tensorflow_for("to_litert")
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if int8:

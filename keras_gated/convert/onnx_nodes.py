@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gated.ids import PADDING, UNKNOWN
 from keras_gated.ngrams import NGrams
-from keras_gated.text import PADDING, UNKNOWN
 
 WRITERS = {}
 # Functions by their names in Keras: the operator, and its attributes.
@@ -196,6 +196,13 @@ def not_equal(graph, operation, x1, x2):
 
 def _not_equal(graph, x, value):
     return graph.add("Not", [graph.add("Equal", [x, value])])
+
+
+@writes(keras.src.ops.numpy.Flip)
+def flip(graph, operation, x):
+    """The mask of a layer that reads backwards, for the layer on top."""
+    ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, operation.axis, -1)]
+    return graph.add("Slice", [x, *ends])
 
 
 @writes(keras.src.ops.numpy.Any)
