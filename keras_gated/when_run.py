@@ -40,8 +40,15 @@ def with_sizes_checked(owner, sequences, mask, states, features):
         return sequences, mask, states
     checks = [tf.raw_ops.Assert(condition=c, data=data, summarize=8) for c, data in checks]
     with tf.control_dependencies(checks):
-        sequences = tf.identity(sequences)
-        mask = None if mask is None else tf.identity(mask)
-        states = [tf.identity(state) for state in states]
-    sequences.set_shape([None, None, features])
+        mask = None if mask is None else _held(mask)
+        states = [_held(state) for state in states]
+        if sequences.shape[-1] is None:
+            sequences = tf.ensure_shape(_held(sequences), [*sequences.shape[:2], features])
     return sequences, mask, states
+
+
+def _held(tensor):
+    # The graph's optimizer moves operations that leave a tensor as it is past the checks, and the
+    # error would be that of a later operation. It does not know that this slice is such a one.
+    whole = tf.slice(tensor, [0] * tensor.shape.rank, tf.shape(tensor))
+    return tf.ensure_shape(whole, tensor.shape)

@@ -261,7 +261,8 @@ MODES = {
 IN_A_FUNCTION = (
     "no tape", "one tape", "a tape without training", "a persistent tape",
     "two tapes and first derivatives", "a gradient penalty", "forward mode", "a Jacobian",
-    "a batch Jacobian", "vectorized_map", "vectorized gradients", "map_fn", "numbers checked", "recomputed",
+    "a batch Jacobian", "vectorized_map", "vectorized gradients", "map_fn",
+    "numbers checked", "recomputed",
 )  # fmt: skip
 MODES |= {f"{name}, in a function": in_a_function(MODES[name]) for name in IN_A_FUNCTION}
 MODES["a while loop, in a function"] = in_a_function(a_while_loop)
