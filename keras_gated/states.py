@@ -130,17 +130,24 @@ def windows(inputs, targets, *, batch_size, steps):
         A `tf.data.Dataset` of `(inputs, targets)`, each `(batch_size, steps, ...)`.
 
     Raises:
-        ValueError: If lengths differ or the stream is shorter than `batch_size`.
+        ValueError: If lengths differ, or a strip is shorter than one window.
     """
     import tensorflow as tf  # tf.data feeds every backend of Keras
 
     inputs, targets = np.asarray(inputs), np.asarray(targets)
-    length = len(inputs) // batch_size
-    if len(inputs) != len(targets) or length == 0 or steps < 1:
+    if batch_size < 1 or steps < 1 or len(inputs) != len(targets):
         raise ValueError(
-            "windows: `inputs` and `targets` must be equally long, at least `batch_size` steps, "
-            f"and `steps` at least 1. Received: {len(inputs)} and {len(targets)} steps, "
-            f"batch_size={batch_size}, steps={steps}."
+            "windows: `inputs` and `targets` must be equally long, and `batch_size` and `steps` at "
+            f"least 1. Received: {len(inputs)} and {len(targets)} steps, batch_size={batch_size}, "
+            f"steps={steps}."
+        )
+    length = len(inputs) // batch_size
+    if length < steps:
+        raise ValueError(
+            "windows: the stream must fill at least one window, which takes batch_size * steps = "
+            f"{batch_size * steps} steps. Received: a stream of {len(inputs)} steps, "
+            f"batch_size={batch_size}, steps={steps}. Pass a longer stream, a smaller `batch_size` "
+            "or a smaller `steps`."
         )
 
     def strips(stream):

@@ -280,8 +280,28 @@ def test_windows_follow_each_other_row_by_row():
     assert keras_gated.windows(np.zeros((9, 4)), np.zeros(9), batch_size=3, steps=2).element_spec[
         0
     ].shape.as_list() == [3, None, 4]
-    with pytest.raises(ValueError, match=r"equally long.*Received: 4 and 4 steps, batch_size=5"):
-        keras_gated.windows(np.zeros(4), np.zeros(4), batch_size=5, steps=1)
+
+
+@pytest.mark.parametrize("length, batch_size, steps", [
+    (4, 5, 1), (0, 1, 1), (11, 1, 12), (23, 2, 12), (99, 10, 10),
+])  # fmt: skip
+def test_a_stream_shorter_than_one_window_is_refused(length, batch_size, steps):
+    """Eleven steps of twelve used to be a window of eleven, without a word."""
+    stream = np.zeros(length)
+    with pytest.raises(ValueError, match=(
+        rf"takes batch_size \* steps = {batch_size * steps} steps. Received: a stream of {length} "
+        rf"steps, batch_size={batch_size}, steps={steps}. Pass a longer stream, a smaller"
+    )):  # fmt: skip
+        keras_gated.windows(stream, stream, batch_size=batch_size, steps=steps)
+
+
+@pytest.mark.parametrize("targets, options", [
+    (8, {"batch_size": 0, "steps": 2}), (8, {"batch_size": 2, "steps": 0}),
+    (8, {"batch_size": 2, "steps": -1}), (7, {"batch_size": 2, "steps": 2}),
+])  # fmt: skip
+def test_windows_refuses_unequal_streams_and_sizes_below_one(targets, options):
+    with pytest.raises(ValueError, match=rf"equally long.*Received: 8 and {targets} steps, "):
+        keras_gated.windows(np.zeros(8), np.zeros(targets), **options)
 
 
 def stream_model(family, batch, **options):
