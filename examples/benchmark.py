@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+from pictures import picture
+
 SHAPES = {  # batch, time, features, units
     "S": (64, 200, 128, 128),
     "C": (64, 100, 256, 512),
@@ -312,7 +314,7 @@ def main():
 
     write(rows, args.output, "benchmark.csv")
     if not args.quick:
-        plot(rows, pathlib.Path(args.output, "benchmark.png"))
+        picture(plot, rows, path=pathlib.Path(args.output, "benchmark.png"))
     print()
     summary(rows)
 

@@ -12,8 +12,10 @@ import json
 import pathlib
 import re
 
+import quiet_tensorflow  # noqa: F401
 import numpy as np
 from look_inside import load
+from pictures import picture
 
 from keras_gated import datasets, find_units, text, trace_gates
 
@@ -118,7 +120,7 @@ def main():
     clearest = dict(sorted(best.items(), key=lambda item: -abs(item[1].held_out))[:2])
     gates = trace_gates(model, ids[:1])[next(iter(clearest.values())).layer]
     memory = np.asarray(gates.get("memory", gates["hidden"]))[0]
-    plot(row[start:], clearest, memory[start:], pathlib.Path(args.output))
+    picture(plot, row[start:], clearest, memory[start:], path=pathlib.Path(args.output))
     chosen = {name: {**unit._asdict()} for name, unit in best.items()}
     print(json.dumps({"dataset": args.dataset, "units": chosen}))
 

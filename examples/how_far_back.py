@@ -11,8 +11,10 @@ import argparse
 import pathlib
 import time
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
+from pictures import picture
 
 import keras_gated
 
@@ -133,7 +135,8 @@ def main():
     for name, lines in (("initial", initial), ("trained", trained)):
         for (family, note, _), values in lines.items():
             print(name, family + note, " ".join(f"{v:.1e}" for v in values))
-    plot({"Initial weights": initial, "Trained": trained}, pathlib.Path(args.output))
+    curves = {"Initial weights": initial, "Trained": trained}
+    picture(plot, curves, path=pathlib.Path(args.output))
 
 
 if __name__ == "__main__":

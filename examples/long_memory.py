@@ -14,10 +14,12 @@ import json
 import pathlib
 import time
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
 from how_far_back import FAMILIES, keep_for
+from pictures import picture
 from training import positive
 
 BASELINE, SOLVED = 1 / 6, 1e-3
@@ -126,7 +128,7 @@ def main():
             steps = STEPS * len(curves[family, length])
             setting = {"task": "adding", "cell": family, "length": length, "units": args.units}
             print(json.dumps({**setting, "seed": args.seed, "steps": steps, **results}), flush=True)
-    plot(curves, errors, pathlib.Path(args.output))
+    picture(plot, curves, errors, path=pathlib.Path(args.output))
 
 
 if __name__ == "__main__":

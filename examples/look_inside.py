@@ -1,11 +1,11 @@
 """Look inside a trained sentiment or character model while it reads texts of yours.
 
-    python examples/look_inside.py saved_models/toy_reviews "The plot was not dull, not at all."
+    python examples/look_inside.py saved_models/sentiment "Not a great film, but I enjoyed it."
     python examples/look_inside.py saved_models/tiny_shakespeare "ROMEO:\nBut soft, what light" ...
 
-Writes OUTPUT/index.html, a page that needs nothing else, and a plot of each text, text-1.png. MODEL
-is a directory that a training script exported to: its newest version is looked at. `\\n` in a text
-for a character model is a line break.
+Writes OUTPUT/index.html, a page that needs nothing else, and a picture of each text, text-1.png,
+where matplotlib is installed. MODEL is a directory that a training script exported to: its newest
+version is looked at. `\\n` in a text for a character model is a line break.
 """
 
 import argparse
@@ -15,15 +15,18 @@ import math
 import pathlib
 import sys
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 from ask import newest_version
+from pictures import picture
 
 import keras_gated
 from keras_gated import text
 from keras_gated.trace import named
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
+SPOKEN = {"network": "the network", "networks": "the networks", "runs": "the word runs"}
 
 
 def load(directory):
@@ -52,10 +55,30 @@ def read(reader, written):
     return tokens, np.array([[ids.get(token, text.UNKNOWN) for token in tokens]])
 
 
+def parts_of(model):
+    """Returns what a review's logit is the mean of: the output and the share of each part by name.
+
+    Empty if a single network judges.
+    """
+    if "review" not in [layer.name for layer in model.layers]:
+        return {}
+    averaged = model.get_layer("review").input
+    shares = {
+        layer.name: sum(logit is layer.output for logit in averaged) / len(averaged)
+        for layer in model.layers
+    }
+    return {name: (model.get_layer(name).output, share) for name, share in shares.items() if share}
+
+
 def look_at_review(model, tokens, ids):
-    """Returns the running prediction, what is said of it, and the model and target of a loss."""
+    """Returns the running prediction, its parts, what is said, and a model and target of a loss."""
+    parts = parts_of(model)
+    outputs = {"probability": model.output, **{name: part for name, (part, _) in parts.items()}}
     # The review as far as each word: what follows is padding.
-    running = model.predict(np.tril(np.repeat(ids, len(tokens), 0)), verbose=0)[:, 0]
+    prefixes = np.tril(np.repeat(ids, len(tokens), 0))
+    found = keras.Model(model.input, outputs).predict(prefixes, verbose=0)
+    found = {name: values[:, 0] for name, values in found.items()}
+    running = found["probability"]
     before = [0.5, *running[:-1]]
     said = [
         f"Probability of a positive review so far: {p:.3f} ({p - q:+.3f})"
@@ -63,11 +86,15 @@ def look_at_review(model, tokens, ids):
     ]
     model.compile(loss="binary_crossentropy")
     answer = f"{'positive' if running[-1] >= 0.5 else 'negative'}, {running[-1]:.3f}"
-    return list(map(float, running)), said, answer, model, np.round(running[-1:, None])
+    shown = [
+        {"name": SPOKEN.get(name, name), "share": share, "logits": list(map(float, found[name]))}
+        for name, (_, share) in parts.items()
+    ]
+    return list(map(float, running)), shown, said, answer, model, np.round(running[-1:, None])
 
 
 def look_at_characters(model, tokens, ids, vocabulary):
-    """As `look_at_review`: of each character, how likely the model took it to be."""
+    """As `look_at_review`: of each character, how likely the model took it to be; no parts."""
     probabilities = keras.ops.softmax(model.predict(ids, verbose=0))[0].numpy()
     targets = ids[0] - text.FIRST
     running = [
@@ -86,7 +113,14 @@ def look_at_characters(model, tokens, ids, vocabulary):
     answer = f"{np.mean(nats):.2f} nats a character" if nats else "one character"
     last = keras.Model(model.input, model.output[:, -1])
     last.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return running, said, answer, last, probabilities[-1:].argmax(-1)
+    return running, [], said, answer, last, probabilities[-1:].argmax(-1)
+
+
+def reads_backwards(model, name):
+    """Tells whether a layer, or a direction of a `Bidirectional`, begins at the end of a text."""
+    layer, _, direction = name.partition("/")
+    layer = model.get_layer(layer)
+    return bool((getattr(layer, f"{direction}_layer") if direction else layer).go_backwards)
 
 
 def look(model, reader, written):
@@ -96,18 +130,20 @@ def look(model, reader, written):
         looked = look_at_review(model, tokens, ids)
     else:
         looked = look_at_characters(model, tokens, ids, reader["vocabulary"])
-    running, said, answer, with_loss, target = looked
+    running, parts, said, answer, with_loss, target = looked
     gates = dict(named(keras_gated.trace_gates(model, ids)))
     flows = dict(named(keras_gated.gradient_flow(with_loss, ids, target, contributions=False)))
     return {
         "tokens": tokens,
         "unknown": [bool(i == text.UNKNOWN) for i in ids[0]],
         "prediction": running,
+        "parts": parts,
         "said": said,
         "answer": answer,
         "layers": [
             {
                 "name": name,
+                "backwards": reads_backwards(model, name),
                 "gates": {gate: np.asarray(values)[0] for gate, values in gates[name].items()},
                 "gradient": {
                     state: np.asarray(norm)[0]
@@ -134,20 +170,34 @@ def page(title, kind, texts):
             state: [float(f"{v:.4g}") for v in n] for state, n in looked["gradient"].items()
         }
         units = next(iter(looked["gates"].values())).shape[-1]
-        return {"name": looked["name"], "units": units, "gates": gates, "gradient": gradient}
+        return {**looked, "units": units, "gates": gates, "gradient": gradient}
 
-    answer = "own answer" if kind == "sentiment" else "likeliest next character"
     data = {
         "model": title,
         "kind": kind,
         "ends": ["negative", "positive"] if kind == "sentiment" else ["unexpected", "expected"],
-        "gradient": "Norm of the derivative by the state after each step, of the loss of the "
-        f"model's {answer}. Where a line falls to the left, what came early teaches it little.",
+        "gradient": gradient_help(kind, texts[0]["layers"]),
         "texts": [{**t, "layers": [layer(one) for one in t["layers"]]} for t in texts],
     }
     # `<` must not end the script element, nor begin another.
     embedded = json.dumps(data).replace("<", "\\u003c")
     return TEMPLATE.read_text().replace("/*DATA*/", embedded)
+
+
+def gradient_help(kind, layers):
+    """Returns what the page says below its plot of the gradient."""
+    answer = "own answer" if kind == "sentiment" else "likeliest next character"
+    said = (
+        f"Norm of the derivative of the loss of the model's {answer} by the state after each step."
+    )
+    if not all(layer["backwards"] for layer in layers):
+        said += " Where a line falls to the left, what came early teaches it little."
+    if backwards := [layer["name"] for layer in layers if layer["backwards"]]:
+        said += (
+            f" {' and '.join(backwards)} begins at the end of the text and reads to the left: "
+            "where its line falls to the right, what stands late teaches it little."
+        )
+    return said
 
 
 def plot(looked, path):
@@ -177,7 +227,7 @@ def plot(looked, path):
         for state, norms in one["gradient"].items():
             axes[-1].semilogy(np.maximum(norms, 1e-30), label=f"{one['name']}, dL/d{state}")
     axes[-1].set(title="norm of the gradient by the state after each step")
-    axes[-1].legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # beside the lines
     axes[-1].grid(alpha=0.3)
     if len(tokens) <= 60:
         shown = [repr(t)[1:-1] if t.isspace() else t.replace("$", r"\$") for t in tokens]
@@ -208,10 +258,11 @@ def main():
     texts = [look(model, reader, one) for one in written]
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
-    for number, looked in enumerate(texts, start=1):
-        plot(looked, output / f"text-{number}.png")
-        print(f"{output}/text-{number}.png  {looked['answer']}")
     (output / "index.html").write_text(page(args.model, reader["kind"], texts))
+    for number, looked in enumerate(texts, start=1):
+        path = output / f"text-{number}.png"
+        drawn = picture(plot, looked, path=path)
+        print(f"{path}  {looked['answer']}" if drawn else looked["answer"])
     print(f"{output}/index.html")
 
 

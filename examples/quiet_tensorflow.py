@@ -1,0 +1,28 @@
+"""Imports TensorFlow without the lines that it prints at its start. Scripts import this first.
+
+TF_CPP_MIN_LOG_LEVEL=0 in the environment shows these lines.
+"""
+
+import contextlib
+import os
+
+
+@contextlib.contextmanager
+def errors_unread():
+    """Drops what is written to the process's standard error, by C++ too, inside a `with`."""
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
+
+
+# Python raises what fails, so the log need not say it, too.
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
+    import tensorflow
+else:
+    with errors_unread():  # some lines are written before TensorFlow knows the level
+        import tensorflow  # noqa: F401
