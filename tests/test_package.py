@@ -1,10 +1,13 @@
 """The public surface and the README: what is promised is there and runs."""
 
-import doctest
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+
+import pytest
 
 import keras_gated
 
@@ -34,17 +37,37 @@ def test_importing_the_package_does_not_import_its_extras():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_the_python_examples_of_the_readme_run(tmp_path, monkeypatch):
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(1, len(BLOCKS) + 1))
+def test_each_python_example_of_the_readme_runs_when_it_is_copied_alone(
+    block, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    names = {}  # as of one who follows the README from top to bottom
-    for block in blocks:
-        if ">>>" in block:
-            test = doctest.DocTestParser().get_doctest(block, names, "README.md", "README.md", 0)
-            assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
-        else:
-            exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_source_distribution_holds_what_its_tests_read(tmp_path):
+    unread = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    folders = ["examples", "keras_gated", "tests", "saved_models/sentiment"]
+    folders += ["saved_models/shakespeare"]
+    for folder in folders:
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unread)
+    files = "CHANGELOG.md LICENSE MANIFEST.in Makefile README.md pyproject.toml setup.cfg".split()
+    for path in [*map(ROOT.joinpath, files), *ROOT.glob("saved_models/*.*")]:
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
+    read = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    trained = tmp_path / "saved_models" / "mine" / "1" / "saved_model.pb"
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+
+    build = "from setuptools import build_meta; build_meta.build_sdist('built')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    [built] = tmp_path.glob("built/*.tar.gz")
+    with tarfile.open(built) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert read - held == set() and "saved_models/mine/1/saved_model.pb" not in held
 
 
 def test_the_version_is_the_newest_of_the_changelog():
