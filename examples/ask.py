@@ -1,6 +1,6 @@
 """Ask an exported model, without importing keras_gated.
 
-    python examples/ask.py saved_models/toy_reviews "Not dull at all, a moving film." "Boring."
+    python examples/ask.py saved_models/sentiment "It is not a great film, but I enjoyed it."
     python examples/ask.py saved_models/toy_plays "ALMA:" --length 200 --temperature 0.7
 
 DIRECTORY is a version, or the directory of a model: then its newest version answers.
@@ -10,6 +10,7 @@ import argparse
 import pathlib
 import sys
 
+import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
 
 

@@ -1,6 +1,6 @@
 """Ask a TensorFlow Serving for sentiment, for a text, or for a text that streams in.
 
-    python examples/query.py classify "Not dull at all, a moving film." "Boring."
+    python examples/query.py classify "It is not a great film, but I enjoyed it." "Boring."
     python examples/query.py generate "ALMA:" --length 200 --top-k 10
     python examples/query.py stream "ALMA:" --grpc localhost:8500
 

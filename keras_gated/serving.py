@@ -160,7 +160,7 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         return {**_gates(model, ids, gates), "lengths": lengths}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
-    texts = ["", "A moving film, not dull at all.", "A long wait for nothing. " * 40]
+    texts = ["", "A moving film, wonderfully acted.", "A long wait for nothing. " * 40]
     examples = [{"text": [one]} for one in texts] + [{"text": texts * 5}]
     return {
         "serving_default": Signature(answer, specs, examples),

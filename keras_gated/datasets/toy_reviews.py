@@ -98,8 +98,8 @@ def generate(split):
 class ToyReviews(tfds.core.GeneratorBasedBuilder):
     """The TFDS builder of `toy_reviews`; nothing is downloaded.
 
-    A quarter each: `plain` (the words tell), `negation` (not dull, it was gripping), `contrast`
-    (dull, but gripping) and `distant` (my verdict at the start counts, that of others at the end
+    A quarter each: `plain` (the words tell), `negation` (not boring, it was gripping), `contrast`
+    (boring, but gripping) and `distant` (my verdict at the start counts, that of others at the end
     does not). In the last three every review has a twin of the other label with exactly the same
     words: whoever ignores the order gets exactly half of them right. No sentence stands in more
     than one split.
