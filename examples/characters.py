@@ -14,6 +14,7 @@ import pathlib
 import random
 import re
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
 from keras import layers

@@ -13,6 +13,7 @@ import json
 import pathlib
 import time
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf

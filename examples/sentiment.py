@@ -12,10 +12,21 @@ would leave a network that is trained on the mean nothing to learn.
 
 import pathlib
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, callbacks, mean, parser, positive, report, to_look_inside, whole
+from training import (
+    CELLS,
+    callbacks,
+    mean,
+    parser,
+    positive,
+    report,
+    share,
+    to_look_inside,
+    whole,
+)
 
 import keras_gated
 from keras_gated import datasets, serving, text
@@ -30,12 +41,18 @@ def arguments():
     )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
     p.add_argument(
+        "--dropout",
+        type=share,
+        default=0.5,
+        help="of features in training; of words 0.4 times it",
+    )
+    p.add_argument(
         "--max-words", type=positive, default=1000, help="longer texts lose their middle"
     )
     return p.parse_args()
 
 
-def build_model(words, cell, units, depth, buckets=0, networks=1):
+def build_model(words, cell, units, depth, buckets=0, networks=1, dropout=0.5):
     """Returns the model from ids to a probability, and the one from ids to logits that is trained.
 
     The second has the outputs `network` (and `network_2`, ...), `runs` if there are `buckets`, and
@@ -43,7 +60,7 @@ def build_model(words, cell, units, depth, buckets=0, networks=1):
     """
     ids = keras.Input((None,), dtype="int64", name="ids")
     names = ["network", *(f"network_{n}" for n in range(2, networks + 1))]
-    parts = {name: network(ids, words, cell, units, depth, name) for name in names}
+    parts = {name: network(ids, words, cell, units, depth, dropout, name) for name in names}
     review = [mean(list(parts.values()), "networks")]
     if buckets:
         parts["runs"] = NGrams(words, buckets, name="runs")(ids)
@@ -53,15 +70,15 @@ def build_model(words, cell, units, depth, buckets=0, networks=1):
     return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
 
 
-def network(ids, words, cell, units, depth, name):
+def network(ids, words, cell, units, depth, dropout, name):
     """Returns the logit of a recurrent network that reads the words in both directions."""
     x = layers.Embedding(words, 64, mask_zero=True)(ids)
-    x = layers.Dropout(0.2, noise_shape=(None, None, 1))(x)  # whole words
-    x = layers.SpatialDropout1D(0.5)(x)
+    x = layers.Dropout(0.4 * dropout, noise_shape=(None, None, 1))(x)  # whole words
+    x = layers.SpatialDropout1D(dropout)(x)
     for _ in range(depth):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
     x = layers.GlobalAveragePooling1D()(x)  # over the words, not over the padding
-    return layers.Dense(1, name=name)(layers.Dropout(0.5)(x))
+    return layers.Dense(1, name=name)(layers.Dropout(dropout)(x))
 
 
 def compiled(model):
@@ -112,6 +129,7 @@ def main():
         args.layers,
         args.buckets,
         args.networks,
+        args.dropout,
     )
     if args.buckets:
         model.get_layer("runs").adapt(

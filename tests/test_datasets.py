@@ -2,6 +2,8 @@
 
 import collections
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 
@@ -26,6 +28,25 @@ def test_toy_reviews_is_read_through_tfds_with_three_balanced_splits(data_dir):
         assert labels.mean() == 0.5
         # The same texts every time, in a fixed order.
         assert next(iter(split))["text"].numpy().decode() == reviews(name)[0][0]
+
+
+def test_preparing_a_data_set_warns_of_nothing(tmp_path, caplog):
+    """TFDS warns where it is asked about a folder that is not there."""
+    datasets.load("toy_plays", str(tmp_path))
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_without_tfds_the_extra_is_named():
+    script = (
+        "import sys\n"
+        "sys.modules['tensorflow_datasets'] = None\n"
+        "try:\n"
+        "    import keras_gated.datasets\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "pip install 'keras_gated[examples]'" in done.stdout
 
 
 def test_no_sentence_stands_in_two_splits():

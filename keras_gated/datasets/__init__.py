@@ -5,6 +5,15 @@
 This package needs the extra `examples` (tensorflow-datasets).
 """
 
+import importlib.util
+
+if importlib.util.find_spec("tensorflow_datasets") is None:
+    raise ModuleNotFoundError(
+        "keras_gated.datasets needs tensorflow-datasets, which the extra `examples` installs: "
+        "pip install 'keras_gated[examples]'",
+        name="tensorflow_datasets",
+    )
+
 from keras_gated.datasets.loading import EMBEDDED, load
 
 __all__ = ["EMBEDDED", "load"]

@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from keras_gated.datasets.toy_plays import ToyPlays
 from keras_gated.datasets.toy_reviews import ToyReviews
@@ -32,7 +33,7 @@ def load(name, data_dir=None, offline=None):
     """
     kwargs = {"data_dir": os.path.expanduser(data_dir)} if data_dir else {}
     builder = EMBEDDED[name](**kwargs) if name in EMBEDDED else tfds.builder(name, **kwargs)
-    if not builder.is_prepared():
+    if not _is_prepared(builder):
         if name not in EMBEDDED:
             _require_source(builder, offline)
         try:
@@ -44,6 +45,16 @@ def load(name, data_dir=None, offline=None):
                 "TFDS_DATA_DIR to it."
             ) from error
     return builder.as_dataset(shuffle_files=False)
+
+
+def _is_prepared(builder):
+    """Asks TFDS, which would print a warning where the answer is no."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        return builder.is_prepared()
+    finally:
+        logging.set_verbosity(before)
 
 
 def _require_source(builder, offline):
