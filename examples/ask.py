@@ -26,6 +26,13 @@ def newest_version(directory):
     return path / str(max(versions))
 
 
+def unknown_characters(model, prompts):
+    """Returns the characters that a character model has no token for and leaves out."""
+    size = model.signatures["step"].structured_outputs["logits"].shape[-1]
+    known = model.signatures["vocabulary"](token=tf.range(size, dtype=tf.int64))["character"]
+    return sorted(set("".join(prompts)) - {character.decode() for character in known.numpy()})
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,6 +60,11 @@ def main():
         answers = ask(
             **{name: tf.constant(given[name], spec.dtype) for name, spec in inputs.items()}
         )
+        if refused := [error.decode() for error in answers["error"].numpy() if error]:
+            sys.exit(refused[0])
+        if unknown := unknown_characters(model, args.text):
+            said = "Left out of the prompt, since the model does not know them:"
+            print(said, " ".join(unknown), file=sys.stderr)
         for prompt, continuation in zip(args.text, answers["text"].numpy(), strict=True):
             print(prompt + continuation.decode(errors="replace"))
     else:
