@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.eager.record import stop_recording
 
 from keras_gated import packing
+from keras_gated.gradients import custom_gradient
 
 
 def run(equations, group, fields, project, recur):
@@ -37,7 +38,7 @@ def run(equations, group, fields, project, recur):
         """Returns the inputs, the states, the weights of `project` and of `step`, and the rest."""
         return given[0], *(given[a:b] for a, b in zip(ends, [*ends[1:], None], strict=True))
 
-    @tf.custom_gradient
+    @custom_gradient
     def through_time(*given):
         x, states, project, recur, _ = taken_apart(given)
         with stop_recording():  # or TensorFlow derives what nobody asks it for
@@ -52,7 +53,7 @@ def run(equations, group, fields, project, recur):
         return (saved[_place(equations, "hidden")], *finals), gradient
 
     def derivative(saved):
-        @tf.custom_gradient
+        @custom_gradient
         def of_results(*given):
             # It may be differentiated in a graph that knows nothing of the one of `given`.
             given = [tf.identity(tensor) for tensor in given]

@@ -92,7 +92,8 @@ def run(layer, sequences, states, mask, training, fields, outputs_reversed):
     # TensorFlow derives a whole function forwards, but not what is written out in another.
     whole = pack_tangents([sequences, *states, *tf.nest.flatten(weights)]).tangents
     if (tf.executing_eagerly() or whole) and not should_invoke_op_callbacks():
-        key = (_run, *options)
+        # The number of features stays known: it is relaxed for no other layer's.
+        key = (_run, sequences.shape[-1], *options)
         if key not in equations.functions:
             function = tf.function(function, autograph=False, reduce_retracing=True)
             equations.functions[key] = function

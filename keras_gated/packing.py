@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_gated.gradients import custom_gradient
+
 
 class Layout(NamedTuple):
     """What a loop asks of its chunks."""
@@ -251,7 +253,7 @@ def gather_or_zero(parts, index, dense_gradient):
     return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index)
 
 
-@tf.custom_gradient
+@custom_gradient
 def _dense_gradient(values):
     # That of a gather is sparse, which costs more to take apart than to fill up.
     return values, tf.convert_to_tensor
@@ -263,7 +265,7 @@ def _take(parts, index, inverse):
     No row is taken twice, so the derivative is a gather, too, and not a scatter.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def take(*parts):
         sizes = [tf.shape(part)[0] for part in parts]
 

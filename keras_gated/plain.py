@@ -39,7 +39,7 @@ def run(equations, group, fields, project, recur):
     )
     # One function for both groups, both directions and all layers of the same equations: traced,
     # and written into an export, but once.
-    key = (_chunks, fields, settings)
+    key = (_chunks, group.x.shape[-1], fields, settings)
     if key not in equations.functions:
         own = functools.partial(_chunks, equations, fields, settings)
         equations.functions[key] = tf.function(own, autograph=False, reduce_retracing=True)

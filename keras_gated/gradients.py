@@ -1,0 +1,35 @@
+"""Derivatives by hand that end with the graph they stand in."""
+
+import functools
+import weakref
+
+import tensorflow as tf
+from tensorflow.python.framework.ops import gradient_registry
+
+
+def custom_gradient(function):
+    """As `tf.custom_gradient`, for a function of tensors that reads no variable.
+
+    TensorFlow registers the derivative for as long as the process runs, and with it the whole graph
+    around it. Here the graph holds its derivatives, and the register knows them as long as it lives.
+    """
+    with_gradient = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*tensors):
+        results = with_gradient(*tensors)
+        if not tf.executing_eagerly():
+            operation = tf.nest.flatten(results)[0].op
+            _release(operation.get_attr("_gradient_op_type").decode(), operation.graph)
+        return results
+
+    return call
+
+
+def _release(name, graph):
+    entry = gradient_registry._registry[name]
+    [(tag, derivative)] = [(tag, value) for tag, value in entry.items() if callable(value)]
+    graph._derivatives_by_hand = [*getattr(graph, "_derivatives_by_hand", ()), derivative]
+    known = weakref.ref(derivative)
+    entry[tag] = lambda operation, *gradients: known()(operation, *gradients)
+    weakref.finalize(graph, gradient_registry._registry.pop, name, None)
