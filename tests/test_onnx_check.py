@@ -100,7 +100,9 @@ def test_every_kind_of_input_is_made_up_and_compared(tmp_path):
     fixed = keras.Input(batch_shape=(3, 5, 2), name="fixed")
     masked = keras_gated.LSTM(4, return_sequences=True)(layers.Masking(-1.0)(x))
     turned = keras_gated.LSTM(3)(x, mask=keras.ops.flip(mask, axis=1))
+    one = keras.Sequential([keras.Input((None,)), layers.Embedding(1, 3), keras_gated.LSTM(3)])
     for model in (
+        one,
         keras.Model([x, h, mask], given),
         keras.Model(fixed, keras_gated.Bidirectional(keras_gated.LSTM(3))(fixed)),
         keras.Model(x, layers.GlobalAveragePooling1D()(masked)),

@@ -49,7 +49,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
         if tensor.dtype == "bool":
             values = np.broadcast_to(kept, shape)
         elif ids is not None:
-            values = np.where(kept, rng.integers(1, max(ids, 2), shape), 0)
+            values = np.where(kept, rng.integers(min(1, ids - 1), ids, shape), 0)
         else:
             values = rng.normal(size=shape)
             if maskings and len(shape) > 2:

@@ -57,6 +57,11 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
             "'keras_gated[litert]'."
         ) from error
     target = files.target(path, "to_litert")
+    for name, value in (("batch_size", batch_size), ("steps", steps or _STEPS)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"to_litert: `{name}` must be a whole number above 0. Received: {name}={value!r}."
+            )
     functional = getattr(model, "_functional", model)  # what a sequential model is once it is built
     if not isinstance(functional, keras.src.models.Functional):
         raise ValueError(

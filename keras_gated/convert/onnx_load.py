@@ -30,8 +30,8 @@ def load(path_or_model):
         if node.domain not in ("", "ai.onnx"):
             refuse(
                 node,
-                f"is of the domain {node.domain!r}, not of ONNX itself. Read the model as it was "
-                "before a runtime quantised or optimised it.",
+                f"is of the domain {node.domain!r}, not of ONNX itself",
+                "Read the model as it was before a runtime quantised or optimised it.",
             )
     return model.graph, source
 
