@@ -53,6 +53,8 @@ def recurrent(node, given, attributes, wanted):
     if lengths is not None:
         steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
         call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
+    elif getattr(sequences, "_keras_mask", None) is not None:
+        sequences = ops.copy(sequences)  # without the mask of the node before, unknown to ONNX
     results = layer(sequences, **call)
     results = list(results) if isinstance(results, (list, tuple)) else [results]
     gates = OPERATORS[kind].cell_class.gates
