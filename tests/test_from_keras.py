@@ -215,3 +215,93 @@ def test_a_mask_behind_a_layer_that_reads_backwards_is_refused_where_it_is_read(
     model = keras.Model(ids, module.LSTM(3)(keras.layers.Dropout(0.1)(x)))
     with pytest.raises(ValueError, match=r"reads backwards under a mask.*later layer"):
         convert(model)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Renamed(layers.LSTM):
+    """Of another name, and with an argument that says nothing about the equations."""
+
+    def __init__(self, units, note="", **kwargs):
+        super().__init__(units, activation="relu", **kwargs)
+        self.note = note
+
+    def get_config(self):
+        config = super().get_config()
+        del config["activation"]  # the constructor says it
+        return {**config, "activation": "relu", "note": self.note}
+
+    @classmethod
+    def from_config(cls, config):
+        config.pop("activation")
+        return cls(**config)
+
+    def described(self):
+        return f"{self.note}: {self.units}"
+
+
+@keras.saving.register_keras_serializable("tests")
+class Doubled(layers.GRU):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return 2 * super().call(sequences, initial_state, mask, training)
+
+
+class OddCell(layers.LSTMCell):
+    def call(self, inputs, states, training=False):
+        return super().call(inputs * 2, states, training)
+
+
+class PlainCell(layers.GRUCell):
+    """As it is."""
+
+
+class Both(layers.Bidirectional):
+    """As it is, too."""
+
+
+class Weighed(layers.SimpleRNN):
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.cell = OddCell(units)
+
+
+class Silent(layers.LSTM):
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Renamed(4, note="mine"),
+    lambda: layers.Bidirectional(Renamed(4, return_sequences=True)),
+    lambda: Both(layers.GRU(4)),
+    lambda: layers.RNN(PlainCell(4)),
+    lambda: layers.RNN(layers.StackedRNNCells([PlainCell(3), layers.LSTMCell(4)])),
+], ids=["layer", "inside", "wrapper", "cell", "stacked"])  # fmt: skip
+def test_a_subclass_that_changes_nothing_is_converted(make):
+    theirs = keras.Sequential([keras.Input((None, 2)), make()])
+    set_random(theirs)
+    ours = from_keras(theirs)
+    assert_same(ours(X), theirs(X))
+    own = (Renamed, PlainCell, Both)
+    parts = list(ours._flatten_layers())
+    assert not any(isinstance(part, own) for part in parts)
+    assert any(type(part).__module__.startswith("keras_gated.") for part in parts)
+
+
+@pytest.mark.parametrize("make, name, changed", [
+    (lambda: Doubled(4, name="told"), "told", "a Doubled, a subclass of GRU that changes it: call"),
+    (lambda: layers.Bidirectional(Doubled(4, name="told")), "ward_told", "Doubled.*call"),
+    (lambda: layers.RNN(OddCell(4, name="told")), "told", "OddCell, a subclass of LSTMCell.*call"),
+    (lambda: Weighed(4, name="told"), "told", "cell, a OddCell"),
+    (lambda: Silent(4, name="told", activation="relu"), "told", "activation in get_config"),
+], ids=["layer", "inside", "cell", "a cell of its own", "config"])  # fmt: skip
+def test_a_subclass_that_changes_something_is_named(make, name, changed):
+    """Alone, and in a model with a layer that could be converted."""
+    message = f"^from_keras: '[a-z_]*{name}'.*{changed}"
+    with pytest.raises(ValueError, match=message):
+        from_keras(make())
+    alone = keras.Sequential([keras.Input((None, 2)), make()])
+    with pytest.raises(ValueError, match=message):
+        from_keras(alone)
+    before = layers.LSTM(2, return_sequences=True)
+    with pytest.raises(ValueError, match=message):
+        from_keras(keras.Sequential([keras.Input((None, 2)), before, make()]))

@@ -189,3 +189,56 @@ def test_a_state_dict_of_arrays_is_read_without_torch(tmp_path):
         "    raise SystemExit('no error')\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+
+
+class Larger(torch.nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.encoder, self.head = part, torch.nn.Linear(5, 2)
+
+
+def test_what_is_no_module_and_no_state_dict_is_refused_with_the_way_out():
+    good = {name: v.numpy() for name, v in module("LSTM").state_dict().items()}
+    for given in ("x.pt", b"x.pt", None, 3, list(good.items()), {1: 2}, torch.nn.LSTM):
+        with pytest.raises(ValueError, match=r"^from_torch: .*Received: .*torch.load\(path"):
+            from_torch(given)
+    for cell in (torch.nn.LSTMCell(3, 5), torch.nn.GRUCell(3, 5), torch.nn.RNNCell(3, 5)):
+        with pytest.raises(ValueError, match=rf"a {type(cell).__name__}, a cell.*_l0"):
+            from_torch(cell)
+    for given, message in (
+        (Larger(module("GRU")), r'a Larger, which holds encoder.*prefix="encoder\."'),
+        (Larger(torch.nn.LSTMCell(3, 5)), "which holds the cells encoder"),
+        (Larger(torch.nn.Linear(3, 5)), "holds no recurrent module"),
+        (torch.nn.Sequential(torch.nn.ReLU()), "holds no recurrent module"),
+        ({}, "lacks weight_hh_l0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_torch(given)
+    with pytest.raises(ValueError, match="`prefix` must be the text"):
+        from_torch(good, prefix=None)
+
+
+def test_the_way_out_for_a_cell_gives_its_answers():
+    cell = torch.nn.LSTMCell(3, 5)
+    ours = from_torch({f"{n}_l0": w for n, w in cell.state_dict().items()})
+    h, _ = cell(torch.from_numpy(X[:, 0]))
+    assert_allclose(ours(X[:, :1])[:, 0], h.detach(), atol=1e-6)
+
+
+def test_weights_that_are_no_weights_are_refused_by_name():
+    good = {name: v.numpy() for name, v in module("LSTM").state_dict().items()}
+    for change, message in (
+        ({"bias_ih_l0": "text"}, "'bias_ih_l0' must be a dense array of floats"),
+        ({"bias_ih_l0": None}, "'bias_ih_l0' must be a dense"),
+        ({"bias_ih_l0": [[1.0], [1.0, 2.0]]}, "'bias_ih_l0' must be a dense"),
+        ({"weight_ih_l0": good["weight_ih_l0"].astype("int8")}, "Received: int8.*quantised"),
+        ({"weight_ih_l0": torch.ones(20, 3).to_sparse()}, "'weight_ih_l0' must be a dense"),
+        ({"weight_ih_l0": torch.ones(20, 3, device="meta")}, "'weight_ih_l0' must be a dense"),
+        ({"weight_hh_l0": np.float32(1)}, r"weight_hh_l0 must have shape.*shape=\(\)"),
+        ({"weight_hh_l0": np.ones((20, 5, 1), "float32")}, "weight_hh_l0 must have shape"),
+        ({"weight_hh_l0": good["weight_hh_l0"].astype("float64")}, "and its dtype.*float32"),
+        ({"weight_ih_l0": np.float32(1)}, r"weight_ih_l0 must have shape \(20, 'features'\)"),
+        ({"weight_ih_l999999999": good["weight_ih_l0"]}, "lacks bias_hh_l1"),
+    ):
+        with pytest.raises(ValueError, match=f"^from_torch: .*{message}"):
+            from_torch({**good, **change})

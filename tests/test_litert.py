@@ -74,6 +74,9 @@ def test_what_needs_more_than_built_in_operations_is_refused(tmp_path):
         to_litert(model, tmp_path / "model.tflite")
     with pytest.raises(ValueError, match="knows its input"):
         to_litert(keras.Sequential([layers.Dense(2)]), tmp_path / "model.tflite")
+    for size in (0, -1, 2.5, None):
+        with pytest.raises(ValueError, match="`batch_size` must be a whole number above 0"):
+            to_litert(model, tmp_path / "model.tflite", batch_size=size)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,25 +9,11 @@ import keras
 from keras import ops, tree
 
 import keras_gated.bidirectional
-import keras_gated.gru
-import keras_gated.layers
-import keras_gated.lstm
-import keras_gated.simple_rnn
 from keras_gated.cell import GatedCell
+from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
 from keras_gated.gates import GRU_GATES, to_library
 from keras_gated.layer import GatedLayer
 
-_OURS = {
-    "SimpleRNN": keras_gated.layers.SimpleRNN,
-    "LSTM": keras_gated.layers.LSTM,
-    "GRU": keras_gated.layers.GRU,
-    "SimpleRNNCell": keras_gated.simple_rnn.SimpleRNNCell,
-    "LSTMCell": keras_gated.lstm.LSTMCell,
-    "GRUCell": keras_gated.gru.GRUCell,
-    "Bidirectional": keras_gated.bidirectional.Bidirectional,
-}
-_TO_OURS = {getattr(keras.layers, name): ours for name, ours in _OURS.items()}
-_TO_KERAS = {ours: theirs for theirs, ours in _TO_OURS.items()}
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout")
 
 # What is the same for a weight and its negative, and so may stay on a GRU.
@@ -46,10 +32,10 @@ def from_keras(layer_or_model):
     """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
 
     Outputs, states and gradients are the same, under the same masks. Converted are `SimpleRNN`,
-    `LSTM`, `GRU`, their cells and `Bidirectional`, wherever they stand; everything else of a
-    functional or sequential model is copied as it is. Names, weights, states of stateful layers,
-    seeds, masks, and what `compile` said are kept, with the optimizer's variables. What was given
-    is not changed.
+    `LSTM`, `GRU`, their cells and `Bidirectional`, wherever they stand, and subclasses of them
+    that change nothing but their constructor and `get_config`; everything else of a functional or
+    sequential model is copied as it is. Names, weights, states of stateful layers, seeds, masks,
+    and what `compile` said are kept, with the optimizer's variables. What was given is not changed.
 
     Args:
         layer_or_model: A recurrent layer or cell of `keras.layers`, a `Bidirectional`,
@@ -60,11 +46,11 @@ def from_keras(layer_or_model):
 
     Raises:
         ValueError: If there is nothing to convert, or something cannot be converted exactly: a
-            mask that `keras.layers` drops because the layer is given an initial state (ours
-            counts it); a GRU whose recurrent activation, regularizers or constraints tell a
-            weight from its negative.
+            subclass that changes what the class it extends does; a mask that `keras.layers` drops
+            because the layer is given an initial state (ours counts it); a GRU whose recurrent
+            activation, regularizers or constraints tell a weight from its negative.
     """
-    return _converted(layer_or_model, _TO_OURS, "from_keras")
+    return _converted(layer_or_model, TO_OURS, "from_keras")
 
 
 def to_keras(layer_or_model):
@@ -82,7 +68,7 @@ def to_keras(layer_or_model):
     Raises:
         ValueError: As `from_keras`, and for `return_gates=True`, which Keras does not have.
     """
-    return _converted(layer_or_model, _TO_KERAS, "to_keras")
+    return _converted(layer_or_model, TO_KERAS, "to_keras")
 
 
 def _converted(old, classes, owner):
@@ -91,12 +77,12 @@ def _converted(old, classes, owner):
             f"{owner}: `layer_or_model` must be a Keras layer or model. Received: {old!r} (of type "
             f"{type(old).__name__})."
         )
+    classes = classes | subclasses(old, classes, owner)
     if not any(type(part) in classes for part in old._flatten_layers()):
         names = sorted({c.__name__ for c in classes})
         raise ValueError(
             f"{owner}: there is nothing to convert in {old.name!r}, a {type(old).__name__}. "
-            f"{', '.join(names)} of {next(iter(classes)).__module__.split('.')[0]} are converted "
-            "(not subclasses, whose equations may be others)."
+            f"{', '.join(names)} of {next(iter(classes)).__module__.split('.')[0]} are converted."
         )
     if isinstance(old, keras.Model):
         if not isinstance(old, (keras.Sequential, keras.src.models.Functional)):
@@ -119,7 +105,7 @@ def _converted(old, classes, owner):
 
 
 def _by_config(layer, classes, owner):
-    named = {_key(old): new for old, new in classes.items()}
+    named = {_key(old): (old, new) for old, new in classes.items()}
     if type(layer) not in classes:
         # By its class, which need not be registered; what is nested in its config is converted.
         return type(layer).from_config(_renamed(layer.get_config(), named, owner))
@@ -129,7 +115,8 @@ def _by_config(layer, classes, owner):
 
 def _key(cls):
     registered = keras.saving.get_registered_name(cls)
-    return cls.__name__, registered if ">" in registered else None
+    of_keras = getattr(keras.layers, cls.__name__, None) is cls
+    return cls.__name__, registered if ">" in registered else None, of_keras
 
 
 def _renamed(config, classes, owner):
@@ -141,10 +128,14 @@ def _renamed(config, classes, owner):
     # A model's layers are built by being called, or the paths of their weights would be others.
     config = {k: _renamed(v, classes, owner) for k, v in config.items() if k != "build_config"}
     registered = config.get("registered_name")
-    key = config.get("class_name"), registered if registered and ">" in registered else None
-    if key not in classes or (key[1] is None and config.get("module") != "keras.layers"):
+    registered = registered if registered and ">" in registered else None
+    key = config.get("class_name"), registered, config.get("module") == "keras.layers"
+    if key not in classes:
         return config
-    new, arguments = classes[key], config["config"]
+    (old, new), arguments = classes[key], config["config"]
+    if old not in TO_OURS and old not in TO_KERAS:  # a subclass, with arguments of its own
+        known = arguments_of(base_of(old))
+        arguments = {k: v for k, v in arguments.items() if k in known}
     if arguments.get("return_gates"):
         raise ValueError(
             f"{owner}: {arguments['name']!r} returns its gates (`return_gates=True`), which no "
@@ -282,9 +273,9 @@ def _copy_optimizer(old, new, negated, owner):
 
 def has_keras_layers(model):
     """Whether a model holds recurrent layers of `keras.layers` that `from_keras` converts."""
-    return any(type(part) in _TO_OURS for part in model._flatten_layers())
+    return any(type(part) in TO_OURS for part in model._flatten_layers())
 
 
 def has_our_layers(model):
     """Whether a model holds layers of ours that `to_keras` converts."""
-    return any(type(part) in _TO_KERAS for part in model._flatten_layers())
+    return any(type(part) in TO_KERAS for part in model._flatten_layers())

@@ -1,6 +1,5 @@
 """Models for LiteRT (TensorFlow Lite), of its built-in operations alone."""
 
-import pathlib
 import time
 from typing import NamedTuple
 
@@ -9,10 +8,11 @@ import numpy as np
 from keras import tree
 
 from keras_gated.arguments import tensorflow_for
+from keras_gated.convert import files
+from keras_gated.convert.examples import TOLERANCE, difference, random_inputs
 from keras_gated.convert.keras_layers import has_our_layers, to_keras
 
 _STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
-_TOLERANCE = 1e-4
 
 
 class LiteRT(NamedTuple):
@@ -21,7 +21,7 @@ class LiteRT(NamedTuple):
     path: str
     size: int  # bytes
     milliseconds: float  # the fastest of ten calls, on one thread
-    difference: float  # the largest from the model's own answers
+    difference: float  # the largest from the model's answers, in parts of the largest, at least 1
 
 
 def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
@@ -33,7 +33,7 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
 
     Args:
         model: The Keras model.
-        path: Where to write the file.
+        path: Where to write the file. It is replaced as a whole, once everything else is done.
         batch_size: Rows of a batch.
         steps: Steps of the batch that it is asked and timed with; default: 5.
         int8: Whether weights are stored in 8 bits (dynamic-range quantisation): a quarter of the
@@ -44,8 +44,9 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
         the model.
 
     Raises:
-        ValueError: If the model needs more than built-in operations, or answers differently by
-            more than 1e-4 (without `int8`). Then no file is left.
+        ValueError: If the model needs more than built-in operations, or (without `int8`) answers
+            differently by more than 1e-4 of the largest answer, or of 1. Then a file that stood at
+            `path` is as it was.
         ImportError: If ai-edge-litert is not installed.
     """
     try:
@@ -55,6 +56,12 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
             "to_litert: ai-edge-litert is not installed. Install it: pip install "
             "'keras_gated[litert]'."
         ) from error
+    target = files.target(path, "to_litert")
+    for name, value in (("batch_size", batch_size), ("steps", steps or _STEPS)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"to_litert: `{name}` must be a whole number above 0. Received: {name}={value!r}."
+            )
     functional = getattr(model, "_functional", model)  # what a sequential model is once it is built
     if not isinstance(functional, keras.src.models.Functional):
         raise ValueError(
@@ -68,14 +75,15 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
     traced = tf.function(lambda given: runs(given, training=False), autograph=False)
     written = _converted(_frozen(traced.get_concrete_function(given)), int8)
     interpreter = Interpreter(model_content=written, num_threads=1)
-    inputs = [_example(spec, steps or _STEPS) for spec in specs]
-    difference, milliseconds = _asked(interpreter, functional, inputs)
-    if not int8 and not difference <= _TOLERANCE:
+    inputs = random_inputs(functional, batch_size, steps or _STEPS, seed=0)
+    differs, milliseconds = _asked(interpreter, functional, inputs)
+    if not int8 and not differs <= TOLERANCE:
         raise ValueError(
-            f"to_litert: {model.name!r} answers differently by {difference:.2g} in LiteRT."
+            f"to_litert: {model.name!r} answers differently in LiteRT, by {differs:.2g} of its "
+            f"largest answer (accepted: {TOLERANCE:.0e}). Nothing was written. Please report it."
         )
-    pathlib.Path(path).write_bytes(written)
-    return LiteRT(str(path), len(written), milliseconds, difference)
+    files.write_whole(target, written)
+    return LiteRT(str(path), len(written), milliseconds, differs)
 
 
 def _frozen(function):
@@ -103,15 +111,6 @@ def _converted(function, int8):
         ) from error
 
 
-def _example(spec, steps):
-    shape = [steps if size is None else size for size in spec.shape]
-    if spec.dtype.is_floating:
-        return np.random.default_rng(0).normal(size=shape).astype(spec.dtype.as_numpy_dtype)
-    # 1, 0, 1, ...: ids that every vocabulary has, and a mask where 0 is padding.
-    ids = np.arange(1, shape[-1] + 1) % 2
-    return np.ascontiguousarray(np.broadcast_to(ids, shape), spec.dtype.as_numpy_dtype)
-
-
 def _asked(interpreter, model, inputs):
     """Returns the largest difference from the model's answers, and the milliseconds of a call."""
     details = interpreter.get_input_details()  # in the order of the function's, as the outputs are
@@ -129,7 +128,4 @@ def _asked(interpreter, model, inputs):
     expected = [
         np.asarray(e) for e in tree.flatten(model(tree.pack_sequence_as(model.input, inputs)))
     ]
-    differences = [
-        float(np.max(np.abs(e - r), initial=0)) for e, r in zip(expected, received, strict=True)
-    ]
-    return max(differences), 1e3 * min(seconds[1:])
+    return difference(received, expected), 1e3 * min(seconds[1:])

@@ -8,25 +8,11 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gated.convert.onnx_activations import OPERATORS, name_of
 from keras_gated.ids import PADDING, UNKNOWN
 from keras_gated.ngrams import NGrams
 
 WRITERS = {}
-# Functions by their names in Keras: the operator, and its attributes.
-FUNCTIONS = {
-    "linear": ("Identity", {}),
-    "relu": ("Relu", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "tanh": ("Tanh", {}),
-    "softmax": ("Softmax", {"axis": -1}),
-    "log_softmax": ("LogSoftmax", {"axis": -1}),
-    "softplus": ("Softplus", {}),
-    "softsign": ("Softsign", {}),
-    "selu": ("Selu", {}),
-    "elu": ("Elu", {}),
-    "exponential": ("Exp", {}),
-    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
-}
 
 
 def writes(*kinds):
@@ -45,14 +31,18 @@ def array(weight):
     return keras.ops.convert_to_numpy(weight)
 
 
-def function_of(layer, function):
-    if function.__name__ not in FUNCTIONS or not function.__module__.startswith("keras."):
-        refuse(layer, f"the activation {function.__name__!r}", f"Known: {', '.join(FUNCTIONS)}.")
-    return FUNCTIONS[function.__name__]
+def activation_of(layer, function, known):
+    """Returns the name of an activation of Keras itself that is among the known."""
+    name = name_of(function)
+    if name not in known:
+        told = getattr(function, "__name__", None) or repr(function)
+        refuse(layer, f"the activation {told!r}", f"Known, of Keras: {', '.join(known)}.")
+    return name
 
 
 def activated(graph, layer, x):
-    op, attributes = function_of(layer, layer.activation)
+    name = activation_of(layer, layer.activation, OPERATORS)
+    op, attributes = OPERATORS[name]
     return x if op == "Identity" else graph.add(op, [x], **attributes)
 
 
@@ -77,7 +67,7 @@ def time_distributed(graph, layer, x, training=None, mask=None):
 
 @writes(layers.Activation)
 def activation(graph, layer, x):
-    return activated(graph, layer, x) if layer.activation.__name__ != "linear" else x
+    return activated(graph, layer, x)
 
 
 @writes(
@@ -105,7 +95,7 @@ def average_over_steps(graph, layer, x, mask=None):
     mask = graph.mask_of(mask, x)
     if mask is None:
         return graph.add("ReduceMean", [x], axes=[1], keepdims=int(layer.keepdims))
-    weight = graph.add("Cast", [mask], to=1 if x.dtype == "float32" else 11)
+    weight = graph.add("Cast", [mask], to=1)
     weight = graph.add("Unsqueeze", [weight, np.array([2])])
     total = graph.add("ReduceSum", [graph.add("Mul", [x, weight]), np.array([1])])
     mean = graph.add("Div", [total, graph.add("ReduceSum", [weight, np.array([1])])])
@@ -114,7 +104,12 @@ def average_over_steps(graph, layer, x, mask=None):
 
 @writes(layers.GlobalMaxPooling1D)
 def largest_over_steps(graph, layer, x):
+    """Keras's takes masked steps in, too; those beyond `lengths` are none."""
     _plain_pooling(layer)
+    mask = graph.mask_of(None, x)
+    if mask is not None:
+        mask = graph.add("Unsqueeze", [mask, np.array([2])])
+        x = graph.add("Where", [mask, x, np.array(-np.inf, x.dtype)])
     return graph.add("ReduceMax", [x], axes=[1], keepdims=int(layer.keepdims))
 
 
@@ -155,19 +150,19 @@ def concatenated(graph, layer, inputs, **kwargs):
 @writes(NGrams)
 def n_grams(graph, layer, ids):
     """The layer's `runs` and `call`, node by node."""
+    mask = graph.mask_of(None, ids)
     ids = graph.add("Cast", [ids], to=7)
+    if mask is not None:
+        ids = graph.add("Where", [mask, ids, np.array(PADDING)])
     run, known, places = ids, graph.add("Greater", [ids, np.array(UNKNOWN)]), []
     of_word = known
     for length in range(1, layer.longest + 1):
         if length > 1:
-            before = _one_later(graph, run)
-            run = graph.add("Add", [graph.add("Mul", [before, np.array(layer.words)]), ids])
+            before = _product_modulo(graph, _one_later(graph, run), layer.words, layer.buckets)
+            run = _modulo(graph, graph.add("Add", [before, ids]), layer.buckets)
             flag = _one_later(graph, graph.add("Cast", [known], to=7))
             known = graph.add("And", [graph.add("Cast", [flag], to=9), of_word])
-        place = run
-        if length > 1:
-            rest = graph.add("Mod", [run, np.array(layer.buckets)])
-            place = graph.add("Add", [rest, np.array(layer.words)])
+        place = graph.add("Add", [run, np.array(layer.words)]) if length > 1 else run
         places.append(graph.add("Where", [known, place, np.array(PADDING)]))
     joined = graph.add("Concat", places, axis=1)
     number = graph.add("Slice", [graph.add("Shape", [joined]), np.array([1]), np.array([2])])
@@ -178,6 +173,31 @@ def n_grams(graph, layer, ids):
     weight[PADDING] = 0
     weights = graph.add("Gather", [weight, runs], axis=0)
     return graph.add("ReduceSum", [weights, np.array([1])], keepdims=1)
+
+
+def _modulo(graph, x, modulus):
+    return graph.add("Mod", [x, np.array(modulus)])
+
+
+def _product_modulo(graph, x, factor, modulus):
+    """Returns `x * factor % modulus`, digit by digit of the factor.
+
+    So no number exceeds 24 bits, as long as the modulus leaves room: OpenVINO computes remainders
+    in float32.
+    """
+    x = _modulo(graph, x, modulus)
+    base, digits = 2 ** max(24 - modulus.bit_length(), 1), []
+    while factor:
+        factor, digit = divmod(factor, base)
+        digits.insert(0, digit)
+    product = None
+    for digit in digits:
+        part = _modulo(graph, graph.add("Mul", [x, np.array(digit)]), modulus)
+        if product is not None:
+            shifted = _modulo(graph, graph.add("Mul", [product, np.array(base)]), modulus)
+            part = _modulo(graph, graph.add("Add", [shifted, part]), modulus)
+        product = part
+    return product
 
 
 def _one_later(graph, x):
@@ -198,16 +218,22 @@ def _not_equal(graph, x, value):
     return graph.add("Not", [graph.add("Equal", [x, value])])
 
 
-@writes(keras.src.ops.numpy.Flip)
-def flip(graph, operation, x):
-    """The mask of a layer that reads backwards, for the layer on top."""
-    ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, operation.axis, -1)]
-    return graph.add("Slice", [x, *ends])
-
-
 @writes(keras.src.ops.numpy.Any)
 def any_of(graph, operation, x):
     number = graph.add("Cast", [x], to=1)
     axes = [operation.axis] if isinstance(operation.axis, int) else list(operation.axis)
     largest = graph.add("ReduceMax", [number], axes=axes, keepdims=int(operation.keepdims))
     return graph.add("Cast", [largest], to=9)
+
+
+@writes(keras.src.ops.numpy.Flip)
+def flipped(graph, operation, x):
+    axes = range(len(x.shape)) if operation.axis is None else np.atleast_1d(operation.axis)
+    return turned(graph, x, [int(axis) for axis in axes])
+
+
+def turned(graph, x, axes):
+    """Returns a tensor with axes from their end to their start."""
+    # The least number of 32 bits: OpenVINO has no more.
+    ends = [np.full(len(axes), n) for n in (-1, np.iinfo(np.int32).min)]
+    return graph.add("Slice", [x, *ends, np.array(axes), np.full(len(axes), -1)])

@@ -1,5 +1,7 @@
 """What stands around the recurrent nodes of a graph of ONNX, as layers and operations of Keras."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -34,6 +36,8 @@ def operation(node, given, attributes):
         return embedded
     if kind == "MatMul" and isinstance(given[1], np.ndarray) and given[1].ndim == 2:
         return _dense(node, plain(given[0]), given[1], None)
+    if kind == "LayerNormalization":
+        return _normalized(node, plain(given[0]), given[1:], attributes)
     if kind == "TopK":
         return _ordered(node, *given, attributes)
     if kind == "Gemm":
@@ -46,7 +50,7 @@ def operation(node, given, attributes):
         refuse(
             node,
             "has no counterpart",
-            f"Known: {', '.join(sorted({'RNN', 'LSTM', 'GRU', 'Gemm', 'TopK', *_OPERATIONS}))}.",
+            f"Known: {', '.join(sorted({*_OTHERS, *_OPERATIONS}))}.",
         )
     return _OPERATIONS[kind](node, [plain(value) for value in given], attributes)
 
@@ -89,6 +93,26 @@ def _with_bias(given):
     return None
 
 
+def _normalized(node, x, weights, attributes):
+    axis = attributes.get("axis", -1)
+    scale, shift = (*map(constant, weights), None)[:2]
+    if (
+        axis % len(x.shape) != len(x.shape) - 1
+        or scale is None
+        or (len(weights) > 1 and shift is None)
+    ):
+        refuse(node, f"has axis={axis}", "Known: the last axis, scale and shift constant.")
+    layer = keras.layers.LayerNormalization(
+        epsilon=attributes.get("epsilon", 1e-5),
+        center=shift is not None,
+        dtype=str(scale.dtype),
+        name=name_of(node),
+    )
+    y = layer(x)
+    layer.set_weights([w for w in (scale, shift) if w is not None])
+    return y
+
+
 def _ordered(node, x, number, attributes):
     x, axis = plain(x), attributes.get("axis", -1)
     sizes = getattr(number, "sizes", number)
@@ -99,10 +123,11 @@ def _ordered(node, x, number, attributes):
 
 
 def _summed(node, given, attributes):
-    for option in ("exclusive", "reverse"):
-        if attributes.get(option, 0):
-            refuse(node, f"has {option}=1", "Known: sums from the start to each step.")
-    return ops.cumsum(given[0], axis=int(given[1]))
+    x, axis = given[0], int(given[1].item())
+    turned = ops.flip(x, axis=axis) if attributes.get("reverse") else x
+    total = ops.cumsum(turned, axis=axis)
+    total = total - turned if attributes.get("exclusive") else total
+    return ops.flip(total, axis=axis) if attributes.get("reverse") else total
 
 
 def _axes(node, given, attributes):
@@ -156,6 +181,35 @@ def _reshaped(node, given, attributes):
     return ops.reshape(x, [-1 if size is None else size for size in shape])
 
 
+def _padded(node, given, attributes):
+    x, pads, *rest = given
+    if attributes.get("mode", "constant") != "constant" or len(rest) > 1:
+        refuse(node, f"pads by {attributes.get('mode', 'axes')!r}", "Known: constants, all axes.")
+    value = rest[0].item() if rest and rest[0] is not None else 0
+    return ops.pad(x, np.reshape(pads, (2, -1)).T.tolist(), constant_values=value)
+
+
+def _remainder(node, given, attributes):
+    if attributes.get("fmod"):
+        refuse(node, "has fmod=1", "Known: the sign of the divisor (fmod=0).")
+    return ops.mod(*given)
+
+
+def _hard_sigmoid(node, given, attributes):
+    slope, offset = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+    return ops.clip(slope * given[0] + offset, 0, 1)
+
+
+def _selu(node, given, attributes):
+    if attributes:
+        refuse(node, f"has {attributes}", "Known: the values of the paper, which are the default.")
+    return ops.selu(given[0])
+
+
+def _of_any_number(function):
+    return lambda node, given, attributes: functools.reduce(function, given)
+
+
 def _elementwise(function):
     return lambda node, given, attributes: function(*given)
 
@@ -172,10 +226,21 @@ _OPERATIONS = {
             "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Sqrt": "sqrt", "Neg": "negative",
             "Softplus": "softplus", "Softsign": "softsign", "Equal": "equal", "Less": "less",
             "LessOrEqual": "less_equal", "Greater": "greater", "Not": "logical_not",
-            "And": "logical_and", "Where": "where", "MatMul": "matmul", "Max": "maximum",
-            "Min": "minimum",
+            "And": "logical_and", "Where": "where", "MatMul": "matmul",
         }.items()
     },
+    "Sum": _of_any_number(ops.add),
+    "Max": _of_any_number(ops.maximum),
+    "Min": _of_any_number(ops.minimum),
+    "Mean": lambda node, given, attributes: functools.reduce(ops.add, given) / len(given),
+    "Elu": lambda node, given, attributes: ops.elu(given[0], attributes.get("alpha", 1.0)),
+    "LeakyRelu": lambda node, given, attributes: ops.leaky_relu(
+        given[0], attributes.get("alpha", 0.01)
+    ),
+    "HardSigmoid": _hard_sigmoid,
+    "Selu": _selu,
+    "Mod": _remainder,
+    "Pad": _padded,
     "CumSum": _summed,
     "GatherND": lambda node, given, attributes: steps_at(node, *given, attributes),
     "Identity": lambda node, given, attributes: given[0],
@@ -196,4 +261,8 @@ _OPERATIONS = {
     "ReduceSum": _reduced(ops.sum),
     "ReduceMean": _reduced(ops.mean),
     "ReduceMax": _reduced(ops.max),
+    "ReduceProd": _reduced(ops.prod),
 }  # fmt: skip
+# Read by functions of their own, here and in other files.
+_OTHERS = {"RNN", "LSTM", "GRU", "Constant", "ConstantOfShape", "Expand", "Shape", "Transpose"}
+_OTHERS |= {"Gemm", "LayerNormalization", "TopK"}

@@ -5,29 +5,11 @@ zeros that exporters make initial states of, is worked out on the way (`onnx_val
 """
 
 import keras
-import numpy as np
-from keras import ops
 
-from keras_gated.bidirectional import Bidirectional
+from keras_gated.convert import onnx_load
 from keras_gated.convert.onnx_operations import operation
-from keras_gated.convert.onnx_values import Directions, Zeros, in_order, name_of, plain, refuse
-from keras_gated.gates import from_library
-from keras_gated.layers import GRU, LSTM, SimpleRNN
-
-_LAYERS = {"RNN": SimpleRNN, "LSTM": LSTM, "GRU": GRU}
-_DEFAULTS = {
-    "RNN": ["Tanh"],
-    "LSTM": ["Sigmoid", "Tanh", "Tanh"],
-    "GRU": ["Sigmoid", "Tanh"],
-}
-_FUNCTIONS = {
-    "Tanh": "tanh",
-    "Sigmoid": "sigmoid",
-    "Relu": "relu",
-    "Softsign": "softsign",
-    "Softplus": "softplus",
-    "HardSigmoid": "hard_sigmoid",
-}
+from keras_gated.convert.onnx_read_recurrent import OPERATORS, recurrent
+from keras_gated.convert.onnx_values import RefusedError, UnreadableError, plain, refuse
 
 
 def from_onnx(path_or_model):
@@ -46,147 +28,94 @@ def from_onnx(path_or_model):
         A `keras.Model`; a dict of outputs by name if there are several.
 
     Raises:
-        ValueError: If a node or one of its options has no counterpart; the message names it.
+        ValueError: If the file is damaged or no valid graph, or a node or one of its options has no
+            counterpart; the message names the file or the node.
+        FileNotFoundError: If there is no such file.
         ImportError: If onnx is not installed.
     """
     try:
-        import onnx
-        from onnx import numpy_helper
+        import onnx  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "from_onnx: onnx is not installed. Install it: pip install 'keras_gated[onnx]'."
         ) from error
-    source = path_or_model
-    if not isinstance(source, onnx.ModelProto):
-        source = onnx.load(source)
-    graph = source.graph
-    values = {"": None}
-    values.update((i.name, numpy_helper.to_array(i)) for i in graph.initializer)
+    graph, source = onnx_load.load(path_or_model)
+    values = {"": None, **onnx_load.constants(graph, source)}
     inputs = []
     for declared in graph.input:
         if declared.name not in values:
-            inputs.append(_input(declared))
+            inputs.append(_input(declared, source))
             values[declared.name] = inputs[-1]
-    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    for node in graph.node:
+    if not inputs:
+        raise ValueError(f"from_onnx: {source} has no inputs. Export a model that has.")
+    nodes = onnx_load.in_order(graph, values, source)
+    used = {name for node in nodes for name in node.input} | {o.name for o in graph.output}
+    for node in nodes:
         given = [values[name] for name in node.input]
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type in _LAYERS:
-            wanted = [bool(name) and name in used for name in node.output]
-            results = _recurrent(node, given, attributes, wanted + [False] * (3 - len(wanted)))
-        else:
-            results = operation(node, given, attributes)
-            results = results if isinstance(results, list) else [results]
+        results = _results(node, given, used)
         values.update((n, r) for n, r in zip(node.output, results, strict=False) if n)
-    outputs = {o.name: plain(values[o.name]) for o in graph.output}
-    results = outputs if len(outputs) > 1 else next(iter(outputs.values()))
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], results)
+    return _model(inputs, {o.name: values[o.name] for o in graph.output}, source)
 
 
-def _input(declared):
+def _results(node, given, used):
+    """Returns what a node makes, a list, or raises an error that names the node."""
+    attributes = onnx_load.attributes_of(node)
+    try:
+        if node.op_type in OPERATORS:
+            wanted = [bool(name) and name in used for name in node.output]
+            return recurrent(node, given, attributes, wanted + [False] * (3 - len(wanted)))
+        results = operation(node, given, attributes)
+        return results if isinstance(results, list) else [results]
+    except RefusedError:
+        raise
+    except UnreadableError as error:
+        refuse(node, str(error))
+    except Exception as error:  # of Keras, NumPy, or a list that is too short
+        told = ", ".join(onnx_load.shape_of(value) for value in given) or "nothing"
+        refuse(
+            node,
+            f"cannot be read. Received: {told}; attributes {attributes}",
+            "Is the graph valid (onnx.checker.check_model)? Export it again.",
+            error,
+        )
+
+
+def _input(declared, source):
     from onnx import helper
 
-    shape = [d.dim_value or None for d in declared.type.tensor_type.shape.dim]
-    dtype = helper.tensor_dtype_to_np_dtype(declared.type.tensor_type.elem_type)
-    return keras.Input(batch_shape=shape, dtype=str(dtype), name=declared.name)
+    tensor = declared.type.tensor_type
+    try:
+        if not tensor.HasField("shape"):
+            raise ValueError("no shape")
+        shape = [d.dim_value or None for d in tensor.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        name = declared.name.strip("/").replace("/", "_")
+        return keras.Input(batch_shape=shape, dtype=str(dtype), name=name)
+    except Exception as error:
+        received = " ".join(str(declared.type).split()) or "no type"
+        raise ValueError(
+            f"from_onnx: the input {declared.name!r} of {source} must be a tensor of numbers with "
+            f"a known number of axes. Received: {received}. "
+            "Export it with its shape."
+        ) from error
 
 
-def _recurrent(node, given, attributes, wanted):
-    """Returns `Y`, `Y_h` and `Y_c`, as far as they are wanted."""
-    sequences, W, R, B, lengths, *states = given + [None] * (8 - len(given))
-    kind, direction = node.op_type, attributes.get("direction", b"forward").decode()
-    functions = _functions(node, attributes, 1 + (direction == "bidirectional"))
-    for name, refused in (("clip", 0.0), ("input_forget", 0), ("layout", 0)):
-        if attributes.get(name, refused) != refused:
-            refuse(node, f"has {name}={attributes[name]}", "Export the model without.")
-    if states[2] is not None:
-        refuse(node, "has peepholes (`P`)", "No layer here has them.")
-    if not all(isinstance(weight, np.ndarray) for weight in (W, R)):
-        refuse(node, "has weights that are computed", "Fold constants before.")
-    options = {"activation": functions[-1], "use_bias": B is not None}
-    if kind != "RNN":
-        options["recurrent_activation"] = functions[0]
-    if kind == "GRU":
-        options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
-    sequences = in_order(sequences, (1, 0, 2))
-    options.update(
-        return_sequences=wanted[0],
-        return_state=wanted[1] or wanted[2],
-        dtype=str(W.dtype),
-        name=name_of(node),
-    )
-    units, both = R.shape[-1], direction == "bidirectional"
-    if lengths is not None and wanted[0]:
-        options["zero_output_for_mask"] = True
-    if both:
-        name = options.pop("name")
-        layer = Bidirectional(_LAYERS[kind](units, **options), name=name, dtype=options["dtype"])
-    else:
-        layer = _LAYERS[kind](units, go_backwards=direction == "reverse", **options)
-    call = {}
-    initial = [_state(node, state) for state in states[: 2 if kind == "LSTM" else 1]]
-    if any(state is not None for state in initial):
-        if any(state is None for state in initial):
-            refuse(node, "has one initial state and not the other", "Give both.")
-        call["initial_state"] = [state[d] for d in range(1 + both) for state in initial]
-    if lengths is not None:
-        steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
-        call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
-    results = layer(sequences, **call)
-    results = list(results) if isinstance(results, (list, tuple)) else [results]
-    gates = _LAYERS[kind].cell_class.gates
-    layer.set_weights(
-        [
-            weight
-            for d in range(1 + both)
-            for weight in _weights(gates, W[d], R[d], None if B is None else B[d], options)
-        ]
-    )
-    y = results[0]
-    if wanted[0] and direction == "reverse":  # ONNX keeps the order of the inputs
-        y = ops.flip(y, axis=1)
-    number = 2 if kind == "LSTM" else 1
-    finals = [results[1:][n::number] for n in range(number)] if options["return_state"] else []
-    finals = [ops.stack(parts, axis=0) for parts in finals]
-    return [Directions.of(y, 1 + both) if wanted[0] else None, *finals]
-
-
-def _functions(node, attributes, directions):
-    own = _DEFAULTS[node.op_type]
-    names = [name.decode() for name in attributes.get("activations", [])] or own * directions
-    if names != names[: len(own)] * directions:
-        refuse(node, f"has activations {names} that differ between directions")
-    if node.op_type == "LSTM" and names[1] != names[2]:
-        refuse(node, f"has activations {names}", "The candidate's and the memory's must be one.")
-    scales = attributes.get("activation_alpha", [])
-    for place, name in enumerate(names[: len(own)]):
-        hard = name == "HardSigmoid"
-        # Keras's is x/6 + 1/2; ONNX's default is x/5 + 1/2.
-        fits = not hard or (place < len(scales) and abs(scales[place] - 1 / 6) < 1e-6)
-        if name not in _FUNCTIONS or not fits:
-            refuse(node, f"has the activation {name}", f"Known: {', '.join(_FUNCTIONS)} (x/6).")
-    if node.op_type == "GRU" and names[0] not in ("Sigmoid", "HardSigmoid"):
-        refuse(node, f"has the gates' activation {names[0]}", "Known: Sigmoid, HardSigmoid.")
-    return [_FUNCTIONS[name] for name in names[: len(own)]]
-
-
-def _weights(gates, W, R, B, options):
-    def ours(weight):
-        return np.concatenate(from_library("onnx", gates, np.split(weight, len(gates))))
-
-    weights = [ours(W).T, ours(R).T]
-    if B is None:
-        return weights
-    b, c = (ours(part) for part in np.split(B, 2))
-    return [*weights, np.stack([b, c]) if options.get("reset_after") else b + c]
-
-
-def _state(node, state):
-    """Returns an initial state, `(directions, batch, units)`, or None where it is zero."""
-    if state is None or isinstance(state, Zeros):
-        return None
-    if isinstance(state, np.ndarray):
-        if state.any():
-            refuse(node, "begins with a constant state", "Make the initial state an input.")
-        return None
-    return plain(state)
+def _model(inputs, outputs, source):
+    for name, value in outputs.items():
+        try:
+            outputs[name] = plain(value)
+        except UnreadableError as error:
+            raise ValueError(f"from_onnx: the output {name!r} of {source} {error}.") from error
+        if not isinstance(outputs[name], keras.KerasTensor):
+            raise ValueError(
+                f"from_onnx: the output {name!r} of {source} does not depend on the inputs. Take "
+                "it out of the graph's outputs."
+            )
+    try:
+        results = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+        return keras.Model(inputs if len(inputs) > 1 else inputs[0], results)
+    except ValueError as error:
+        raise ValueError(
+            f"from_onnx: what was read of {source} is no model of Keras: "
+            f"{onnx_load.first_line(error)}"
+        ) from error

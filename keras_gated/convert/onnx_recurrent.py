@@ -3,13 +3,13 @@
 import numpy as np
 
 from keras_gated.bidirectional import Bidirectional
-from keras_gated.convert.onnx_nodes import FUNCTIONS, array, refuse, writes
+from keras_gated.convert.onnx_activations import IN_A_STEP, NO_CLIP, attributes_of
+from keras_gated.convert.onnx_nodes import activation_of, array, refuse, turned, writes
 from keras_gated.gates import GRU_GATES, to_library
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 
 _OPERATORS = {SimpleRNN: "RNN", LSTM: "LSTM", GRU: "GRU"}
 LAYERS = (*_OPERATORS, Bidirectional)
-_IN_A_STEP = ("relu", "sigmoid", "tanh", "softsign", "softplus", "hard_sigmoid")
 
 
 @writes(SimpleRNN, LSTM, GRU)
@@ -31,17 +31,12 @@ def _output_of_steps(graph, layer, y, mask):
     """Returns the output of every step, `(batch, time, units)`, in the order computed."""
     outputs = graph.add("Transpose", [graph.add("Squeeze", [y, np.array([1])])], perm=[1, 0, 2])
     if mask is None:
-        return _turned(graph, outputs) if layer.go_backwards else outputs
+        return turned(graph, outputs, [1]) if layer.go_backwards else outputs
     packing = graph.packing_of(mask)
     places = packing.before if layer.go_backwards else packing.through
     if layer.zero_output_for_mask:
         places = graph.add("Where", [mask, places, np.array(-1)])
-    return graph.steps_at(outputs, _turned(graph, places) if layer.go_backwards else places)
-
-
-def _turned(graph, x):
-    ends = [np.array([n]) for n in (-1, np.iinfo(np.int64).min, 1, -1)]
-    return graph.add("Slice", [x, *ends])
+    return graph.steps_at(outputs, turned(graph, places, [1]) if layer.go_backwards else places)
 
 
 def _last_output(graph, layer, final, states, mask):
@@ -110,11 +105,11 @@ def _node(graph, directions, direction, sequences, states, mask):
         parts = [graph.add("Unsqueeze", [s, np.array([0])]) for s in states]
         own = [parts[n::number] for n in range(number)]
         initial = [p[0] if len(p) == 1 else graph.add("Concat", p, axis=0) for p in own]
-    functions = [FUNCTIONS[name] for _ in directions for name in _functions(first)]
-    attributes["activations"] = [name for name, _ in functions]
-    if any(values for _, values in functions):
-        attributes["activation_alpha"] = [values.get("alpha", 0.0) for _, values in functions]
-        attributes["activation_beta"] = [values.get("beta", 0.0) for _, values in functions]
+    attributes.update(attributes_of([name for one in directions for name in _functions(one)]))
+    if lengths is not None:
+        # OpenVINO (2026.4) reads to the end of every row, whatever the lengths are, if sizes are
+        # free and it has a kernel for the node; it has none for a node with `clip`.
+        attributes["clip"] = NO_CLIP
     if isinstance(first, GRU):
         attributes["linear_before_reset"] = int(_resets_after(first))
     steps = graph.add("Transpose", [sequences], perm=[1, 0, 2])
@@ -154,9 +149,10 @@ def _weights(cell):
 
 def _functions(layer):
     """Returns the names of a layer's activations in the node's order: f, g and h."""
-    names = [layer.activation.__name__]
+    functions = [layer.activation]
     if not isinstance(layer, SimpleRNN):
-        names = [layer.recurrent_activation.__name__, *names]
+        functions = [layer.recurrent_activation, *functions]
+    names = [activation_of(layer, function, IN_A_STEP) for function in functions]
     return names + names[-1:] if isinstance(layer, LSTM) else names
 
 
@@ -165,17 +161,13 @@ def _resets_after(layer):
 
 
 def _check(layer):
-    for name in _functions(layer):
-        if name not in _IN_A_STEP:
-            refuse(layer, f"the activation {name!r}", f"Known: {', '.join(_IN_A_STEP)}.")
-    if layer.cell.gates == GRU_GATES and _functions(layer)[0] not in ("sigmoid", "hard_sigmoid"):
+    gates = _functions(layer)[0]
+    if layer.cell.gates == GRU_GATES and gates not in ("sigmoid", "hard_sigmoid"):
         refuse(
             layer,
-            f"recurrent_activation={_functions(layer)[0]!r}",
+            f"recurrent_activation={gates!r}",
             "The update gate there is the complement of ours: use sigmoid or hard_sigmoid.",
         )
-    if layer.compute_dtype not in ("float32", "float64"):
-        refuse(layer, f"dtype {layer.compute_dtype}", "Build it with dtype='float32'.")
     for option in ("stateful", "return_gates"):
         if getattr(layer, option):
             refuse(layer, f"`{option}=True`", "Make the states inputs, or build it without.")

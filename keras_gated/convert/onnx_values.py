@@ -5,7 +5,7 @@ shape, `Turned` a tensor whose axes are in another order, and `Directions` what 
 puts out before its directions are put together.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from keras import ops
@@ -55,7 +55,7 @@ class Directions(NamedTuple):
         kind, axes = node.op_type, self.axes
         if kind == "Transpose":
             return self._replace(axes="".join(axes[n] for n in attributes["perm"]))._done()
-        if kind == "Reshape" and axes.endswith("DH"):
+        if kind == "Reshape" and axes.endswith("DH") and self._are_joined_by(*others):
             return self._replace(axes=axes[:-2] + "X")._done()
         if kind == "Squeeze" and self.number == 1:
             return self._replace(axes=axes.replace("D", "").replace("H", "X"))._done()
@@ -71,13 +71,17 @@ class Directions(NamedTuple):
             return Directions(part, 1, axes.replace("D", "").replace("H", "X"))._done()
         if kind == "Identity":
             return self
-        if kind == "GatherND" and axes[:2] == "BT":
-            return self._replace(tensor=steps_at(node, self.tensor, others[0], attributes))
-        raise ValueError(
-            f"from_onnx: the {kind} node {node.name or list(node.output)!r} does something to the "
-            "directions of a recurrent node that is not known. Known: Squeeze, Gather one, or "
-            "Transpose and Reshape them side by side."
-        )
+        if kind != "GatherND" or axes[:2] != "BT":
+            refuse(
+                node,
+                "does something to the directions of a recurrent node that is not known",
+                "Known: Squeeze, Gather one, or Transpose and Reshape them side by side.",
+            )
+        return self._replace(tensor=steps_at(node, self.tensor, others[0], attributes))
+
+    def _are_joined_by(self, sizes=()):
+        """Whether a shape puts the directions side by side: one axis for the last two."""
+        return len(sizes) == len(self.axes) - 1 and sizes[-1] in (-1, None, self.tensor.shape[-1])
 
     def _done(self):
         """Returns a tensor with its axes in another order, as soon as no direction is apart."""
@@ -103,15 +107,28 @@ def in_order(value, perm, lazily=False):
     return turned if lazily else plain(turned)
 
 
+_APART = {
+    Directions: (
+        "takes the directions of a recurrent node apart from each other. Put them side by side "
+        "first (Squeeze, or Transpose and Reshape)"
+    ),
+    Zeros: (
+        "takes zeros of a size that is known only when the model runs. Use them as initial states "
+        "alone, or give their size as a constant"
+    ),
+    Dims: (
+        "takes sizes that are known only when the model runs. Give shapes as constants, except for "
+        "the batch and the time"
+    ),
+}
+
+
 def plain(value):
     """Returns a tensor, or a constant, for any value."""
     if isinstance(value, Turned):
         return ops.transpose(value.tensor, value.order)
     if isinstance(value, (Directions, Zeros, Dims)):
-        raise ValueError(
-            f"from_onnx: {type(value).__name__.lower()} of a recurrent node or a shape are used in "
-            "a way that is not known. Put directions together, and give shapes as constants."
-        )
+        raise UnreadableError(_APART[type(value)])
     return value
 
 
@@ -123,9 +140,7 @@ def fold(node, given, attributes):
     """Returns what can be told without running the model, or NotImplemented."""
     kind = node.op_type
     if kind == "Constant":
-        from onnx import numpy_helper
-
-        return numpy_helper.to_array(attributes["value"])
+        return _constant_of(node, attributes)
     if kind == "Shape":
         return _shape(given[0], attributes)
     if kind in ("ConstantOfShape", "Expand"):
@@ -144,6 +159,18 @@ def fold(node, given, attributes):
     if any(isinstance(value, Dims) for value in given):
         return _of_dims(node, given, attributes)
     return NotImplemented
+
+
+def _constant_of(node, attributes):
+    from onnx import numpy_helper
+
+    [(name, value)] = attributes.items()
+    if name == "value":
+        return numpy_helper.to_array(value)
+    kinds = {"value_int": "int64", "value_float": "float32"}
+    if name.removesuffix("s") not in kinds:
+        refuse(node, f"has {name!r}", "Known: numbers and dense tensors.")
+    return np.array(value, kinds[name.removesuffix("s")])
 
 
 def _filling(attributes):
@@ -191,9 +218,10 @@ def _reshape(value, sizes, node, attributes):
         return value.apply(node, [sizes], attributes)
     tensor = plain(value)
     if sum(size is None or size == -1 for size in sizes) > 1:
-        raise ValueError(
-            f"from_onnx: the Reshape node {node.name or list(node.output)!r} makes "
-            f"{tuple(tensor.shape)} of a shape with more than one unknown size, {sizes}."
+        refuse(
+            node,
+            f"makes {tuple(tensor.shape)} of a shape with more than one unknown size, {sizes}",
+            "Give all sizes but one as constants.",
         )
     return ops.reshape(tensor, [-1 if size is None else int(size) for size in sizes])
 
@@ -212,7 +240,18 @@ def name_of(node):
     return name or None
 
 
-def refuse(node, what, way_out=""):
-    raise ValueError(
-        f"from_onnx: the {node.op_type} node {node.name or list(node.output)!r} {what}. {way_out}"
-    )
+class RefusedError(ValueError):
+    """A node that is not read, told by name."""
+
+
+class UnreadableError(Exception):
+    """Why a value cannot be read; whoever knows the node or the output names it."""
+
+
+def told(node):
+    """Returns how messages call a node."""
+    return f"the {node.op_type} node {node.name or list(node.output)!r}"
+
+
+def refuse(node, what, way_out="", cause=None) -> NoReturn:
+    raise RefusedError(f"from_onnx: {told(node)} {what}. {way_out}".strip()) from cause

@@ -1,19 +1,17 @@
 """From `torch.nn.RNN`, `LSTM` and `GRU` and back. Reading a state dict of arrays needs no torch."""
 
-import re
 import warnings
 
 import keras
 import numpy as np
 
 import keras_gated.bidirectional
+from keras_gated.convert import torch_weights
 from keras_gated.gates import from_library, to_library
 from keras_gated.layer import GatedLayer
 from keras_gated.layers import GRU, LSTM, SimpleRNN
 
-_KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_l(\d+)(_reverse)?")
 _BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
-_RNN = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 
 
 def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_sequences=True):
@@ -40,53 +38,25 @@ def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_seq
     Raises:
         ValueError: If an entry is missing, unknown or of another shape, or for `proj_size`.
     """
-    owner, dropout = "from_torch", 0.0
-    source = module_or_state_dict
-    if hasattr(source, "state_dict"):
-        mode = getattr(source, "mode", None)
-        if mode not in (*_RNN, "LSTM", "GRU"):
-            raise ValueError(
-                f"{owner}: the module must be a torch.nn.RNN, LSTM or GRU. Received: a "
-                f"{type(source).__name__}. Pass the recurrent module inside it, or its state dict "
-                'with `prefix`, for example from_torch(model.state_dict(), prefix="lstm.").'
-            )
-        activation, dropout = _RNN.get(mode, "tanh"), source.dropout
-        source = source.state_dict()
-    arrays = _arrays(source, prefix, owner)
-    number = 1 + max(layer for _, layer, _ in arrays)
-    directions = sorted({reverse for _, _, reverse in arrays})
-    use_bias = any(name.startswith("bias") for name, _, _ in arrays)
-    names = ("weight_ih", "weight_hh") + (("bias_ih", "bias_hh") if use_bias else ())
-    wanted = {(n, layer, d) for n in names for layer in range(number) for d in directions}
-    if wanted != set(arrays) or directions not in ([False], [False, True]):
-        missing = sorted(map(_key, wanted - set(arrays))) or ["those of the forward direction"]
-        raise ValueError(
-            f"{owner}: the state dict lacks {', '.join(missing)}. Received: "
-            f"{sorted(map(_key, arrays))}. Pass all entries of the module."
-        )
-    units = arrays["weight_hh", 0, False].shape[-1]
-    blocks = arrays["weight_hh", 0, False].shape[0] / max(units, 1)
-    if blocks not in _BY_GATES:
-        raise ValueError(
-            f"{owner}: weight_hh_l0 must have shape (gates * units, units), with 1 (RNN), 3 (GRU) "
-            f"or 4 (LSTM) gates. Received: weight_hh_l0.shape="
-            f"{arrays['weight_hh', 0, False].shape}."
-        )
-    _check_shapes(arrays, int(blocks), units, len(directions), owner)
+    owner = "from_torch"
+    source, activation, dropout = torch_weights.source_of(module_or_state_dict, activation, owner)
+    arrays = torch_weights.arrays_of(source, prefix, owner)
+    number, directions, names = torch_weights.layout_of(arrays, owner)
+    use_bias = "bias_ih" in names
+    units = arrays["weight_hh", 0, False].shape[1]
+    gates = arrays["weight_hh", 0, False].shape[0] // units
     layers = []
     for place in range(number):
         last = place == number - 1
         options = {"return_sequences": return_sequences or not last}
-        if blocks == 1:
+        if gates == 1:
             options["activation"] = activation
         weights = [
-            _to_ours(
-                _BY_GATES[blocks].cell_class.gates, *(arrays.get((n, place, d)) for n in names)
-            )
+            _to_ours(_BY_GATES[gates].cell_class.gates, *(arrays.get((n, place, d)) for n in names))
             for d in directions
         ]
         options.update(use_bias=use_bias, dtype=str(weights[0][0].dtype))
-        layer = _BY_GATES[blocks](units, **options)
+        layer = _BY_GATES[gates](units, **options)
         if len(directions) == 2:
             layer = keras_gated.bidirectional.Bidirectional(layer, dtype=options["dtype"])
         layer.build((None, None, weights[0][0].shape[0]))
@@ -172,56 +142,6 @@ def to_torch(layers, *, batch_first=True, state_dict=False):
     )
     module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return module
-
-
-def _arrays(source, prefix, owner):
-    """Returns a state dict's arrays by (name, layer, whether of the backward direction)."""
-    arrays = {}
-    for key, value in source.items():
-        if not key.startswith(prefix):
-            continue
-        name = key[len(prefix) :]
-        if name.startswith("weight_hr"):
-            raise ValueError(
-                f"{owner}: {key!r} projects the hidden state (`proj_size`), which no layer here "
-                "does. Train the module without `proj_size`."
-            )
-        match = _KEY.fullmatch(name)
-        if not match:
-            raise ValueError(
-                f"{owner}: {key!r} is no weight of a torch.nn.RNN, LSTM or GRU. Expected "
-                "weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 and so on; of a larger model, "
-                'pass `prefix`: what stands before these names, for example "lstm.".'
-            )
-        if hasattr(value, "detach"):  # a tensor of torch
-            value = value.detach().cpu()
-            value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-        arrays[match[1], int(match[2]), bool(match[3])] = np.asarray(value)
-    if ("weight_hh", 0, False) not in arrays:
-        raise ValueError(
-            f"{owner}: the state dict lacks {prefix}weight_hh_l0. Received: {sorted(source)}. Pass "
-            "the state dict of a torch.nn.RNN, LSTM or GRU, or `prefix`."
-        )
-    return arrays
-
-
-def _key(place):
-    name, layer, reverse = place
-    return f"{name}_l{layer}{'_reverse' if reverse else ''}"
-
-
-def _check_shapes(arrays, gates, units, directions, owner):
-    for place, array in arrays.items():
-        name, layer, _ = place
-        expected = {"weight_hh": (gates * units, units)}.get(name, (gates * units,))
-        if name == "weight_ih":
-            of_first = arrays.get(("weight_ih", 0, False), array).shape[-1:]
-            expected = (gates * units, *((directions * units,) if layer else of_first))
-        if array.shape != expected:
-            raise ValueError(
-                f"{owner}: {_key(place)} must have shape {expected}, as weight_hh_l0 says "
-                f"{gates} gate(s) of {units} units. Received: {_key(place)}.shape={array.shape}."
-            )
 
 
 def _to_ours(gates, W, U, b=None, c=None):

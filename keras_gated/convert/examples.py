@@ -1,0 +1,93 @@
+"""Random inputs for a model that was written in another format, and how its answers differ."""
+
+import keras
+import numpy as np
+
+from keras_gated.ngrams import NGrams
+
+TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
+_FREE = 4  # what stands for an axis of unknown size other than the batch and the time
+
+
+def fixed_sizes(model):
+    """Returns the sizes of the batch and the time that a model's inputs fix, None where free."""
+    rows = [t.shape[0] for t in model.inputs if t.shape]
+    steps = [t.shape[1] for t in model.inputs if len(t.shape) > 2 or _holds_ids(t)]
+    return tuple(next((n for n in sizes if n is not None), None) for sizes in (rows, steps))
+
+
+def _holds_ids(tensor):
+    return len(tensor.shape) == 2 and not tensor.dtype.startswith(("float", "bfloat"))
+
+
+def random_inputs(model, rows, steps, seed, valid=None):
+    """Returns an array for every input of a functional model.
+
+    Steps are masked at random where a model knows masks: ids are 0 there, vectors a `Masking`
+    layer's value. Of several rows the first is whole; of more than two the last has no valid step.
+
+    Args:
+        model: The functional model.
+        rows: The size of the batch, where the model leaves it free.
+        steps: The number of steps, where the model leaves it free.
+        seed: A whole number: the same gives the same inputs.
+        valid: Optional bool, `(rows, steps)`: the steps that are not masked. Default: at random.
+    """
+    rng = np.random.default_rng(seed)
+    maskings = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Masking)]
+    given = []
+    for tensor in model.inputs:
+        free = [rows, steps] + [_FREE] * len(tensor.shape)
+        shape = [free[n] if size is None else size for n, size in enumerate(tensor.shape)]
+        if valid is None:
+            valid = rng.random((rows, steps)) < 0.6
+            valid[0, : None if rows > 1 else 1] = True
+            valid[2:][-1:] = False
+        kept = valid if tuple(shape[:2]) == valid.shape else np.ones(shape[:2], bool)
+        kept = kept.reshape(kept.shape + (1,) * (len(shape) - kept.ndim))
+        ids = _ids_below(model, tensor)
+        if tensor.dtype == "bool":
+            values = np.broadcast_to(kept, shape)
+        elif ids is not None:
+            values = np.where(kept, rng.integers(min(1, ids - 1), ids, shape), 0)
+        else:
+            values = rng.normal(size=shape)
+            if maskings and len(shape) > 2:
+                values = np.where(kept, values, maskings[0].mask_value)
+        given.append(np.ascontiguousarray(values, tensor.dtype))
+    return given
+
+
+def _ids_below(model, tensor):
+    """Returns what ids of an input must be below, or None for an input that takes no ids."""
+    tables = (keras.layers.Embedding, NGrams)
+    readers = [layer for layer in model._flatten_layers() if isinstance(layer, tables)]
+    own = [
+        layer
+        for layer in readers
+        if any(tensor is x for node in layer._inbound_nodes for x in node.input_tensors)
+    ]
+    if not own and "int" not in tensor.dtype:
+        return None
+    return min((getattr(x, "input_dim", None) or x.words for x in own or readers), default=2)
+
+
+def difference(received, expected):
+    """Returns the largest difference of arrays, as a part of the largest number expected.
+
+    Numbers up to 1 count as they are. The same number counts 0, infinite or none, too.
+    """
+    largest = 0.0
+    for a, b in zip(received, expected, strict=True):
+        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+        if a.shape != b.shape:
+            return np.inf
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore"):
+            differs = np.where(same, 0, np.abs(a - b))
+        scale = max(1.0, np.max(np.abs(b), where=np.isfinite(b), initial=0))
+        largest = max(
+            largest,
+            float(np.max(np.nan_to_num(differs, nan=np.inf, posinf=np.inf), initial=0)) / scale,
+        )
+    return largest

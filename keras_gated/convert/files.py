@@ -1,0 +1,56 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import glob
+import os
+import pathlib
+import time
+import uuid
+
+_OLD = 3600  # seconds after which an unfinished file belongs to nobody
+
+
+def target(path, owner):
+    """Returns where a file is to stand, before the work for it begins.
+
+    Raises:
+        ValueError: If `path` is no path, or its folder is none; the message names it.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ValueError(
+            f"{owner}: `path` must be the path of the file to write. Received: {path!r} (of type "
+            f"{type(path).__name__})."
+        )
+    path = pathlib.Path(os.path.realpath(path))  # what a link points to
+    if path.is_dir():
+        raise ValueError(
+            f"{owner}: `path` must be a file. Received: {str(path)!r}, a folder. Add a file name."
+        )
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"{owner}: the folder of `path` must exist. Received: {str(path)!r}. Create "
+            f"{str(path.parent)!r} first."
+        )
+    return path
+
+
+def write_whole(path, content):
+    """Writes a file beside its target and renames it: a reader sees the old file or the new one.
+
+    Whatever stops the writing (a full disk, Ctrl-C), the old file stays as it was, and nothing
+    else is left. A process that is killed in between cannot tidy up; a later write does.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _OLD:
+                left.unlink()
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.unfinished")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may only be told now
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

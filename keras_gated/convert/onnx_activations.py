@@ -1,0 +1,123 @@
+"""Activations of Keras as operators of ONNX, around recurrent nodes and inside them.
+
+A recurrent node names its functions in `activations`. The values of those that take any follow in
+`activation_alpha` and `activation_beta`: one value for each function that takes one, in order, not
+one for each function. onnxruntime reads them so, and so does the text of the specification ("the
+values are consumed in the order of activation functions").
+"""
+
+import keras
+import numpy as np
+
+# Around recurrent nodes. Names in Keras: the operator, and its attributes.
+OPERATORS = {
+    "linear": ("Identity", {}),
+    "relu": ("Relu", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
+    "sigmoid": ("Sigmoid", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+    "tanh": ("Tanh", {}),
+    "softmax": ("Softmax", {"axis": -1}),
+    "log_softmax": ("LogSoftmax", {"axis": -1}),
+    "softplus": ("Softplus", {}),
+    "softsign": ("Softsign", {}),
+    "elu": ("Elu", {"alpha": 1.0}),
+    "selu": ("Selu", {}),
+    "exponential": ("Exp", {}),
+}
+# Inside them.
+IN_A_STEP = {
+    name: OPERATORS[name]
+    for name in (
+        "relu", "leaky_relu", "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "elu"
+    )
+} | {"linear": ("Affine", {"alpha": 1.0, "beta": 0.0})}  # fmt: skip
+# The functions that take values, with what stands for those that are left out. None: runtimes
+# disagree (onnxruntime takes 0), so a file must say it.
+_TAKES = {
+    "Affine": {"alpha": None, "beta": None},
+    "LeakyRelu": {"alpha": 0.01},
+    "ThresholdedRelu": {"alpha": None},
+    "ScaledTanh": {"alpha": None, "beta": None},
+    "HardSigmoid": {"alpha": 0.2, "beta": 0.5},
+    "Elu": {"alpha": 1.0},
+}
+# The `clip` of a recurrent node that cuts nothing off: onnxruntime's default.
+NO_CLIP = float(np.finfo("float32").max)
+# What Keras has under another name.
+_ALSO = [
+    ("relu", "LeakyRelu", {"alpha": 0.0}),
+    ("relu", "ThresholdedRelu", {"alpha": 0.0}),
+    ("linear", "LeakyRelu", {"alpha": 1.0}),
+    ("tanh", "ScaledTanh", {"alpha": 1.0, "beta": 1.0}),
+]
+
+
+def name_of(function):
+    """Returns the name of an activation of Keras itself, or None for any other function."""
+    for name in OPERATORS:
+        own = (getattr(keras.activations, name, None), getattr(keras.ops, name, None))
+        if function is not None and function in own:
+            return name
+    return None
+
+
+def attributes_of(names):
+    """Returns a recurrent node's attributes for its functions.
+
+    Args:
+        names: Keras's names, of one direction after the other: f, g and h of each.
+    """
+    functions = [IN_A_STEP[name] for name in names]
+    attributes = {"activations": [function for function, _ in functions]}
+    for value in ("alpha", "beta"):
+        given = [values[value] for _, values in functions if value in values]
+        if given:
+            attributes[f"activation_{value}"] = given
+    return attributes
+
+
+def names_in(attributes, defaults, directions):
+    """Returns Keras's names of the functions of each direction.
+
+    Args:
+        attributes: The node's.
+        defaults: ONNX's names of one direction, where the node has none.
+        directions: 1 or 2.
+
+    Raises:
+        ValueError: If the node has another number of functions or values, or a function that
+            Keras does not have; the message is what a sentence about the node ends with.
+    """
+    received = attributes.get("activations") or defaults * directions
+    functions = [f.decode() if isinstance(f, bytes) else f for f in received]
+    if len(functions) != len(defaults) * directions:
+        raise ValueError(
+            f"has activations {functions}, where {len(defaults) * directions} are expected, "
+            f"{len(defaults)} for each direction"
+        )
+    left = {v: list(attributes.get(f"activation_{v}", [])) for v in ("alpha", "beta")}
+    read = []
+    for function in functions:
+        taken = _TAKES.get(function, {})
+        values = {v: left[v].pop(0) if left[v] else default for v, default in taken.items()}
+        read.append(_name_in_keras(function, values))
+    return [tuple(read[n : n + len(defaults)]) for n in range(0, len(read), len(defaults))]
+
+
+def _name_in_keras(function, values):
+    known = [(name, *operator) for name, operator in IN_A_STEP.items()]
+    for name, operator, own in [*known, *_ALSO]:
+        if operator == function and all(
+            values[v] is not None and abs(values[v] - number) < 1e-6 for v, number in own.items()
+        ):
+            return name
+    told = ", ".join(f"{v} {'missing' if n is None else f'{n:.6g}'}" for v, n in values.items())
+    options = ", ".join(
+        operator + "".join(f" {v}={number:.6g}" for v, number in own.items())
+        for _, operator, own in [*known, *_ALSO]
+    )
+    raise ValueError(
+        f"has the activation {function}{f' ({told})' if told else ''}, which no activation of "
+        f"Keras is equal to. Known: {options}"
+    )

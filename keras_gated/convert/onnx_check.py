@@ -1,0 +1,125 @@
+"""What onnxruntime answers to a written model, against what the model answers."""
+
+import importlib.util
+
+import keras
+import numpy as np
+
+from keras_gated.convert.examples import TOLERANCE, difference, fixed_sizes, random_inputs
+
+_BATCHES = [(1, 1), (3, 7), (4, 12)]  # rows and steps, where the model leaves them free
+
+
+def wanted(check):
+    """Returns whether to check: by default where onnxruntime is installed.
+
+    Raises:
+        ImportError: If it is to be checked and onnxruntime is not installed.
+    """
+    if check not in (None, True, False):
+        raise ValueError(
+            f"to_onnx: `check` must be True, False or None (True where onnxruntime is installed). "
+            f"Received: {check!r}."
+        )
+    installed = importlib.util.find_spec("onnxruntime") is not None
+    if check and not installed:
+        raise ImportError(
+            "to_onnx: `check=True` asks onnxruntime, which is not installed. Install it (pip "
+            "install 'keras_gated[onnx]'), or write the file unchecked: check=False."
+        )
+    return installed if check is None else bool(check)
+
+
+def check_answers(content, model, backwards, lengths):
+    """Raises if onnxruntime answers otherwise than the model, at random unequal lengths.
+
+    Args:
+        content: The file's bytes.
+        model: The functional model.
+        backwards: For every output, whether its steps stand last first.
+        lengths: Whether the file has the input `lengths`. The model then reads the rows of each
+            length alone, cut to it.
+    """
+    session = _session(content, model)
+    fixed_rows, fixed_steps = fixed_sizes(model)
+    for seed, (rows, steps) in enumerate(_BATCHES):
+        rows, steps = fixed_rows or rows, fixed_steps or steps
+        of_rows = np.full(rows, steps, "int32")
+        if lengths and not fixed_steps:
+            rng = np.random.default_rng(seed)
+            of_rows[1:] = rng.choice(rng.integers(1, steps + 1, 2), rows - 1)
+        valid = np.arange(steps) < of_rows[:, None] if lengths else None
+        given = random_inputs(model, rows, steps, seed, valid)
+        named = dict(zip((t.name for t in model.inputs), given, strict=True))
+        named.update({"lengths": of_rows} if lengths else {})
+        received = _run(session, named, model)
+        for length in sorted(set(of_rows)):
+            cut = [
+                x[:, :length] if len(t.shape) > 1 and t.shape[1] is None else x
+                for x, t in zip(given, model.inputs, strict=True)
+            ]
+            own = of_rows == length
+            expected = [y[own] for y in _answers(model, cut)]
+            parts = [
+                _steps_of(y[own], e, b)
+                for y, e, b in zip(received, expected, backwards, strict=True)
+            ]
+            _compare(parts, expected, model, cut)
+
+
+def _steps_of(received, expected, backwards):
+    """Returns the outputs of as many steps as were expected, without those of padding."""
+    if received.ndim < 2 or received.ndim != expected.ndim:
+        return received
+    steps = expected.shape[1]
+    return received[:, received.shape[1] - steps :] if backwards else received[:, :steps]
+
+
+def _session(content, model):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime's own kinds
+        raise _cannot_run(model, error) from error
+
+
+def _run(session, named, model):
+    try:
+        return session.run(None, named)
+    except Exception as error:
+        raise _cannot_run(model, error) from error
+
+
+def _cannot_run(model, error):
+    return ValueError(
+        f"to_onnx: onnxruntime cannot run what was written of {model.name!r}: "
+        f"{str(error).splitlines()[0][:300]} Nothing was written. For a runtime that can, write "
+        "it unchecked: check=False."
+    )
+
+
+def _answers(model, given):
+    try:
+        answers = model(keras.tree.pack_sequence_as(model.input, given), training=False)
+    except Exception as error:
+        shapes = {t.name: x.shape for t, x in zip(model.inputs, given, strict=True)}
+        raise ValueError(
+            f"to_onnx: {model.name!r} does not answer random inputs of the shapes {shapes}, so "
+            f"what was written cannot be compared: {str(error).splitlines()[0][:300]} Nothing was "
+            "written. Write it unchecked: check=False."
+        ) from error
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(answers)]
+
+
+def _compare(received, expected, model, given):
+    differs = difference(received, expected)
+    if not differs <= TOLERANCE:
+        shapes = {t.name: x.shape for t, x in zip(model.inputs, given, strict=True)}
+        raise ValueError(
+            f"to_onnx: {model.name!r} answers otherwise in onnxruntime, by {differs:.2g} of its "
+            f"largest answer (accepted: {TOLERANCE:.0e}), to random inputs of the shapes {shapes}. "
+            "Nothing was written. Please report it; check=False writes the file all the same."
+        )

@@ -1,0 +1,212 @@
+"""`from_onnx` reads what `to_onnx` writes, and OpenVINO runs it: onnxruntime has the answers."""
+
+import keras
+import numpy as np
+import pytest
+from families import FAMILIES
+from keras import layers
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated import from_onnx, to_onnx
+from keras_gated.convert import onnx_nodes
+from keras_gated.ngrams import NGrams
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from onnx_graphs import ask_onnxruntime  # noqa: E402
+
+KEPT = np.array([[1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0], [1] * 3 + [0] * 4, [1] * 7, [0] * 7])
+RNG = np.random.default_rng(0)
+GIVEN = {
+    "ids": RNG.integers(1, 20, (5, 7)) * KEPT,
+    "x": (RNG.normal(size=(5, 7, 4)) * KEPT[..., None]).astype("float32"),
+    "h": RNG.normal(size=(5, 4)).astype("float32"),
+    "kept": KEPT.astype(bool),
+}
+
+
+def inputs():
+    return {
+        "ids": keras.Input((None,), dtype="int64", name="ids"),
+        "x": keras.Input((None, 4), name="x"),
+        "h": keras.Input((4,), name="h"),
+        "kept": keras.Input((None,), dtype="bool", name="kept"),
+    }
+
+
+def of(layer, given="x"):
+    return given, lambda i: layer(i[given])
+
+
+def of_ids(*stack):
+    def call(i):
+        x = layers.Embedding(20, 4, mask_zero=True)(i["ids"])
+        for layer in stack:
+            x = layer(x)
+        return x
+
+    return "ids", call
+
+
+def merging(layer):
+    return "x", lambda i: layer([i["x"], layers.Dense(4)(i["x"]), layers.Dense(4)(i["x"])])
+
+
+def states(i):
+    memory = layers.Dense(4)(i["h"])
+    return keras_gated.LSTM(4, return_state=True)(i["x"], initial_state=[i["h"], memory])
+
+
+# A model of everything that `to_onnx` writes, by the name of its class: inputs and outputs.
+CASES = {
+    "Embedding": of(layers.Embedding(20, 4), "ids"),
+    "Dense": of(layers.Dense(3, activation="elu")),
+    "TimeDistributed": of(layers.TimeDistributed(layers.Dense(3, use_bias=False))),
+    "Activation": of(layers.Activation("hard_sigmoid")),
+    "Dropout": of(layers.Dropout(0.5)),
+    "SpatialDropout1D": of(layers.SpatialDropout1D(0.5)),
+    "GaussianDropout": of(layers.GaussianDropout(0.5)),
+    "GaussianNoise": of(layers.GaussianNoise(0.5)),
+    "ActivityRegularization": of(layers.ActivityRegularization()),
+    "Identity": of(layers.Identity()),
+    "Masking": ("x", lambda i: keras_gated.LSTM(3)(layers.Masking()(i["x"]))),
+    "GlobalAveragePooling1D": of(layers.GlobalAveragePooling1D(keepdims=True)),
+    "GlobalMaxPooling1D": of(layers.GlobalMaxPooling1D()),
+    "LayerNormalization": of(layers.LayerNormalization(epsilon=0.1)),
+    **{
+        cls.__name__: merging(cls())
+        for cls in (
+            layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply,
+            layers.Concatenate,
+        )
+    },
+    "NGrams": of(NGrams(20, 101), "ids"),
+    "NotEqual": of_ids(keras_gated.GRU(3, return_sequences=True), keras_gated.GRU(3)),
+    "Any": ("x", lambda i: keras_gated.GRU(3)(layers.Masking()(i["x"]))),
+    "Flip": ("x kept", lambda i: keras_gated.GRU(3)(i["x"], mask=keras.ops.flip(i["kept"], 1))),
+    "SimpleRNN": of_ids(keras_gated.SimpleRNN(3, return_state=True)),
+    "LSTM": ("x h", states),
+    "states under a mask": (
+        "ids h",
+        lambda i: keras_gated.GRU(4, return_sequences=True, return_state=True)(
+            layers.Embedding(20, 4, mask_zero=True)(i["ids"]), initial_state=i["h"]
+        ),
+    ),
+    "GRU": of_ids(keras_gated.GRU(3, go_backwards=True, return_sequences=True)),
+    "Bidirectional": of_ids(
+        keras_gated.Bidirectional(keras_gated.LSTM(4, return_sequences=True), merge_mode="mul"),
+        keras_gated.Bidirectional(keras_gated.GRU(3)),
+    ),
+    "no centre": of(layers.LayerNormalization(center=False, scale=False)),
+    "an average under a mask": of_ids(layers.GlobalAveragePooling1D()),
+    "a mean of directions": of_ids(
+        keras_gated.Bidirectional(keras_gated.LSTM(3, return_sequences=True), merge_mode="ave")
+    ),
+}  # fmt: skip
+
+
+def written(case, path):
+    """Returns the model, its path as ONNX, the inputs, and what onnxruntime answers."""
+    names, call = case
+    of_name = inputs()
+    model = keras.Model([of_name[n] for n in names.split()], call(of_name))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    given = {name: GIVEN[name] for name in names.split()}
+    to_onnx(model, path, check=False)
+    return model, str(path), given, ask_onnxruntime(str(path), given)
+
+
+def assert_same(received, expected):
+    for a, b in zip(received, expected, strict=True):
+        assert_allclose(a, b, atol=1e-5)
+
+
+def test_there_is_a_case_for_everything_that_is_written():
+    assert {kind.__name__ for kind in onnx_nodes.WRITERS} <= {*CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_written_is_read_back(name, tmp_path):
+    model, path, given, expected = written(CASES[name], tmp_path / "model.onnx")
+    values = list(given.values())
+    values = values if len(values) > 1 else values[0]
+    assert_same(map(np.asarray, keras.tree.flatten(model(values))), expected)
+    again = keras.tree.flatten(from_onnx(path)(given if len(given) > 1 else values))
+    assert_same(map(np.asarray, again), expected)
+
+
+def test_what_is_written_with_lengths_is_read_back(tmp_path):
+    x = keras.Input((None, 4), name="x")
+    y = keras_gated.GRU(3, go_backwards=True, return_sequences=True)(x)
+    pooled = [layers.GlobalMaxPooling1D()(y), layers.GlobalAveragePooling1D()(y)]
+    model = keras.Model(x, dict(zip("abc", [*pooled, keras_gated.LSTM(3)(y)], strict=True)))
+    path = to_onnx(model, tmp_path / "model.onnx", lengths=True)
+    given = {"x": GIVEN["x"], "lengths": np.array([7, 1, 3, 5, 4], "int32")}
+    again = from_onnx(path)(given)
+    assert_same(map(np.asarray, keras.tree.flatten(again)), ask_onnxruntime(path, given))
+
+
+def ask_openvino(path, given):
+    openvino = pytest.importorskip("openvino")
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", exact)
+    results = compiled(given)
+    return [results[output] for output in compiled.outputs]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_openvino_answers_as_onnxruntime(name, tmp_path):
+    _, path, given, expected = written(CASES[name], tmp_path / "model.onnx")
+    assert_same(ask_openvino(path, given), expected)
+
+
+@pytest.mark.parametrize("how", ["a mask", "lengths", "neither"])
+@pytest.mark.parametrize("options", [
+    {}, {"return_sequences": True, "return_state": True},
+    {"return_sequences": True, "go_backwards": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", FAMILIES)
+def test_openvino_reads_as_many_steps_as_count(name, options, how, tmp_path):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    x = layers.Embedding(20, 4, mask_zero=how == "a mask")(ids)
+    alone = keras.tree.flatten(FAMILIES[name].make(5, **options)(x))
+    both = keras_gated.Bidirectional(FAMILIES[name].make(3, return_sequences=True))(x)
+    between = FAMILIES[name].make(3, return_sequences=True)(both)
+    stacked = keras_gated.Bidirectional(FAMILIES[name].make(3))(between)
+    model = keras.Model(ids, [*alone, both, stacked])
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    path = to_onnx(model, tmp_path / "model.onnx", lengths=how == "lengths", check=False)
+    given = {"ids": GIVEN["ids"]}
+    if how == "lengths":
+        given["lengths"] = np.array([7, 1, 3, 0, 4], "int32")
+    assert_same(ask_openvino(path, given), ask_onnxruntime(path, given))
+
+
+def test_runs_of_many_words_are_the_same_in_openvino(tmp_path):
+    """Their numbers do not fit into 32 bits, nor their products into the 24 of a float."""
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    model = keras.Model(ids, NGrams(20_000, 200_003)(ids))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    path = to_onnx(model, tmp_path / "model.onnx", check=False)
+    given = {"ids": rng.integers(2, 20_000, (4, 30))}
+    [expected] = ask_onnxruntime(path, given)
+    assert_allclose(expected, model(given["ids"]), atol=1e-5)
+    assert_allclose(ask_openvino(path, given)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_no_whole_number_of_a_file_needs_more_than_32_bits(lengths, tmp_path):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    x = layers.Embedding(20, 4, mask_zero=not lengths)(ids)
+    x = keras_gated.GRU(3, go_backwards=True, return_sequences=True)(x)
+    x = keras_gated.Bidirectional(keras_gated.LSTM(3))(x)
+    model = keras.Model(ids, layers.Add()([layers.Dense(1)(x), NGrams(20, 101)(ids)]))
+    path = to_onnx(model, tmp_path / "model.onnx", lengths=lengths)
+    arrays = [onnx.numpy_helper.to_array(a) for a in onnx.load(path).graph.initializer]
+    numbers = np.concatenate([a.ravel() for a in arrays if a.dtype.kind == "i"])
+    assert len(numbers) and np.abs(numbers.astype(object)).max() <= 2**31
+    assert numbers.max() < 2**31
