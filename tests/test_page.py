@@ -21,13 +21,14 @@ def test_a_review_is_read_on_the_page(page, browser):
     page("review").send_keys("A good <b>film</b> & zzz!")
     page("review").submit()
     answer = exported.sentiment().ask("tokens", text=["A good <b>film</b> & zzz!"])
-    expected = answer["probability"][0, -1]
+    read = answer["lengths"][0]
+    expected = answer["probability"][0, read - 1]
     label = "positive" if expected >= 0.5 else "negative"
     wait(lambda: page("probability").text == f"{label}, {expected:.3f}")
     canvas = wait(lambda: browser.find_elements("css selector", "#gates canvas"))[0]
     words = browser.find_elements("css selector", "#tokens span")
-    assert [one.text.encode() for one in words] == answer["tokens"][0].tolist()
-    for word, probability in zip(words, answer["probability"][0], strict=True):
+    assert [one.text.encode() for one in words] == answer["tokens"][0, :read].tolist()
+    for word, probability in zip(words, answer["probability"][0, :read], strict=True):
         assert word.get_attribute("title").startswith(f"so far {probability:.3f}")
     assert "unknown" in words[-2].get_attribute("class")
     assert canvas.get_attribute("width") == str(len(words))
