@@ -6,6 +6,7 @@ so what runs here needs no Python. Used by the stand-in server, the benchmark an
 
 import ctypes
 import importlib.util
+import math
 import pathlib
 
 import numpy as np
@@ -22,11 +23,25 @@ DTYPES = {  # TensorFlow's numbers of types
 FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val", 10: "bool_val"}
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 LARGEST = 1 << 26  # values of a tensor that is read
+MOST_AXES = 64  # of a NumPy array
 STRING_BYTES = 24  # of a TF_TString
+CODES = (
+    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS "
+    "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
+    "INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
+).split()  # TensorFlow's and gRPC's, by their numbers
 
 
 class RequestError(ValueError):
-    """A request that does not fit the signature, or that the graph itself refuses."""
+    """A request that does not fit the signature, or that the graph itself refuses.
+
+    Attributes:
+        code: The name of its status, one of `CODES`.
+    """
+
+    def __init__(self, message, code="INVALID_ARGUMENT"):
+        super().__init__(message)
+        self.code = code
 
 
 class Output(ctypes.Structure):
@@ -47,7 +62,8 @@ def _load_library():
     library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
     for name in (
         "TF_NewStatus TF_NewGraph TF_NewSessionOptions TF_NewBuffer TF_LoadSessionFromSavedModel "
-        "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer"
+        "TF_GraphOperationByName TF_AllocateTensor TF_TensorData TF_StringGetDataPointer "
+        "TF_NewBufferFromString"
     ).split():
         getattr(library, name).restype = ctypes.c_void_p
     for name in ("TF_StringGetSize", "TF_TensorByteSize"):
@@ -102,41 +118,29 @@ class Session:
             if not name.startswith("__")
         }
 
-    def run(self, signature, inputs):
+    def run(self, signature, inputs, outputs=(), timeout_ms=0):
         """Returns the outputs of a signature, name to array (of bytes objects for strings).
 
         Args:
             signature: Its name.
             inputs: Name to array.
+            outputs: The names of those wanted. Default: all.
+            timeout_ms: How long it may take; 0: as long as it needs.
 
         Raises:
             RequestError: With the message of the C library, or naming what does not fit.
         """
-        if signature not in self.signatures:
-            raise RequestError(
-                f"Serving signature name not found: {signature!r}. There are: "
-                f"{', '.join(sorted(self.signatures))}"
-            )
-        definition, library = self.signatures[signature], self._library
-        if set(inputs) != set(definition.inputs):
-            raise RequestError(
-                f"input names must be {sorted(definition.inputs)}; received: {sorted(inputs)}"
-            )
-        status, given = ctypes.c_void_p(library.TF_NewStatus()), []
-        names = list(definition.outputs)
-        results = (ctypes.c_void_p * len(names))()
+        library, status, given = self._library, None, []
+        definition, names = self.check(signature, inputs, outputs)
+        results, options = (ctypes.c_void_p * len(names))(), None
         try:
-            for name, array in inputs.items():
-                number = definition.inputs[name].dtype
-                if np.asarray(array).dtype != DTYPES[number]:
-                    raise RequestError(
-                        f"input {name!r} must be of type {DTYPES[number]}; received: "
-                        f"{np.asarray(array).dtype}"
-                    )
+            for array in inputs.values():
                 given.append(self._to_tensor(array))
+            status = ctypes.c_void_p(library.TF_NewStatus())
+            options = self._run_options(timeout_ms)
             library.TF_SessionRun(
                 self._session,
-                None,
+                options,
                 (Output * len(given))(*(self._output(definition.inputs[n]) for n in inputs)),
                 (ctypes.c_void_p * len(given))(*given),
                 len(given),
@@ -149,13 +153,56 @@ class Session:
                 status,
             )
             self._raise_for(status)
-            status = None
             return {n: self._to_array(t) for n, t in zip(names, results, strict=True)}
         finally:
+            if options:
+                library.TF_DeleteBuffer(options)
             for tensor in given:
                 self._free_input(ctypes.c_void_p(tensor))
             for tensor in filter(None, results):
                 library.TF_DeleteTensor(ctypes.c_void_p(tensor))
+
+    def check(self, signature, inputs, outputs=()):
+        """Returns the definition of a signature and the outputs that are wanted, or raises."""
+        if signature not in self.signatures:
+            message = f'Serving signature key "{signature}" not found.'
+            raise RequestError(message, "FAILED_PRECONDITION")
+        definition = self.signatures[signature]
+        expected, sent = set(definition.inputs), set(inputs)
+        if len(sent) != len(expected):
+            extra, missing = (_listed(names) for names in (sent - expected, expected - sent))
+            raise RequestError(
+                f"input size does not match signature: {len(sent)}!={len(expected)} "
+                f"len({_listed(sent)}) != len({_listed(expected)}). Sent extra: {extra}. "
+                f"Missing but required: {missing}."
+            )
+        for name in sorted(expected - sent):
+            raise RequestError(
+                f"Signature input alias: {name}(feed name: {definition.inputs[name].name}) not "
+                "found in request and no default value provided. Inputs expected to be in the "
+                f"request {_listed(sent)}, or default input alias set: "
+            )
+        for place, name in enumerate(outputs):
+            if name not in definition.outputs:
+                raise RequestError(
+                    f"output tensor alias not found in signature: {name} Outputs expected to be "
+                    f"in the set {_listed(definition.outputs)}."
+                )
+            if name in outputs[:place]:
+                raise RequestError(f"duplicate output tensor alias: {name}")
+        return definition, list(outputs) or list(definition.outputs)
+
+    def _run_options(self, timeout_ms):
+        """Returns a `tensorflow.RunOptions` whose field 2, `timeout_in_ms`, is set; or None."""
+        if not timeout_ms:
+            return None
+        written = b"\x10"
+        while timeout_ms > 127:
+            written += bytes([timeout_ms & 127 | 128])
+            timeout_ms >>= 7
+        written += bytes([timeout_ms])
+        new = self._library.TF_NewBufferFromString
+        return ctypes.c_void_p(new(written, ctypes.c_size_t(len(written))))
 
     def close(self):
         """Frees the model; nobody may be asking it."""
@@ -169,10 +216,10 @@ class Session:
         return Output(self._library.TF_GraphOperationByName(self._graph, name.encode()), int(index))
 
     def _raise_for(self, status):
-        code, message = self._library.TF_GetCode(status), self._library.TF_Message(status).decode()
+        code, message = self._library.TF_GetCode(status), self._library.TF_Message(status)
         self._library.TF_DeleteStatus(status)
         if code:
-            raise RequestError(message)
+            raise RequestError(message.decode(errors="replace"), CODES[code])
 
     def _to_tensor(self, array):
         library, array = self._library, np.asarray(array, order="C")
@@ -215,27 +262,35 @@ class Session:
         self._library.TF_DeleteTensor(tensor)
 
 
-def from_proto(proto):
-    """Returns the array of a `TensorProto`, strings as bytes objects."""
+def _listed(names):
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def from_proto(proto, name=""):
+    """Returns the array of a `TensorProto`, strings as bytes objects.
+
+    As in TensorFlow, the last value stands for those that are missing, or 0 where there is none.
+
+    Raises:
+        RequestError: Giving the name, if shape and values make no tensor.
+    """
     shape = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.dtype not in DTYPES:
-        raise RequestError(f"tensors of type number {proto.dtype} are not taken")
-    count = int(np.prod(shape, dtype=float))
-    if not 0 <= count <= LARGEST:
-        raise RequestError(f"a tensor of shape {shape} is not taken")
-    if proto.dtype == STRING:
-        values = np.array([*proto.string_val, None], object)[:-1]
-    elif proto.tensor_content or not count:
-        if len(proto.tensor_content) % DTYPES[proto.dtype].itemsize:
-            raise RequestError(f"a tensor of shape {shape} came with half a value")
-        values = np.frombuffer(proto.tensor_content, DTYPES[proto.dtype])
-    else:
-        values = np.array(getattr(proto, FIELDS[proto.dtype]), DTYPES[proto.dtype])
-    if 0 < len(values) < count:  # the last one stands for the rest
-        values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
-    if len(values) != count:
-        raise RequestError(f"a tensor of shape {shape} came with {len(values)} values")
-    return values.reshape(shape)
+    no_tensor = RequestError(f"tensor parsing error: {name}")
+    if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or len(shape) > MOST_AXES:
+        raise no_tensor
+    count = math.prod(shape)
+    if proto.dtype not in DTYPES or count > LARGEST:
+        raise no_tensor
+    dtype = DTYPES[proto.dtype]
+    if proto.tensor_content:
+        if proto.dtype == STRING or len(proto.tensor_content) != count * dtype.itemsize:
+            raise no_tensor
+        return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    field = "string_val" if proto.dtype == STRING else FIELDS[proto.dtype]
+    values = list(getattr(proto, field)[:count]) or [b"" if proto.dtype == STRING else 0]
+    array = np.full(count, values[-1], dtype)
+    array[: len(values)] = values[:count]
+    return array.reshape(shape)
 
 
 def to_proto(array, proto):

@@ -3,20 +3,23 @@
     python examples/query.py classify "It is not a great film, but I enjoyed it." "Boring."
     python examples/query.py generate "ALMA:" --length 200 --top-k 10
     python examples/query.py stream "ALMA:" --grpc localhost:8500
+    python examples/query.py classify "Boring." --label canary
 
 REST by default (`--rest http://localhost:8501`); gRPC with `--grpc HOST:PORT`. `stream` calls
-`step` once a character and keeps the states itself, so any server may answer any step. What fails
-on the way is asked again, which is safe: no call changes anything on the server. What the server
-refuses is not.
+`step` once a character and keeps the states itself, so any server may answer any step. A request
+is sent again only if no server took it: nobody listens, or the queue is full. A server that is
+slow to answer is still at work, and a second request would make it slower.
 """
 
 import argparse
+import http.client
 import json
 import math
 import random
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 RETRIES = 4  # after the first attempt, with pauses of 0.2, 0.4, 0.8 and 1.6 s
@@ -27,11 +30,11 @@ class QueryError(Exception):
 
 
 class UnavailableError(Exception):
-    """Failed in a way that may be over in a moment."""
+    """No server took the request, which may be otherwise in a moment."""
 
 
 def patiently(attempt, where):
-    """Calls until it is not `UnavailableError`, a few times."""
+    """Calls until a server takes the request, a few times."""
     for number in range(RETRIES + 1):
         try:
             return attempt()
@@ -45,6 +48,13 @@ def patiently(attempt, where):
     )
 
 
+def too_late(where, timeout):
+    return QueryError(
+        f"No answer from {where} within {timeout:g} s. It may still be at work, so nothing was "
+        "asked again. Wait longer (--timeout), or ask for less."
+    )
+
+
 def accepted(outputs):
     """Returns outputs, unless the model says `error` of a row."""
     for row, error in enumerate(outputs.get("error", [])):
@@ -54,15 +64,26 @@ def accepted(outputs):
 
 
 class Rest:
-    """Asks through REST."""
+    """Asks through REST.
 
-    def __init__(self, address, timeout):
+    Args:
+        address: As `http://localhost:8501`.
+        timeout: Seconds to wait for an answer.
+        version, label: Which version of a model is asked; at most one of both. Default: the newest.
+    """
+
+    def __init__(self, address, timeout, version=None, label=None):
         self.address, self.timeout = address.rstrip("/"), timeout
+        self._which = ""
+        if version is not None:
+            self._which = f"/versions/{version}"
+        elif label is not None:
+            self._which = f"/labels/{urllib.parse.quote(label, safe='')}"
 
     def predict(self, model, signature, inputs):
         """Returns the outputs by name, lists with one entry a row; inputs likewise."""
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
-        outputs = self._ask(f"/v1/models/{model}:predict", body)["outputs"]
+        outputs = self._ask(model, ":predict", body)["outputs"]
         if isinstance(outputs, dict):
             return accepted(outputs)
         [name] = self.shapes(model, signature)[1]  # one output comes without its name
@@ -70,7 +91,7 @@ class Rest:
 
     def shapes(self, model, signature):
         """Returns the inputs and the outputs of a signature, names to shapes."""
-        found = self._ask(f"/v1/models/{model}/metadata")
+        found = self._ask(model, "/metadata")
         signatures = found["metadata"]["signature_def"]["signature_def"]
         return tuple(
             {
@@ -80,7 +101,8 @@ class Rest:
             for side in ("inputs", "outputs")
         )
 
-    def _ask(self, path, body=None):
+    def _ask(self, model, what, body=None):
+        path = f"/v1/models/{urllib.parse.quote(model, safe='')}{self._which}{what}"
         request = urllib.request.Request(
             self.address + path, body, {"Content-Type": "application/json"}
         )
@@ -95,23 +117,29 @@ class Rest:
                     message = json.loads(message)["error"]
                 except (ValueError, KeyError, TypeError):
                     message = message or error.reason
-                if error.code in (429, 502, 503, 504):
+                if error.code == 503:
                     raise UnavailableError(f"{error.code}, {message}") from None
                 raise QueryError(f"The server refused ({error.code}): {message}") from None
-            except (urllib.error.URLError, OSError) as error:
-                raise UnavailableError(getattr(error, "reason", None) or error) from None
+            except (OSError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                if isinstance(reason, ConnectionRefusedError):
+                    raise UnavailableError(reason) from None
+                if isinstance(reason, TimeoutError):
+                    raise too_late(self.address, self.timeout) from None
+                raise QueryError(f"No answer from {self.address}: {reason}") from None
 
         return patiently(attempt, self.address)
 
 
 class Grpc:
-    """Asks through gRPC; the same methods as `Rest`."""
+    """Asks through gRPC, `HOST:PORT`; the same arguments and methods as `Rest`."""
 
-    def __init__(self, address, timeout):
+    def __init__(self, address, timeout, version=None, label=None):
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         self.address, self.timeout, self._known = address, timeout, {}
+        self._version, self._label = version, label
         options = [("grpc.max_receive_message_length", -1)]
         self.stub = prediction_service_pb2_grpc.PredictionServiceStub(
             grpc.insecure_channel(address, options)
@@ -122,7 +150,8 @@ class Grpc:
         from tensorflow_serving.apis import predict_pb2
 
         request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = model, signature
+        self._name(request.model_spec, model)
+        request.model_spec.signature_name = signature
         for name, info in self._signature(model, signature).inputs.items():
             if name in inputs:
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(inputs[name], info.dtype))
@@ -144,12 +173,19 @@ class Grpc:
             for side in (found.inputs, found.outputs)
         )
 
+    def _name(self, spec, model):
+        spec.name = model
+        if self._version is not None:
+            spec.version.value = self._version
+        elif self._label is not None:
+            spec.version_label = self._label
+
     def _signature(self, model, name):
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         if model not in self._known:
             request = get_model_metadata_pb2.GetModelMetadataRequest()
-            request.model_spec.name = model
+            self._name(request.model_spec, model)
             request.metadata_field.append("signature_def")
             answer = self._ask(self.stub.GetModelMetadata, request)
             signatures = get_model_metadata_pb2.SignatureDefMap()
@@ -164,9 +200,10 @@ class Grpc:
             try:
                 return method(request, timeout=self.timeout)
             except grpc.RpcError as error:
-                waiting = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-                if error.code() in waiting:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
                     raise UnavailableError(error.details()) from None
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise too_late(self.address, self.timeout) from None
                 message = f"The server refused ({error.code().name}): {error.details()}"
                 raise QueryError(message) from None
 
@@ -224,13 +261,17 @@ def main():
     p.add_argument("--rest", default="http://localhost:8501", help="address of the server")
     p.add_argument("--grpc", help="HOST:PORT, instead of REST")
     p.add_argument("--model", help="default: sentiment to classify, shakespeare else")
-    p.add_argument("--timeout", type=float, default=10, help="seconds an attempt")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, help="of the model; default: the newest")
+    which.add_argument("--label", help="of a version: stable, canary")
+    p.add_argument("--timeout", type=float, default=10, help="seconds to wait for an answer")
     p.add_argument("--length", type=int, default=200, help="characters to generate")
     p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
     p.add_argument("--top-k", type=int, default=0, help="of the likeliest only; 0: of all")
     p.add_argument("--seed", type=int, default=1)
     args = p.parse_args()
-    client = Grpc(args.grpc, args.timeout) if args.grpc else Rest(args.rest, args.timeout)
+    client_of, address = (Grpc, args.grpc) if args.grpc else (Rest, args.rest)
+    client = client_of(address, args.timeout, args.version, args.label)
     model = args.model or ("sentiment" if args.what == "classify" else "shakespeare")
     sampling = (args.length, args.temperature, args.top_k, args.seed)
     try:

@@ -1,7 +1,8 @@
-"""The models of the stand-in server: which versions are wanted, loaded, and asked.
+"""The models of the stand-in server: which versions are wanted, loaded, labelled and asked.
 
-Reads `models.config` as TensorFlow Serving does; where a base path begins with /models, the folder
-of the file stands for it, as the folder is mounted there in the container.
+A change of `models.config` is applied as TensorFlow Serving applies it: labels first, and only
+where all of them may be, versions then. Where a base path begins with /models, the folder of the
+file stands for it, as the folder is mounted there in the container.
 """
 
 import contextlib
@@ -9,49 +10,49 @@ import pathlib
 import threading
 
 import c_session
-from google.protobuf import text_format
+import stand_in_batching
+import stand_in_config
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
-from tensorflow_serving.config import model_server_config_pb2
-
-
-class NotFoundError(KeyError):
-    """No such model, version, label or signature is being served."""
 
 
 class Version:
     """A loaded version, in use or to be closed once nobody asks it any more."""
 
-    def __init__(self, path):
-        self.session = c_session.Session(path, meta_graph_pb2.MetaGraphDef)
+    def __init__(self, path, batching):
+        self._session = c_session.Session(path, meta_graph_pb2.MetaGraphDef)
+        self._batching, self.signatures = batching, self._session.signatures
         self._asking, self._retired, self._lock = 0, False, threading.Lock()
         records = path / "assets.extra" / "tf_serving_warmup_requests"
         if records.exists():  # before it is available, as the server does
             for record in c_session.read_records(records):
                 request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-                inputs = {k: c_session.from_proto(v) for k, v in request.inputs.items()}
-                self.session.run(request.model_spec.signature_name, inputs)
+                inputs = {k: c_session.from_proto(v, k) for k, v in request.inputs.items()}
+                self.run(request.model_spec.signature_name, inputs)
 
-    @contextlib.contextmanager
-    def in_use(self):
+    def run(self, signature, inputs, outputs=(), timeout_ms=0):
+        return stand_in_batching.run(
+            self._session, self._batching, signature, inputs, outputs, timeout_ms
+        )
+
+    def start_use(self):
+        """Returns whether it may be asked: True until it is retired. `end_use` must follow."""
         with self._lock:
-            if self._retired:
-                raise NotFoundError("the version is being unloaded")
-            self._asking += 1
-        try:
-            yield self.session
-        finally:
-            with self._lock:
-                self._asking -= 1
-                last = self._retired and not self._asking
-            if last:
-                self.session.close()
+            self._asking += not self._retired
+            return not self._retired
+
+    def end_use(self):
+        with self._lock:
+            self._asking -= 1
+            last = self._retired and not self._asking
+        if last:
+            self._session.close()
 
     def retire(self):
         with self._lock:
             self._retired, idle = True, not self._asking
         if idle:
-            self.session.close()
+            self._session.close()
 
 
 class Models:
@@ -59,43 +60,99 @@ class Models:
 
     Args:
         config_file: The path of a `models.config`.
+        labels_first: The server's `--allow_version_labels_for_unavailable_models`: whether a new
+            label may be given to a version that is still to be loaded.
+
+    Raises:
+        RequestError: If the file is refused; a server that starts ends then.
     """
 
-    def __init__(self, config_file):
-        self._file = pathlib.Path(config_file)
-        self._configs, self._loaded, self._failed = {}, {}, {}
+    def __init__(self, config_file, labels_first=True):
+        self.file, self._labels_first = pathlib.Path(config_file), labels_first
+        self._batching = stand_in_config.read_batching(self.file.with_name("batching.config"))
+        self._configs, self._labels, self._loaded = {}, {}, {}
+        self._states = {}  # name to version to (state, code, message): of every version ever seen
         self.refresh()
 
     def refresh(self):
-        """Loads the versions that are wanted now, and only then lets go of the others."""
-        config = text_format.Parse(
-            self._file.read_text(), model_server_config_pb2.ModelServerConfig()
-        )
-        configs = {one.name: one for one in config.model_config_list.config}
-        wanted = {name: self._wanted(one) for name, one in configs.items()}
-        before = self._loaded
-        loaded = {name: dict(before.get(name, {})) for name in configs}
-        for name, paths in wanted.items():
-            for number, path in paths.items():
-                if number in loaded[name] or (name, number) in self._failed:
-                    continue
-                try:
-                    loaded[name][number] = Version(path)
-                except Exception as error:  # the older versions go on
-                    self._failed[name, number] = str(error)
-            if any(number in loaded[name] for number in paths):
-                loaded[name] = {n: v for n, v in loaded[name].items() if n in paths}
-        kept = {id(one) for versions in loaded.values() for one in versions.values()}
-        self._configs, self._loaded = configs, loaded
-        for versions in before.values():
-            for one in versions.values():
-                if id(one) not in kept:
-                    one.retire()
+        """Applies the file, or nothing of it, and then looks for versions.
+
+        Raises:
+            RequestError: With the server's words. What was applied before goes on being served.
+        """
+        try:
+            config = stand_in_config.read_models(self.file)
+            configs = {model.name: model for model in config.model_config_list.config}
+            self._labels = self._checked_labels(configs)
+            self._configs = configs
+        finally:
+            self._load_and_unload()
+
+    def _checked_labels(self, configs):
+        """Returns model to label to version, if each may stand where it is put."""
+        for name, config in configs.items():
+            for label, version in config.version_labels.items():
+                in_use = self._labels.get(name, {}).get(label, version) != version
+                if (in_use or not self._labels_first) and not self._is_available(name, version):
+                    raise c_session.RequestError(
+                        f"Request to assign label to version {version} of model {name}, which is "
+                        "not currently available for inference",
+                        "FAILED_PRECONDITION",
+                    )
+        return {name: dict(config.version_labels) for name, config in configs.items()}
+
+    def _is_available(self, name, version):
+        return version in self._loaded.get(name, {})
+
+    def _load_and_unload(self):
+        """Loads the versions that are wanted, and only then lets go of the others."""
+        wanted = {name: self._wanted(config) for name, config in self._configs.items()}
+        for name in [*self._loaded, *wanted]:
+            paths = wanted.get(name, {})
+            for number, (state, *_) in list(self._states.get(name, {}).items()):
+                if state == "END" and number not in paths:
+                    self._say(name, number, "END")  # a failure is over once nobody wants it
+            for number in sorted(paths, reverse=True):
+                self._load(name, number, paths[number])
+            self._unload(name, paths)
+
+    def _load(self, name, number, path):
+        before = self._states.get(name, {}).get(number, ("END", "OK", ""))
+        if before[0] == "AVAILABLE" or before[1] != "OK":
+            return
+        self._say(name, number, "LOADING")
+        try:
+            version = Version(path, self._batching)
+        except Exception as error:  # the older versions go on
+            self._say(name, number, "END", getattr(error, "code", "UNKNOWN"), str(error))
+            return
+        self._loaded = {**self._loaded, name: {**self._loaded.get(name, {}), number: version}}
+        self._say(name, number, "AVAILABLE")
+
+    def _unload(self, name, paths):
+        """Lets go of what is not wanted; of one version only when another is there instead."""
+        loaded = self._loaded.get(name, {})
+        others = sorted(set(loaded) - set(paths))
+        if paths and not set(loaded) & set(paths):
+            others = others[:-1]
+        kept = {number: version for number, version in loaded.items() if number not in others}
+        self._loaded = {**self._loaded, name: kept}
+        for number in others:
+            loaded[number].retire()
+            self._say(name, number, "END")
+
+    def _say(self, name, number, state, code="OK", message=""):
+        states = {**self._states.get(name, {}), number: (state, code, message)}
+        self._states = {**self._states, name: states}
 
     def _wanted(self, config):
         base = pathlib.Path(config.base_path)
         with contextlib.suppress(ValueError):
-            base = self._file.parent / base.relative_to("/models")
+            base = self.file.parent / base.relative_to("/models")
+        if not base.exists():
+            raise c_session.RequestError(
+                f"Could not find base path {config.base_path} for servable {config.name}"
+            )
         found = {int(p.name): p for p in base.glob("*") if p.name.isdecimal()}
         policy = config.model_version_policy
         if policy.HasField("all"):
@@ -107,50 +164,38 @@ class Models:
 
     @contextlib.contextmanager
     def asked(self, name, version=None, label=None):
-        """Yields the number and the session of a version; default: the newest one loaded."""
-        while True:
-            number = self._number(name, version, label)
-            try:
-                in_use = self._loaded[name][number].in_use()
-                session = in_use.__enter__()
+        """Yields the number and the `Version`; default: the newest one loaded."""
+        if not name:
+            raise c_session.RequestError("ModelSpec has no name specified.")
+        if label is not None:
+            if label not in self._labels.get(name, {}):
+                raise c_session.RequestError(f"Unrecognized servable version label: {label}")
+            version = self._labels[name][label]
+        while True:  # a version may be retired between the look and the use
+            loaded = self._loaded.get(name, {})
+            number = max(loaded, default=None) if version is None else version
+            if number not in loaded:
+                request = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+                raise c_session.RequestError(
+                    f"Servable not found for request: {request}", "NOT_FOUND"
+                )
+            if loaded[number].start_use():
                 break
-            except (
-                NotFoundError,
-                KeyError,
-            ):  # replaced between the two lines above: ask what is there
-                if version is not None:
-                    raise NotFoundError(
-                        f"Servable not found for request: {name}/{number}"
-                    ) from None
         try:
-            yield number, session
+            yield number, loaded[number]
         finally:
-            in_use.__exit__(None, None, None)
+            loaded[number].end_use()
 
-    def _number(self, name, version, label):
-        loaded = self._loaded.get(name, {})
-        if label is not None:
-            labels = self._configs[name].version_labels if name in self._configs else {}
-            if label not in labels:
-                raise NotFoundError(f"Unrecognized servable version label: {label}")
-            version = labels[label]
-        if version is None and not loaded:
-            raise NotFoundError(f"Servable not found for request: Latest({name})")
-        if version is not None and version not in loaded:
-            raise NotFoundError(f"Servable not found for request: Specific({name}, {version})")
-        return max(loaded) if version is None else version
-
-    def status(self, name, version=None, label=None):
-        """Returns version to `(state, error message)`."""
-        if name not in self._configs:
-            raise NotFoundError(f"Could not find any versions of model {name}")
-        states = {n: ("AVAILABLE", "") for n in self._loaded[name]}
-        failed = {n: message for (model, n), message in self._failed.items() if model == name}
-        states |= {n: ("END", message) for n, message in failed.items()}
-        if label is not None:
-            version = self._number(name, None, label)
-        if version is not None:
-            states = {n: state for n, state in states.items() if n == version}
+    def status(self, name, version=None):
+        """Returns version to `(state, code, message)`, the newest first."""
+        states = self._states.get(name, {})
         if not states:
-            raise NotFoundError(f"Could not find version {version} of model {name}")
-        return states
+            raise c_session.RequestError(
+                f"Could not find any versions of model {name}", "NOT_FOUND"
+            )
+        if version is not None and version not in states:
+            raise c_session.RequestError(
+                f"Could not find version {version} of model {name}", "NOT_FOUND"
+            )
+        numbers = sorted(states, reverse=True) if version is None else [version]
+        return {number: states[number] for number in numbers}

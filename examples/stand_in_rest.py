@@ -1,97 +1,281 @@
 """TensorFlow Serving's REST format: JSON to tensors and back."""
 
 import base64
+import binascii
 import json
+import math
 
 import c_session
 import numpy as np
 
+TYPES = {  # TensorFlow's numbers of types: the name, and the numbers that fit
+    1: ("float", None),
+    2: ("double", None),
+    3: ("int32", range(-(1 << 31), 1 << 31)),
+    7: ("string", None),
+    9: ("int64", range(-(1 << 63), 1 << 63)),
+    10: ("bool", None),
+}
+PARSE_ERRORS = {  # Python's words: those of the server's parser
+    "Expecting value": "Invalid value.",
+    "Expecting property name enclosed in double quotes": "Missing a name for object member.",
+    "Illegal trailing comma before end of object": "Missing a name for object member.",
+    "Illegal trailing comma before end of array": "Invalid value.",
+    "Expecting ':' delimiter": "Missing a colon after a name of object member.",
+    "Expecting ',' delimiter": "Missing a comma or } after an object member.",
+    "Unterminated string starting at": "Missing a closing quotation mark in string.",
+    "Invalid control character at": "Invalid encoding in string.",
+    "Invalid \\escape": "Invalid escape character in string.",
+    "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
+}
+MOST_SHOWN = 256  # characters of a value in an error
 
-def read_request(body, session):
-    """Returns the signature's name, the inputs as arrays, and whether they came row by row.
+
+def parse(body):
+    """Returns the JSON object of a request; what follows it is not read.
 
     Raises:
-        c_session.RequestError: Saying what does not fit.
+        RequestError: Saying what is wrong with it, as do all functions here.
     """
+    text = body.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape").lstrip(" \t\r\n")
+    if not text:
+        raise c_session.RequestError("JSON Parse error: The document is empty")
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        request, _ = json.JSONDecoder(parse_float=_float).raw_decode(text)
+    except json.JSONDecodeError as error:
+        words = PARSE_ERRORS.get(error.msg.rstrip(": "), error.msg)
+        raise c_session.RequestError(f"JSON Parse error: {words} at offset: {error.pos}") from None
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of 5,000 digits
         raise c_session.RequestError(f"JSON Parse error: {error}") from None
-    if not isinstance(request, dict) or ("instances" in request) == ("inputs" in request):
+    if not isinstance(request, dict):
+        raise c_session.RequestError(f"JSON Value: {_shown(request)} Is not object")
+    if not isinstance(request.get("signature_name", ""), str):
         raise c_session.RequestError(
-            "Request must be a JSON object with one of 'instances' and 'inputs'"
+            f"JSON Value: {_shown(request)} not formatted correctly. 'signature_name' key must be "
+            "a string value."
         )
+    return request
+
+
+def _float(digits):
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError("Number too big to be stored in double.")
+    return value
+
+
+def read(request, signatures):
+    """Returns the signature's name, the inputs as arrays, and whether they came row by row.
+
+    Args:
+        request: From `parse`.
+        signatures: Name to `SignatureDef`.
+    """
     name = request.get("signature_name") or "serving_default"
-    if name not in session.signatures:
-        raise c_session.RequestError(f"Serving signature name: {name!r} not found in signature def")
-    signature = session.signatures[name]
-    by_row = "instances" in request
-    given = _columns(request["instances"], signature) if by_row else request["inputs"]
-    if not isinstance(given, dict) or set(given) - set(signature.inputs) == set(given):
-        if len(signature.inputs) > 1:
+    if name not in signatures:
+        raise c_session.RequestError(f'Serving signature name: "{name}" not found in signature def')
+    expected = signatures[name].inputs
+    if not expected:
+        raise c_session.RequestError(f"Failed to get input map for signature: {name}")
+    if "instances" in request and "inputs" in request:
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(request)} Not formatted correctly expecting only one of 'inputs' "
+            "or 'instances' keys to exist "
+        )
+    if "instances" in request:
+        if not isinstance(request["instances"], list):
             raise c_session.RequestError(
-                f"'inputs' must be an object with the inputs {sorted(signature.inputs)}"
+                f"JSON Value: {_shown(request)} Expecting 'instances' to be an list/array"
             )
-        given = {next(iter(signature.inputs)): given}
-    if set(given) != set(signature.inputs):
+        if not request["instances"]:
+            raise c_session.RequestError(
+                f"JSON Value: {_shown(request)} No values in 'instances' array"
+            )
+        return name, _rows(request["instances"], expected), True
+    if "inputs" in request:
+        return name, _columns(request["inputs"], expected), False
+    raise c_session.RequestError("Missing 'inputs' or 'instances' key")
+
+
+def _columns(given, expected):
+    """Returns the inputs of a signature; others are not looked at."""
+    if not isinstance(given, dict) or _is_base64(given):
+        if len(expected) > 1:
+            raise c_session.RequestError(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors "
+                "required as per tensorinfo_map"
+            )
+        given = {next(iter(expected)): given}
+    for name in expected:
+        if name not in given:
+            raise c_session.RequestError(f"Missing named input: {name} in 'inputs' object.")
+    return {name: _array(given[name], info.dtype) for name, info in expected.items()}
+
+
+def _rows(instances, expected):
+    if not isinstance(instances[0], dict) and len(expected) > 1:
         raise c_session.RequestError(
-            f"input names must be {sorted(signature.inputs)}; received: {sorted(given)}"
+            "instances is a plain list, but expecting list of objects as multiple input tensors "
+            "required as per tensorinfo_map"
         )
-    return name, {k: _array(k, v, signature.inputs[k]) for k, v in given.items()}, by_row
+    by_name, rows = _is_named(instances[0]), {name: [] for name in expected}
+    for place, row in enumerate(instances):
+        if _is_named(row) != by_name:
+            wanted = "object but got list" if by_name else "value/list but got object"
+            raise c_session.RequestError(f"Expecting {wanted} at item {place} of input list")
+        for name, value in row.items() if by_name else [(next(iter(expected)), row)]:
+            try:
+                rows[name].append(_row(name, value, rows, expected))
+            except c_session.RequestError as error:
+                key = f" key: {name}" if by_name else ""
+                raise c_session.RequestError(
+                    f"Failed to process element: {place}{key} of 'instances' list. Error: "
+                    f"{error.code}: {error}"
+                ) from None
+        if by_name and set(row) != set(expected):
+            raise c_session.RequestError(
+                f"Failed to process element: {place} of 'instances' list. JSON object: "
+                f"{_shown(row)} keys must be equal to: {','.join(sorted(expected))}"
+            )
+    return {name: np.stack(arrays) for name, arrays in rows.items()}
 
 
-def _columns(instances, signature):
-    if not isinstance(instances, list) or not instances:
-        raise c_session.RequestError("'instances' must be a list of at least one row")
-    if not isinstance(instances[0], dict) or set(instances[0]) == {"b64"}:
-        return instances
-    if any(not isinstance(row, dict) or set(row) != set(signature.inputs) for row in instances):
-        raise c_session.RequestError(
-            f"every row of 'instances' must give {sorted(signature.inputs)}"
-        )
-    return {name: [row[name] for row in instances] for name in signature.inputs}
-
-
-def _array(name, value, info):
-    dtype = c_session.DTYPES[info.dtype]
-    try:
-        if info.dtype == c_session.STRING:
-            array = np.array(_to_bytes(value), object)
-        else:
-            array = np.array(value)
-            if not np.can_cast(array.dtype, dtype, "same_kind") and array.size:
-                raise ValueError(f"{array.dtype} is not {dtype}")
-            array = array.astype(dtype)
-            if array.size and dtype.kind == "i" and (array != np.array(value)).any():
-                raise ValueError(f"{value} is out of range")
-    except (ValueError, TypeError, OverflowError) as error:
-        raise c_session.RequestError(
-            f"Tensor {name!r} cannot be read as {dtype if info.dtype != 7 else 'strings'}: {error}"
-        ) from None
-    expected = [dim.size for dim in info.tensor_shape.dim]
-    if len(expected) != array.ndim or any(
-        n not in (-1, m) for n, m in zip(expected, array.shape, strict=True)
-    ):
-        raise c_session.RequestError(
-            f"Tensor {name!r} must be of shape {expected}, -1 for any size; received: "
-            f"{list(array.shape)}"
-        )
+def _row(name, value, rows, expected):
+    if name not in expected:
+        raise c_session.RequestError(f"JSON object: does not have named input: {name}")
+    array = _array(value, expected[name].dtype)
+    first = rows[name][0] if rows[name] else array
+    if first.size != array.size:
+        raise c_session.RequestError(f"Expecting tensor size: {first.size} but got: {array.size}")
+    if first.shape != array.shape:
+        raise c_session.RequestError(f"Expecting shape {_shape(first)} but got: {_shape(array)}")
     return array
 
 
-def _to_bytes(value):
-    if isinstance(value, list):
-        return [_to_bytes(one) for one in value]
-    if isinstance(value, dict) and set(value) == {"b64"}:
-        return base64.b64decode(value["b64"], validate=True)
-    if isinstance(value, str):
-        return value.encode(errors="surrogatepass")
-    raise TypeError(f"{value!r} is neither a string nor {{'b64': ...}}")
+def _shape(array):
+    return "[" + ",".join(map(str, array.shape)) + "]"
 
 
-def write_answer(answer, by_row):
-    """Returns the body of a response."""
-    columns = {name: _to_json(array.tolist()) for name, array in answer.items()}
+def _array(value, number):
+    """Returns a value as an array; its first elements say which shape all must have."""
+    shape, first = [], value
+    while isinstance(first, list):
+        shape.append(len(first))
+        first = first[0] if first else None
+    if len(shape) > c_session.MOST_AXES or number not in TYPES:
+        raise c_session.RequestError(
+            f"Conversion of JSON Value: {_shown(value)} to {len(shape)} axes of type {number}",
+            "UNIMPLEMENTED",
+        )
+    leaves = []
+    _collect(value, 0, shape, number, leaves)
+    flat = np.empty(len(leaves), c_session.DTYPES[number])
+    try:
+        with np.errstate(over="ignore"):
+            flat[:] = leaves
+    except OverflowError:
+        raise c_session.RequestError(
+            "JSON Parse error: Number too big to be stored in double."
+        ) from None
+    return flat.reshape(shape)
+
+
+def _collect(value, level, shape, number, leaves):
+    if not isinstance(value, list):
+        if level != len(shape):
+            raise c_session.RequestError(
+                f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in the JSON "
+                f"DOM. Expected at level: {len(shape)}"
+            )
+        leaves.append(_leaf(value, number))
+        return
+    if level >= len(shape):
+        raise c_session.RequestError(
+            f"Encountered list at unexpected level: {level} expected < {len(shape)}"
+        )
+    if len(value) != shape[level]:
+        raise c_session.RequestError(
+            f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: "
+            f"{shape[level]}"
+        )
+    for one in value:
+        _collect(one, level + 1, shape, number, leaves)
+
+
+def _leaf(value, number):
+    kind, fitting = TYPES[number]
+    if kind == "string":
+        if isinstance(value, dict):
+            return _from_base64(value)
+        fits = isinstance(value, str)
+    elif kind == "bool" or isinstance(value, bool):
+        fits = kind == "bool" and isinstance(value, bool)
+    else:
+        whole = isinstance(value, int)
+        fits = (whole and value in fitting) if fitting else whole or isinstance(value, float)
+    if not fits:
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {kind}"
+        )
+    if kind != "string":
+        return value
+    try:
+        return value.encode(errors="surrogateescape")  # bytes that are no UTF-8 stay as they are
+    except UnicodeEncodeError:
+        raise c_session.RequestError(
+            "JSON Parse error: The surrogate pair in string is invalid."
+        ) from None
+
+
+def _is_base64(value):
+    return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
+
+
+def _is_named(row):
+    return isinstance(row, dict) and not _is_base64(row)
+
+
+def _from_base64(value):
+    if not _is_base64(value):
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(value)} not formatted correctly for base64 data"
+        )
+    digits = "".join(value["b64"].split()).rstrip("=")
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise c_session.RequestError("Unable to base64 decode") from None
+
+
+def _shown(value):
+    return json.dumps(value)[:MOST_SHOWN]
+
+
+def _kind(value):
+    kinds = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
+    return str(value) if isinstance(value, bool) else kinds.get(type(value), "Number")
+
+
+def write(answer, by_row):
+    """Returns the body of a response.
+
+    Args:
+        answer: Output name to array.
+        by_row: Whether the request came row by row; so does its answer, then.
+    """
+    if by_row:
+        rows = {array.shape[:1] for array in answer.values()}
+        if () in rows or len(rows) > 1:
+            raise c_session.RequestError(
+                "outputs have no batch axis, or inconsistent batch sizes: "
+                f"{ {name: list(array.shape) for name, array in answer.items()} }"
+            )
+    columns = {
+        name: _strings(array.tolist(), name.endswith("_bytes"))
+        if array.dtype == object
+        else array.tolist()
+        for name, array in answer.items()
+    }
     if not by_row:
         return {"outputs": next(iter(columns.values())) if len(columns) == 1 else columns}
     if len(columns) == 1:
@@ -100,7 +284,9 @@ def write_answer(answer, by_row):
     return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-def _to_json(value):
+def _strings(value, as_base64):
     if isinstance(value, list):
-        return [_to_json(one) for one in value]
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+        return [_strings(one, as_base64) for one in value]
+    if as_base64:
+        return {"b64": base64.b64encode(value).decode()}
+    return value.decode(errors="replace")

@@ -1,8 +1,9 @@
-"""What a stock TensorFlow Serving cannot run, found in a SavedModel's graph."""
+"""What a stock TensorFlow Serving cannot load or run, found in a SavedModel's files and graph."""
 
 import pathlib
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 # Ops that a stock server has no kernel for, or that must be compiled, which it does not.
@@ -37,18 +38,13 @@ def check_export(directory):
         directory: A version: the directory that holds `saved_model.pb`.
 
     Raises:
-        ValueError: Naming the nodes that call Python, are custom ops, must be compiled by XLA,
-            need a GPU, draw random numbers without a seed of the request's, or keep a state that
-            all callers of a server would share; and the inputs without a batch axis.
+        ValueError: Naming the files that are missing or damaged; the nodes that call Python, are
+            custom ops, must be compiled by XLA, need a GPU, draw random numbers without a seed of
+            the request's, or keep a state that all callers of a server would share; and the inputs
+            without a batch axis.
     """
-    saved = saved_model_pb2.SavedModel()
-    path = pathlib.Path(directory) / "saved_model.pb"
-    if not path.exists():
-        raise ValueError(
-            f"check_export: `directory` must be one version of a model. Received: {directory}, "
-            "where there is no saved_model.pb."
-        )
-    saved.ParseFromString(path.read_bytes())
+    saved = _read_graph(pathlib.Path(directory))
+    _check_files(pathlib.Path(directory), saved)
     offenders = set()
     for meta_graph in saved.meta_graphs:
         library = meta_graph.graph_def.library.function
@@ -82,6 +78,68 @@ def check_export(directory):
         )
 
 
+def _read_graph(version):
+    path = version / "saved_model.pb"
+    if not path.is_file():
+        inside = sorted(p.name for p in version.glob("*") if (p / "saved_model.pb").is_file())
+        raise ValueError(
+            "check_export: `directory` must be one version of a model, which holds saved_model.pb. "
+            f"Received: {version}, where there is no saved_model.pb."
+            + (f" Give one of the versions in it: {', '.join(inside)}." if inside else "")
+        )
+    saved = saved_model_pb2.SavedModel()
+    try:
+        saved.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise _damaged(path, f"cannot be read as a SavedModel ({error})") from None
+    if not any("serve" in graph.meta_info_def.tags for graph in saved.meta_graphs):
+        raise _damaged(path, f"holds no graph for serving ({path.stat().st_size} bytes)")
+    return saved
+
+
+def _check_files(version, saved):
+    """Raises if the graph needs a weight or a file that cannot be read beside it."""
+    for graph in saved.meta_graphs:
+        for asset in graph.asset_file_def:
+            path = version / "assets" / asset.filename
+            if not path.is_file():
+                raise _damaged(path, "is missing, though the graph reads it")
+    restored = {name for graph in saved.meta_graphs for name in _restored(graph.graph_def)}
+    restored.discard("_CHECKPOINTABLE_OBJECT_GRAPH")  # stands there without any weight, too
+    prefix = version / "variables" / "variables"
+    if not restored and not prefix.parent.exists():
+        return
+    try:
+        weights = tf.train.load_checkpoint(str(prefix))
+        names = set(weights.get_variable_to_shape_map())
+        for name in names:
+            weights.get_tensor(name)  # compares the checksum
+    except (tf.errors.OpError, RuntimeError, ValueError, IndexError) as error:
+        words = str(getattr(error, "message", error)).splitlines()[0]
+        raise _damaged(prefix.parent, f"do not hold the weights, whole ({words})") from None
+    if missing := sorted(restored - names):
+        raise _damaged(prefix.parent, f"lack weights that the graph restores: {missing[:3]}")
+
+
+def _damaged(path, what):
+    return ValueError(
+        f"check_export: `directory` must be a whole SavedModel. Received: {path.parent}, of which "
+        f"{path.name} {what}. Copy the version again, or export the model anew."
+    )
+
+
+def _restored(graph_def):
+    """Yields the names of the weights that a graph reads from the files beside it."""
+    for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            if node.op == "RestoreV2":
+                names = by_name.get(node.input[1].split(":")[0])
+                if names is not None and names.op == "Const":
+                    for name in tf.make_ndarray(names.attr["value"].tensor).ravel():
+                        yield name.decode()
+
+
 def _nodes_of_signatures(meta_graph):
     """Yields the nodes that a call of a signature can run; saving and restoring are others."""
     functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
@@ -93,18 +151,19 @@ def _nodes_of_signatures(meta_graph):
         if name != "__saved_model_init_op"
         for t in s.outputs.values()
     ]
-    waiting = [graph[name.split(":")[0]] for name in outputs]
+    waiting = [(graph[name.split(":")[0]], graph) for name in outputs]
     seen_nodes, seen_functions = set(), set()
     while waiting:
-        node = waiting.pop()
+        node, around = waiting.pop()
         yield node
         for name in node.input:
             name = name.lstrip("^").split(":")[0]
-            if name in graph and name not in seen_nodes:
+            if name in around and name not in seen_nodes:
                 seen_nodes.add(name)
-                waiting.append(graph[name])
+                waiting.append((around[name], around))
         for attribute in node.attr.values():
             for called in (attribute.func, *attribute.list.func):
                 if called.name in functions and called.name not in seen_functions:
                     seen_functions.add(called.name)
-                    waiting += functions[called.name].node_def
+                    # All of a function counts; its names are not those of the graph around it.
+                    waiting += [(inner, {}) for inner in functions[called.name].node_def]

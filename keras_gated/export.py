@@ -1,7 +1,9 @@
 """Writes SavedModels for TensorFlow Serving: whole versions or none."""
 
+import contextlib
 import os
 import pathlib
+import re
 import shutil
 import uuid
 
@@ -10,6 +12,13 @@ import tensorflow as tf
 
 from keras_gated import cudnn, serving, warmup
 from keras_gated.checking import check_export
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed export leaves behind stays there
+    fcntl = None
+
+_UNFINISHED = re.compile("unfinished-[0-9a-f]{32}")
 
 
 def export_model(
@@ -28,7 +37,9 @@ def export_model(
 
     What is written is checked (`check_export`), asked the example requests, and renamed to the
     next free number only then. The requests and the answers lie beside it as warm-up records,
-    `assets.extra/tf_serving_warmup_requests`, which a server runs before it reports ready.
+    `assets.extra/tf_serving_warmup_requests`, which a server runs before it reports ready. Until
+    then the version is called `unfinished-...`. If the process is killed, that stays, and the next
+    export into the same directory removes it.
 
     Args:
         model: A Keras model, functional or sequential unless `signatures` are given.
@@ -82,9 +93,7 @@ def export_model(
 
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    # The server ignores names that are not numbers, so it never sees half a version.
-    unfinished = directory / f"unfinished-{uuid.uuid4().hex}"
-    try:
+    with _unfinished(directory) as unfinished:
         _name_variables_once(archive)
         with cudnn.off():
             archive.write_out(str(unfinished), verbose=False)
@@ -95,8 +104,52 @@ def export_model(
             (unfinished / "assets.extra").mkdir(exist_ok=True)
             write(str(unfinished / "assets.extra" / name))
         return str(_rename_to_next_version(unfinished, directory))
+
+
+@contextlib.contextmanager
+def _unfinished(directory):
+    """Yields a new directory to write a version into; removes it, unless it was renamed.
+
+    The server ignores names that are not numbers, so it never sees half a version. The process
+    that writes holds a lock on its directory. A lock ends with its process, however that ends:
+    a directory that is not locked was left behind, and is removed.
+    """
+    path = directory / f"unfinished-{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as stack:
+        with _locked(directory):  # nobody looks between the next two lines
+            path.mkdir()
+            stack.enter_context(_locked(path))
+            for other in directory.iterdir():
+                if other != path and _UNFINISHED.fullmatch(other.name) and other.is_dir():
+                    _remove_if_left_behind(other)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory, wait=True):
+    """Holds a lock on a directory; yields whether it was to be had."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:  # somebody holds it, or the file system has no locks
+            held = False
+        yield held
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_if_left_behind(path):
+    with contextlib.suppress(FileNotFoundError), _locked(path, wait=False) as held:
+        if held:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _name_variables_once(archive):

@@ -125,18 +125,30 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         Signature name to `Signature`; the input of each is `text`, string `(batch,)`, any bytes.
 
         - `serving_default`: `probability`, float `(batch,)`, of the label 1, and `label`, int64.
-        - `tokens`: `tokens`, string `(batch, time)`, the words that were read, "" after the end;
+        - `tokens`: `tokens`, string `(batch, head + tail)`, the words that were read, "" after the
+          end, which is always as wide: a server joins and cuts answers of one width alone;
           `known`, bool, whether the word is in the vocabulary; `probability`, float, of the text
           as far as each word (a model that reads backwards reads each beginning anew), 0 after
           the end; `lengths`, int32 `(batch,)`. A text without a word is read as one unknown word.
-        - `gates`: the gates and states of the layer, `(batch, time, units)`, for a `Bidirectional`
-          as `forward_forget`, `backward_forget`, ...; and `lengths`.
+        - `gates`: the gates and states of the layer, `(batch, head + tail, units)`, for a
+          `Bidirectional` as `forward_forget`, `backward_forget`, ...; and `lengths`. Zeros after
+          the end.
     """
 
     def words(texts):
         """Returns words and ids, ragged: the same places of both."""
         found = tf.strings.split(text.clean(texts))
         return [text.head_and_tail(x, head, tail) for x in (found, vectorizer(texts))]
+
+    def widened(values):
+        """Pads axis 1, so that its size does not depend on the texts of a batch."""
+        missing = max(1, head + tail) - tf.shape(values)[1]
+        paddings = [[0, 0], [0, missing], *[[0, 0]] * (len(values.shape) - 2)]
+        empty = tf.zeros((), values.dtype)  # "" of strings
+        return tf.ensure_shape(
+            tf.pad(values, paddings, constant_values=empty),
+            [None, max(1, head + tail), *values.shape[2:]],
+        )
 
     def answer(texts):
         probability = model(text.dense(words(texts)[1]), training=False)[:, 0]
@@ -149,15 +161,19 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         running = _running(model, ids, lengths)
         # Bytes that are no UTF-8 are a model's unknown word, but cannot stand in an answer's JSON.
         tokens = tf.strings.unicode_transcode(tokens.to_tensor(""), "UTF-8", "UTF-8")
-        missing = tf.shape(ids)[1] - tf.shape(tokens)[1]  # a batch of texts without a word
-        tokens = tf.pad(tokens, [[0, 0], [0, missing]], constant_values="")
-        known = ids > text.UNKNOWN
-        return {"tokens": tokens, "known": known, "probability": running, "lengths": lengths}
+        known = widened(ids) > text.UNKNOWN
+        return {
+            "tokens": widened(tokens),
+            "known": known,
+            "probability": widened(running),
+            "lengths": lengths,
+        }
 
     def answer_gates(texts):
         ids = text.dense(words(texts)[1])
         lengths = tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
-        return {**_gates(model, ids, gates), "lengths": lengths}
+        found = {name: widened(values) for name, values in _gates(model, ids, gates).items()}
+        return {**found, "lengths": lengths}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
     texts = ["", "A moving film, wonderfully acted.", "A long wait for nothing. " * 40]

@@ -6,57 +6,13 @@ import re
 import pytest
 import tensorflow as tf
 import yaml
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-    wrappers_pb2,  # noqa: F401, in the pool for the messages below
-)
+from google.protobuf import text_format
+from stand_in_config import BatchingParameters, MonitoringConfig
 from tensorflow_serving.config import model_server_config_pb2
 
 import keras_gated
 
 FOLDER = pathlib.Path(__file__).parent.parent / "saved_models"
-
-
-def server_messages():
-    """BatchingParameters and MonitoringConfig, which tensorflow-serving-api does not hold.
-
-    The fields, as session_bundle_config.proto and monitoring_config.proto define them.
-    """
-    file = descriptor_pb2.FileDescriptorProto(
-        name="not_in_the_api.proto", package="tensorflow.serving", syntax="proto3"
-    )
-    file.dependency.append("google/protobuf/wrappers.proto")
-    field = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, **fields):
-        found = file.message_type.add(name=name)
-        for number, (key, kind) in enumerate(fields.items(), start=1):
-            own = found.field.add(name=key, number=number, label=field.LABEL_OPTIONAL)
-            if isinstance(kind, str):
-                own.type, own.type_name = field.TYPE_MESSAGE, kind
-            else:
-                own.type = kind
-
-    number = ".google.protobuf.Int64Value"
-    message(
-        "BatchingParameters",
-        max_batch_size=number,
-        batch_timeout_micros=number,
-        max_enqueued_batches=number,
-        num_batch_threads=number,
-        pad_variable_length_inputs=field.TYPE_BOOL,
-    )
-    message("PrometheusConfig", enable=field.TYPE_BOOL, path=field.TYPE_STRING)
-    message("MonitoringConfig", prometheus_config=".tensorflow.serving.PrometheusConfig")
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-    return tuple(
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"tensorflow.serving.{name}"))
-        for name in ("BatchingParameters", "MonitoringConfig")
-    )
 
 
 def models_config():
@@ -78,15 +34,19 @@ def test_the_models_are_those_of_the_folder_with_a_stable_and_a_canary_version()
 
 
 def test_batching_and_monitoring_are_what_the_server_reads():
-    batching, monitoring = server_messages()
-    found = text_format.Parse((FOLDER / "batching.config").read_text(), batching())
-    assert found.max_batch_size.value == 64
+    text = (FOLDER / "batching.config").read_text()
+    found = text_format.Parse(text, BatchingParameters())
+    assert found.enable_large_batch_splitting.value
+    assert found.max_execution_batch_size.value == 64
+    assert found.max_batch_size.value >= 1000  # the rows of one request
+    rows_in_queue = found.max_enqueued_batches.value * found.max_execution_batch_size.value
+    assert found.max_batch_size.value < rows_in_queue  # else the largest never fits
     assert found.batch_timeout_micros.value == 2000
     assert not found.pad_variable_length_inputs  # it pads with a row's first entry
-    found = text_format.Parse((FOLDER / "monitoring.config").read_text(), monitoring())
-    assert found.prometheus_config.enable
+    text = (FOLDER / "monitoring.config").read_text()
+    assert text_format.Parse(text, MonitoringConfig()).prometheus_config.enable
     with pytest.raises(text_format.ParseError):
-        text_format.Parse("max_batch { value: 1 }", batching())
+        text_format.Parse("max_batch { value: 1 }", BatchingParameters())
 
 
 def test_compose_and_kubernetes_start_the_same_server_on_files_that_are_there():
@@ -108,7 +68,7 @@ def test_compose_and_kubernetes_start_the_same_server_on_files_that_are_there():
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"grpc": 8500, "rest": 8501}
     probed = container["readinessProbe"]["httpGet"]["path"]
-    assert probed == f"/v1/models/{models_config().config[0].name}/labels/stable"
+    assert probed == f"/v1/models/{models_config().config[0].name}/labels/stable/metadata"
     monitoring = (FOLDER / "monitoring.config").read_text()
     path = deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/path"]
     assert f'path: "{path}"' in monitoring

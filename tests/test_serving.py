@@ -65,10 +65,9 @@ def test_tokens_are_what_was_read_with_the_probability_of_every_beginning(sentim
     np.testing.assert_allclose(ends, sentiment.ask(text=texts)["probability"], atol=1e-6)
     for row, length in enumerate(answer["lengths"]):
         assert not answer["probability"][row, length:].any()
-    alone = sentiment.ask("tokens", text=[""])
-    assert {
-        name: value.shape for name, value in alone.items() if name != "lengths"
-    } == dict.fromkeys(("tokens", "known", "probability"), (1, 1))
+    for batch in ([""], texts):  # a server joins and cuts answers of one width alone
+        for name, value in sentiment.ask("tokens", text=batch).items():
+            assert value.shape == ((len(batch),) if name == "lengths" else (len(batch), 300))
 
 
 def test_gates_of_both_directions_are_those_of_the_model(sentiment):
@@ -76,9 +75,9 @@ def test_gates_of_both_directions_are_those_of_the_model(sentiment):
     assert answer.pop("lengths").tolist() == [3, 1]
     expected = keras_gated.trace_gates(sentiment.model, ids_of(sentiment, ["a good film", "bad"]))
     assert set(answer) == {f"{d}_{g}" for d, gates in expected["both"].items() for g in gates}
-    np.testing.assert_allclose(
-        answer["backward_forget"], expected["both"]["backward"]["forget"], atol=1e-6
-    )
+    found = answer["backward_forget"]
+    assert found.shape == (2, 300, 3) and not found[:, 3:].any()
+    np.testing.assert_allclose(found[:, :3], expected["both"]["backward"]["forget"], atol=1e-6)
 
 
 # Characters

@@ -1,0 +1,145 @@
+"""The client `examples/query.py`."""
+
+import concurrent.futures
+import contextlib
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import pytest
+import query
+from stand_in_process import ROOT
+from tensorflow_serving.apis import (
+    prediction_service_pb2_grpc,
+)
+
+# What is exported or trained for these tests is made once, by one worker.
+pytestmark = pytest.mark.xdist_group("exported")
+pytest_plugins = ["stand_in_process"]
+
+
+def test_what_the_graph_refuses_is_the_client_s_error_in_words(client):
+    with pytest.raises(query.QueryError, match=r"refused row 0: `length` must be 0 to 10000"):
+        query.generate(client, "shakespeare", ["a"], -1, 1.0, 0, 1)
+    with pytest.raises(query.QueryError, match=r"refused \((404|NOT_FOUND)\).*nobody"):
+        client.predict("nobody", "serving_default", {"text": ["a"]})
+
+
+def test_a_streamed_text_is_the_one_generated_at_once(client):
+    at_once = query.generate(client, "shakespeare", ["ab\u00e9c"], 30, 0.0, 0, 1)
+    assert "".join(query.stream(client, "shakespeare", "ab\u00e9c", 30, 0.0, 0, 1)) == at_once[0]
+    sampled = ["".join(query.stream(client, "shakespeare", "", 20, 1.0, 3, s)) for s in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_the_command_asks_and_explains(server, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, ROOT / "examples" / "query.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    rest = ("--rest", server[0])
+    said = run("classify", "good", "bad", *rest)
+    assert [line.split()[-1] for line in said.stdout.splitlines()] == ["good", "bad"]
+    texts = [
+        run(what, "abc", "--length", "20", "--temperature", "0", *where).stdout
+        for what in ("generate", "stream")
+        for where in (rest, ("--grpc", server[1]))
+    ]
+    assert len(set(texts)) == 1 and len(texts[0]) == 24
+    assert (
+        run("classify", "good", "--label", "stable", *rest).stdout
+        == said.stdout[: said.stdout.index("\n") + 1]
+    )
+    assert "Specific(sentiment, 5)" in run("classify", "good", "--version", "5", *rest).stderr
+    refused = run("generate", "a", "--length", "-1", *rest)
+    assert refused.returncode == 1 and refused.stderr.startswith("The model refused row 0: ")
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_server_that_is_away_is_asked_again_and_then_reported(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(query.time, "sleep", pauses.append)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]  # nobody listens
+        for transport in (
+            query.Rest(f"http://127.0.0.1:{port}", 1),
+            query.Grpc(f"127.0.0.1:{port}", 1),
+        ):
+            with pytest.raises(query.QueryError, match=r"No answer from .* after 5 attempts"):
+                transport.predict("sentiment", "serving_default", {"text": ["a"]})
+    assert pauses == [0.2, 0.4, 0.8, 1.6] * 2
+
+
+@contextlib.contextmanager
+def answering(code, seconds=0.0):
+    """Serves one status for every request, after a while; yields the address and the requests."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            requests.append(self.path)
+            time.sleep(seconds)
+            with contextlib.suppress(OSError):
+                self.send_response(code)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", requests
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("code, attempts", [(503, 5), (504, 1), (500, 1), (429, 1), (404, 1)])
+def test_only_what_no_server_took_is_sent_again(monkeypatch, code, attempts):
+    monkeypatch.setattr(query.time, "sleep", lambda _: None)
+    refused = pytest.raises(query.QueryError, match=str(code))
+    with answering(code) as (address, requests), refused:
+        query.Rest(address, 5).predict("m", "s", {"text": ["a"]})
+    assert len(requests) == attempts
+
+
+def test_a_request_that_takes_too_long_is_sent_once():
+    too_late = pytest.raises(query.QueryError, match=r"within 0.2 s.*--timeout")
+    with answering(200, seconds=1) as (address, requests), too_late:
+        query.Rest(address, 0.2).predict("m", "s", {"text": ["a"]})
+    assert len(requests) == 1
+    asked = []
+
+    class Slow(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def GetModelMetadata(self, request, context):  # noqa: N802
+            asked.append(request)
+            time.sleep(1)
+
+    slow = grpc.server(concurrent.futures.ThreadPoolExecutor(8))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Slow(), slow)
+    port = slow.add_insecure_port("127.0.0.1:0")
+    slow.start()
+    with pytest.raises(query.QueryError, match=r"within 0.2 s.*--timeout"):
+        query.Grpc(f"127.0.0.1:{port}", 0.2).predict("m", "s", {"text": ["a"]})
+    slow.stop(None)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("transport, place", [(query.Rest, 0), (query.Grpc, 1)])
+def test_a_version_or_a_label_is_asked_by_name(server, transport, place):
+    for which, found in (
+        ({"version": 1}, None), ({"label": "canary"}, None),
+        ({"version": 7}, r"Specific\(sentiment, 7\)"), ({"label": "no/such"}, "label: no/such"),
+    ):  # fmt: skip
+        client = transport(server[place], 30, **which)
+        if found is None:
+            client.predict("sentiment", "serving_default", {"text": ["good"]})
+        else:
+            with pytest.raises(query.QueryError, match=found):
+                client.predict("sentiment", "serving_default", {"text": ["good"]})
