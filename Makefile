@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo serve test lint clean
+# Both workers keep the tests of a file together, the longest files first (tests/conftest.py).
+PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo serve test test-slow test-all lint clean
 
 demo: $(VENV)/examples.installed
 	$(RUN) examples/sentiment.py --dataset toy_reviews --units 32 --epochs 6
@@ -17,7 +20,14 @@ serve: $(VENV)/examples.installed
 	$(RUN) examples/stand_in_server.py saved_models/models.config
 
 test: $(VENV)/test.installed
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not slow"
+
+# What `test` leaves out: full grids, long trainings.
+test-slow: $(VENV)/test.installed
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/test.installed
+	$(PYTEST)
 
 lint: $(VENV)/test.installed
 	$(VENV)/bin/ruff check .

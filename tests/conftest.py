@@ -1,7 +1,12 @@
+import collections
+import ctypes
+import gc
 import os
 import pathlib
+import resource
 import shutil
 import sys
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).parent.parent
@@ -9,7 +14,54 @@ sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "examples")]
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+import scripts  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
+
+from keras_gated import plain  # noqa: E402
+
+# Tests that share a trained model, an export or a server run in one worker; the longest come first.
+GROUPS = ("trained", "exported", "test_resume", "test_results", "test_examples")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of a file together, so that its fixtures and caches are made once."""
+    groups = {}
+    for item in items:
+        if "trained" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("trained"))
+        elif not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        groups[item] = item.get_closest_marker("xdist_group").args[0]
+    items.sort(key=lambda item: [*GROUPS, groups[item]].index(groups[item]))
+
+
+PEAKS = {}
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    PEAKS[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak", 0)
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tells how many tests were skipped and why, and the memory that the tests took."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports]
+    terminalreporter.section("skipped tests and peak memory")
+    for reason, number in collections.Counter(reasons).most_common():
+        terminalreporter.line(f"{number:4} skipped: {reason}")
+    for worker, size in (PEAKS or {"the tests": peak()}).items():
+        terminalreporter.line(f"{size:4.1f} GB: {worker}")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -33,10 +85,40 @@ def default_settings():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dropped_after_a_file():
+    """What the tests of a file built is dropped, and its memory goes back to the system."""
+    yield
+    keras.utils.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc would keep it
+
+
+@pytest.fixture
+def short_turns(monkeypatch):
+    """Three steps a turn of the plain loop: five steps need two, and graphs stay small."""
+    monkeypatch.setattr(plain, "UNROLLED", 3)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where the embedded data sets are prepared, once a run."""
     return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+class Trained(NamedTuple):
+    folder: pathlib.Path  # the scripts ran in it
+    sentiment: dict  # what the scripts said last
+    characters: dict
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_dir):
+    """A classifier of toy_reviews and a writer of toy_plays, trained and exported once a run."""
+    folder = tmp_path_factory.mktemp("trained")
+    of_sentiment = scripts.sentiment("lstm", folder, data_dir)
+    return Trained(folder, of_sentiment, scripts.characters(folder, data_dir))
 
 
 @pytest.fixture(scope="module")
