@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-# Both workers keep the tests of a file together, the longest files first (tests/conftest.py).
-PYTEST = $(RUN) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST = $(RUN) -m pytest -n 2
 
 .PHONY: demo serve test test-slow test-all lint clean
 

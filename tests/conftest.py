@@ -19,21 +19,36 @@ from families import FAMILIES, MASKS  # noqa: E402
 
 from keras_gated import plain  # noqa: E402
 
-# Tests that share a trained model, an export or a server run in one worker; the longest come first.
-GROUPS = ("trained", "exported", "test_resume", "test_results", "test_examples")
+# Files whose tests need the same trained models, exports or servers; the longest come first.
+GROUPS = (
+    ("test_examples", "test_look_inside"),
+    ("test_server", "test_serving", "test_without_python"),
+    ("test_resume",),
+    ("test_results",),
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def group(file):
+    """Returns the files that share with a file: their tests are run by one worker."""
+    return next((names for names in GROUPS if file in names), (file,))
+
+
 def pytest_collection_modifyitems(items):
-    """Keeps the tests of a file together, so that its fixtures and caches are made once."""
-    groups = {}
-    for item in items:
-        if "trained" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("trained"))
-        elif not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-        groups[item] = item.get_closest_marker("xdist_group").args[0]
-    items.sort(key=lambda item: [*GROUPS, groups[item]].index(groups[item]))
+    order = list(GROUPS)
+    items.sort(key=lambda item: [*order, group(item.path.stem)].index(group(item.path.stem)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose own groups pytest 9.2 ignores
+def pytest_xdist_make_scheduler(config, log):
+    """Keeps the tests of a group together, so that its fixtures and caches are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return " ".join(group(pathlib.Path(nodeid.split("::")[0]).stem))
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 PEAKS = {}

@@ -29,10 +29,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("exported")
-
-
 ROOT = pathlib.Path(__file__).parent.parent
 
 
