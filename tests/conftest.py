@@ -17,7 +17,7 @@ import pytest  # noqa: E402
 import scripts  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
 
-from keras_gated import plain  # noqa: E402
+from keras_gated import equations, packing  # noqa: E402
 
 # Files whose tests need the same trained models, exports or servers; the longest come first.
 GROUPS = (
@@ -104,16 +104,21 @@ def default_settings():
 def dropped_after_a_file():
     """What the tests of a file built is dropped, and its memory goes back to the system."""
     yield
+    equations._shared.cache_clear()
     keras.utils.clear_session()
     gc.collect()
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc would keep it
 
 
-@pytest.fixture
-def short_turns(monkeypatch):
+@pytest.fixture(scope="module")
+def short_turns():
     """Three steps a turn of the plain loop: five steps need two, and graphs stay small."""
-    monkeypatch.setattr(plain, "UNROLLED", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "PLAIN", packing.PLAIN._replace(steps=3, numbers=0))
+        equations._shared.cache_clear()  # what was traced with other sizes
+        yield
+    equations._shared.cache_clear()
 
 
 @pytest.fixture(scope="session")
