@@ -15,9 +15,10 @@ sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "examples")]
 import keras  # noqa: E402
 import pytest  # noqa: E402
 import scripts  # noqa: E402
+from chunks import shorten_chunks  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
 
-from keras_gated import equations, packing  # noqa: E402
+from keras_gated import equations  # noqa: E402
 
 # Files whose tests need the same trained models, exports or servers; the longest come first.
 GROUPS = (
@@ -113,12 +114,10 @@ def dropped_after_a_file():
 
 @pytest.fixture(scope="module")
 def short_turns():
-    """Three steps a turn of the plain loop: five steps need two, and graphs stay small."""
+    """Chunks of three steps for a whole file: five steps need two, and graphs stay small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "PLAIN", packing.PLAIN._replace(steps=3, numbers=0))
-        equations._shared.cache_clear()  # what was traced with other sizes
+        shorten_chunks(patch)
         yield
-    equations._shared.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import FAMILIES
 from numpy.testing import assert_allclose
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4

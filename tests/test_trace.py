@@ -5,7 +5,6 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from chunks import shorten_chunks
 from families import FAMILIES, MASKS, mask_array
 from grids import pairwise
 from numpy.testing import assert_allclose
