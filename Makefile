@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo serve test lint clean
+PYTEST = $(RUN) -m pytest -n 2
+
+.PHONY: demo serve test test-slow test-all lint clean
 
 # The network alone: a table of word runs would have most of the weights, and the first word.
 demo: $(VENV)/examples.installed
@@ -19,7 +21,14 @@ serve: $(VENV)/examples.installed
 	$(RUN) examples/stand_in_server.py saved_models/models.config
 
 test: $(VENV)/test.installed
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not slow"
+
+# What `test` leaves out: full grids, long trainings.
+test-slow: $(VENV)/test.installed
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/test.installed
+	$(PYTEST)
 
 lint: $(VENV)/test.installed
 	$(VENV)/bin/ruff check .

@@ -116,12 +116,13 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of {', '.join(ROWS)}")
-    p.add_argument("--quick", action="store_true", help="every row in small, one seed")
+    p.add_argument("--quick", action="store_true", help="in small, one seed: the README stays")
     p.add_argument("--seeds", type=int, nargs="+", help="default: the row's own")
     p.add_argument("--readme", default=EXAMPLES.parent / "README.md", type=pathlib.Path)
     p.add_argument("--folder", default=".", help="the scripts write into it")
     args = p.parse_args()
-    chosen = ROWS if args.quick or args.rows == ["all"] else args.rows
+    every = args.rows == ["all"] or (args.quick and not args.rows)
+    chosen = ROWS if every else args.rows
     unknown = set(chosen) - set(ROWS)
     if unknown or not chosen:
         p.error(f"name rows: all, or some of {', '.join(ROWS)}. Received: {sorted(unknown)}")

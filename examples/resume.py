@@ -87,8 +87,7 @@ class Resume(keras.callbacks.Callback):
         return sorted(path.parent for path in self.directory.glob("epoch-*/state.json"))
 
     def _save(self, epoch):
-        unfinished = self.directory / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = self._cleared()
         unfinished.mkdir(parents=True)
         self.model.save_weights(unfinished / "model.weights.h5")
         kept = {"epoch": epoch, "seconds": self.time(), "settings": self.settings}
@@ -100,9 +99,20 @@ class Resume(keras.callbacks.Callback):
             np.savez(unfinished / "best.npz", **best)
         (unfinished / "state.json").write_text(json.dumps(kept))
         os.rename(unfinished, self._path(epoch))
-        for old in self._states():
-            if old != self._path(epoch):
-                shutil.rmtree(old)
+        self._remove(old for old in self._states() if old != self._path(epoch))
+
+    def _cleared(self):
+        """Returns the path of what is not whole, where nothing stands any more."""
+        unfinished = self.directory / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return unfinished
+
+    def _remove(self, states):
+        """Removes states, each under another name, so that a kill leaves none in part."""
+        unfinished = self._cleared()
+        for state in states:
+            os.rename(state, unfinished)
+            shutil.rmtree(unfinished)
 
     def time(self):
         """Returns the seconds of training, those before a kill included."""
@@ -111,7 +121,6 @@ class Resume(keras.callbacks.Callback):
     def finish(self):
         """Removes the state, as what it was kept for is done, and nothing else that is there."""
         if self.directory:
-            for state in self._states():
-                shutil.rmtree(state)
+            self._remove(self._states())
             if not any(self.directory.iterdir()):
                 self.directory.rmdir()

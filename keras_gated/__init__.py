@@ -30,7 +30,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_gated.export import export_model
     from keras_gated.flow import gradient_flow
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "GRU",

@@ -10,8 +10,8 @@ from tensorflow.python.framework.ops import gradient_registry
 def custom_gradient(function):
     """As `tf.custom_gradient`, for a function of tensors that reads no variable.
 
-    TensorFlow registers the derivative for as long as the process runs, and with it the whole graph
-    around it. Here the graph holds its derivatives, and the register knows them as long as it lives.
+    TensorFlow registers the derivative for as long as the process runs, and with it the whole
+    graph around it. Here the graph holds its derivatives, and they are known while it lives.
     """
     with_gradient = tf.custom_gradient(function)
 

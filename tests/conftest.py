@@ -1,7 +1,12 @@
+import collections
+import ctypes
+import gc
 import os
 import pathlib
+import resource
 import shutil
 import sys
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).parent.parent
@@ -9,7 +14,73 @@ sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "examples")]
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
+import scripts  # noqa: E402
+from chunks import shorten_chunks  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
+
+from keras_gated import equations  # noqa: E402
+
+# Files whose tests need the same trained models, exports or servers; the longest come first.
+GROUPS = (
+    ("test_examples", "test_look_inside"),
+    (
+        "test_server", "test_server_refuses", "test_query", "test_page_served", "test_serving",
+        "test_without_python",
+    ),  # fmt: skip
+    ("test_resume",),
+    ("test_results",),
+)
+
+
+def group(file):
+    """Returns the files that share with a file: their tests are run by one worker."""
+    return next((names for names in GROUPS if file in names), (file,))
+
+
+def pytest_collection_modifyitems(items):
+    order = list(GROUPS)
+    items.sort(key=lambda item: [*order, group(item.path.stem)].index(group(item.path.stem)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose own groups pytest 9.2 ignores
+def pytest_xdist_make_scheduler(config, log):
+    """Keeps the tests of a group together, so that its fixtures and caches are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return " ".join(group(pathlib.Path(nodeid.split("::")[0]).stem))
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
+PEAKS = {}
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    PEAKS[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak", 0)
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tells how many tests were skipped and why, and the memory that the tests took."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in reports]
+    terminalreporter.section("skipped tests and peak memory")
+    for reason, number in collections.Counter(reasons).most_common():
+        terminalreporter.line(f"{number:4} skipped: {reason}")
+    for worker, size in (PEAKS or {"the tests": peak()}).items():
+        terminalreporter.line(f"{size:4.1f} GB: {worker}")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -33,10 +104,43 @@ def default_settings():
     keras.config.set_dtype_policy("float32")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def dropped_after_a_file():
+    """What the tests of a file built is dropped, and its memory goes back to the system."""
+    yield
+    equations._shared.cache_clear()
+    keras.utils.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc would keep it
+
+
+@pytest.fixture(scope="module")
+def short_turns():
+    """Chunks of three steps for a whole file: five steps need two, and graphs stay small."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_chunks(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where the embedded data sets are prepared, once a run."""
     return str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+class Trained(NamedTuple):
+    folder: pathlib.Path  # the scripts ran in it
+    sentiment: dict  # what the scripts said last
+    characters: dict
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_dir):
+    """A classifier of toy_reviews and a writer of toy_plays, trained and exported once a run."""
+    folder = tmp_path_factory.mktemp("trained")
+    of_sentiment = scripts.sentiment("lstm", folder, data_dir)
+    return Trained(folder, of_sentiment, scripts.characters(folder, data_dir))
 
 
 @pytest.fixture(scope="module")

@@ -53,14 +53,15 @@ def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize("grid", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_the_contract_holds(backend):
+def test_the_contract_holds(backend, grid):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     here = os.path.dirname(__file__)
     environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
     suite = [os.path.join(here, name) for name in ("test_contract.py", "test_states.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suite]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", grid, "-p", "no:cacheprovider", *suite]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

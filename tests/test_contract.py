@@ -9,14 +9,16 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from chunks import shorten_chunks
-from families import FAMILIES, mask_array
+from families import FAMILIES, MASKS, mask_array
+from grids import pairwise
 from keras import ops
 from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
 
 import keras_gated
 from keras_gated import cudnn, serving
+
+pytestmark = pytest.mark.usefixtures("short_turns")
 
 FEATURES, UNITS = 2, 3
 TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -123,20 +125,12 @@ def path_and_family(path, family, monkeypatch, tmp_path_factory):
         monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", cudnn_stand_in)
     if path == "exported":
         Exported.directory = tmp_path_factory.mktemp("exported")
-    if path == "fused":
-        shorten_chunks(monkeypatch)
     return PATHS[path], FAMILIES[family]
 
 
-@pytest.fixture(params=CASES, ids=" ".join)
-def case(request, monkeypatch, tmp_path_factory):
-    return path_and_family(*request.param, monkeypatch, tmp_path_factory)
-
-
-@pytest.fixture(params=[case for case in CASES if case[0] != "cell"], ids=" ".join)
-def case_of_ours(request, monkeypatch, tmp_path_factory):
-    """Without Keras's own loop, which wants a step."""
-    return path_and_family(*request.param, monkeypatch, tmp_path_factory)
+@pytest.fixture
+def case(path, family_name, monkeypatch, tmp_path_factory):
+    return path_and_family(path, family_name, monkeypatch, tmp_path_factory)
 
 
 def data(family, shape=(3, 5), mask=None):
@@ -156,9 +150,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "path, family_name, mask_name, options",
+    pairwise((*case, mask, options) for case in CASES for mask in MASKS for options in OPTIONS),
+)
 def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
-    path, family = case
+    (path, family), options = case, OPTIONS[options]
     mask = mask_array(mask_name)
     if type(path) is Cell and not TENSORFLOW and mask is not None:
         first = -1 if options.get("go_backwards") else 0
@@ -176,10 +173,18 @@ def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
         assert_allclose(a, b, **CLOSE)
 
 
-@pytest.mark.parametrize("shape", [(2, 0), (2, 1), *([(0, 4), (0, 0)] if TENSORFLOW else [])])
-@pytest.mark.parametrize("masked", [False, True])
-def test_empty_batches_and_sequences_and_single_steps(case_of_ours, shape, masked):
-    path, family = case_of_ours
+@pytest.mark.parametrize(
+    "path, family_name, shape, masked",
+    pairwise(
+        (*case, shape, masked)
+        for case in CASES
+        if case[0] != "cell"  # Keras's own loop wants a step
+        for shape in [(2, 0), (2, 1), *([(0, 4), (0, 0)] if TENSORFLOW else [])]
+        for masked in (False, True)
+    ),
+)
+def test_empty_batches_and_sequences_and_single_steps(case, shape, masked):
+    path, family = case
     x, states = data(family, shape)
     mask = np.ones(shape, bool) if masked else None
     outputs, finals = path.run(family, x, mask, states, return_sequences=True)
@@ -191,19 +196,18 @@ def test_empty_batches_and_sequences_and_single_steps(case_of_ours, shape, maske
 
 @needs_tensorflow
 @pytest.mark.parametrize("fused, training", [(False, True), ("auto", False), ("auto", True)])
-def test_nothing_of_a_masked_step_reaches_a_gradient(family, fused, training, monkeypatch):
-    shorten_chunks(monkeypatch)
+def test_nothing_of_a_masked_step_reaches_a_gradient(family, fused, training):
     mask = mask_array("gaps")
     gradients = []
     for spoilt in (None, mask):
         x, states = data(family, mask=spoilt)
         layer = build(family.make(UNITS, dtype="float64", fused=fused), family)
-        x = tf.constant(x)
+        x, states = tf.constant(x), [tf.constant(s) for s in states]
         with tf.GradientTape() as tape:
-            tape.watch(x)
+            tape.watch([x, *states])
             last = layer(x, mask=mask, initial_state=states, training=training)
             loss = tf.reduce_sum(last**2)
-        sources = [x, *(v.value for v in layer.trainable_variables)]
+        sources = [x, *states, *(v.value for v in layer.trainable_variables)]
         gradients.append(tape.gradient(loss, sources))
     for a, b in zip(*gradients, strict=True):
         assert np.abs(b).max() > 0

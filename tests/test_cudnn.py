@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import FAMILIES
+from families import FAMILIES, MASKS
+from grids import product
 from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
 from test_fused import FEATURES, TIME, UNITS, big_mask, data, values_and_gradients
@@ -40,14 +41,22 @@ def layer_of(family, x, **options):
     return layer
 
 
-@pytest.mark.parametrize("options", [
-    {"return_sequences": True},
-    {"return_sequences": True, "go_backwards": True},
-    {"return_sequences": True, "go_backwards": True, "zero_output_for_mask": True},
-    {"return_sequences": False, "zero_output_for_mask": True, "use_bias": False},
-    {"return_sequences": False},
-])  # fmt: skip
+OPTIONS = {
+    "in order": {"return_sequences": True},
+    "backwards": {"return_sequences": True, "go_backwards": True},
+    "zero output": {
+        "return_sequences": True, "go_backwards": True, "zero_output_for_mask": True
+    },
+    "no bias": {"return_sequences": False, "zero_output_for_mask": True, "use_bias": False},
+    "last output": {"return_sequences": False},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "family, mask_name, options", product(FAMILIES, MASKS, OPTIONS), indirect=["family"]
+)
 def test_values_and_gradients_equal_those_of_the_cell(family, mask_name, options, gpu):
+    options = OPTIONS[options]
     mask = big_mask(mask_name)
     x, states, weigh = data(family, return_sequences=options["return_sequences"])
     results = [

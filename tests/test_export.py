@@ -15,6 +15,8 @@ import keras_gated
 from keras_gated import check_export, export_model
 from keras_gated.serving import Signature
 
+pytestmark = pytest.mark.usefixtures("short_turns")
+
 X = tf.TensorSpec((None, 2), tf.float32, name="x")
 
 

@@ -15,6 +15,8 @@ from tensorflow.core.util import event_pb2
 import keras_gated
 from keras_gated import GradientFlowLogger, gradient_flow
 
+pytestmark = pytest.mark.usefixtures("short_turns")
+
 FEATURES, UNITS = 2, 3
 NAMES = ("kernel", "recurrent_kernel", "bias")
 CLOSE = {"rtol": 1e-6, "atol": 1e-7}  # Keras computes losses in float32
@@ -120,8 +122,17 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "family, options",
+    [  # all families and all options, half of their pairs
+        pytest.param(family, options, marks=() if (f + o) % 2 else pytest.mark.slow)
+        for f, family in enumerate(FAMILIES)
+        for o, options in enumerate(OPTIONS)
+    ],
+    indirect=["family"],
+)
 def test_the_sum_over_steps_is_the_ordinary_gradient(family, options):
+    options = OPTIONS[options]
     mask = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
     x, y = data(mask, all_steps="return_sequences" in options)
     model = model_of(family, masked=True, **options)

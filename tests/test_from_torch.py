@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -32,11 +33,10 @@ def outputs(made, x, **call):
     return y if made.batch_first else y.swapaxes(0, 1)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("num_layers", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, num_layers, bidirectional, batch_first, bias",
+    product(KINDS, (1, 3), (True, False), (True, False), (True, False)),
+)
 def test_outputs_agree_both_ways(kind, num_layers, bidirectional, batch_first, bias):
     options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias}
     theirs = module(kind, batch_first=batch_first, **options)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import FAMILIES
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -256,18 +257,23 @@ def test_a_model_trains_on_batches_of_changing_length(family):
     assert history.history["accuracy"][-1] > 0.95
 
 
-def test_a_keras_file_loads_in_a_new_process_without_custom_objects(family, tmp_path, x):
-    inputs = keras.Input((None, 3))
-    hidden = keras.layers.Bidirectional(family.make(5, return_sequences=True, dropout=0.1))(inputs)
-    rnn = keras.layers.RNN([family.make_cell(4), family.make_cell(3)])
-    model = keras.Model(inputs, rnn(hidden))
-    model.save(tmp_path / "model.keras")
-    np.savez(tmp_path / "data.npz", x=x, y=model(x))
+def test_keras_files_load_in_a_new_process_without_custom_objects(tmp_path, x):
+    answers = {}
+    for name, family in FAMILIES.items():
+        inputs = keras.Input((None, 3))
+        both = keras.layers.Bidirectional(family.make(5, return_sequences=True, dropout=0.1))
+        rnn = keras.layers.RNN([family.make_cell(4), family.make_cell(3)])
+        model = keras.Model(inputs, rnn(both(inputs)))
+        model.save(tmp_path / f"{name}.keras")
+        answers[name] = model(x)
+    np.savez(tmp_path / "data.npz", x=x, **answers)
     script = (
         "import keras, keras_gated, numpy as np\n"
-        "data = np.load('data.npz')\n"
-        "y = keras.saving.load_model('model.keras')(data['x'])\n"
-        "np.testing.assert_allclose(y, data['y'], atol=1e-6)\n"
+        "data = dict(np.load('data.npz'))\n"
+        "x = data.pop('x')\n"
+        "for name, expected in data.items():\n"
+        "    y = keras.saving.load_model(f'{name}.keras')(x)\n"
+        "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 

@@ -7,27 +7,18 @@ import shutil
 import look_inside
 import numpy as np
 import pytest
-from test_examples import result, run
+from scripts import result, run
 
 import keras_gated
-
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("look_inside")
-
 
 REVIEW = 'The plot was not <b>dull</b>, it was "gripping" & zzyzx.'
 LINES = "ALMA:\n</script><script>document.title='broken'</script>&amp; <i>$x$</i> \u00e9\U0001f600"
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, data_dir):
+def models(trained):
     """A sentiment and a character model, exported by the training scripts."""
-    folder = tmp_path_factory.mktemp("models")
-    options = ["--data-dir", data_dir, "--epochs", 1, "--output", folder]
-    result(run("sentiment.py", "--dataset", "toy_reviews", "--units", 8, *options, cwd=folder))
-    options += ["--cell", "gru", "--units", 16, "--batch-size", 16]
-    result(run("characters.py", "--dataset", "toy_plays", *options, cwd=folder))
-    return folder
+    return trained.folder / "saved_models"
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +119,7 @@ def test_a_gate_a_unit_and_a_token_can_be_chosen_by_mouse_and_keyboard(models, r
     assert by_prediction != by_mean != by_unit
     strengths = [float(re.findall(r"[\d.]+", c)[3]) for c in by_unit]
     np.testing.assert_allclose(strengths, 0.55 * forget[:, 3], atol=0.01)
-    assert element("map-title").text.startswith("bidirectional/forward: forget, 8 units")
+    assert element("map-title").text.startswith("bidirectional/forward: forget, 32 units")
 
     third = browser.find_elements("css selector", "#text span")[2]
     ActionChains(browser).move_to_element(third).perform()
@@ -142,7 +133,7 @@ def test_a_gate_a_unit_and_a_token_can_be_chosen_by_mouse_and_keyboard(models, r
         element("map").size["height"] // 2 - 2,
     ).click().perform()
     assert element("token").text.startswith("Token 1 of")
-    assert element("unit").get_attribute("value") == "7"
+    assert element("unit").get_attribute("value") == "31"
 
 
 def test_the_gradient_of_the_page_is_that_of_the_models_own_answer(models, reports, browser):
@@ -252,17 +243,17 @@ def test_a_model_without_its_keras_model_says_where_one_comes_from(models, tmp_p
     version = tmp_path / "old" / "1"
     shutil.copytree(pathlib.Path(models / "toy_reviews" / "1"), version)
     shutil.rmtree(version / "assets.extra")
-    refused = run("look_inside.py", "old", "A text.", cwd=tmp_path)
-    assert refused.returncode == 1 and "`examples/sentiment.py`" in refused.stderr
-    refused = run("look_inside.py", "nowhere", "A text.", cwd=tmp_path)
-    assert refused.returncode == 1 and "nowhere holds no exported model" in refused.stderr
+    with pytest.raises(SystemExit, match=r"`examples/sentiment\.py`"):
+        look_inside.load(tmp_path / "old")
+    with pytest.raises(SystemExit, match="nowhere holds no exported model"):
+        look_inside.load(tmp_path / "nowhere")
 
 
 def test_units_of_a_character_model_are_listed_and_drawn(models, data_dir):
     options = ["toy_plays", "--dataset", "toy_plays", "--data-dir", data_dir]
     found = result(run("find_units.py", *options, cwd=models))["units"]
     assert {"position in the line", "in the name of who speaks"} <= set(found)
-    # One epoch of 16 units: what a character class gives away is there, by more than chance.
+    # Two epochs of 64 units: what a character class gives away is there, by more than chance.
     assert all(abs(unit["correlation"]) > 0.1 for unit in found.values())
     assert max(abs(unit["held_out"]) for unit in found.values()) > 0.5
     assert (models / "units.png").stat().st_size > 10_000

@@ -4,8 +4,6 @@ import exported
 import pytest
 from stand_in_process import wait
 
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("exported")
 pytest_plugins = ["stand_in_process"]
 
 

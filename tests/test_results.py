@@ -13,14 +13,19 @@ import results
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def test_every_row_runs_in_small_and_leaves_the_readme_alone(tmp_path):
+@pytest.mark.parametrize("rows", [
+    ["sentiment-large", "memory-100"],
+    pytest.param(list(results.ROWS), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_rows_run_in_small_and_leave_the_readme_alone(rows, tmp_path):
     before = (ROOT / "README.md").read_bytes()
-    command = [sys.executable, ROOT / "examples" / "results.py", "--quick", "--folder", tmp_path]
+    command = [sys.executable, ROOT / "examples" / "results.py", *rows]
+    command += ["--quick", "--folder", tmp_path]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     said = process.stdout.splitlines()
-    assert [line.split()[1] for line in said if line.startswith("|")] == list(results.ROWS)
-    assert said[-1].startswith(f"{len(results.ROWS)} rows")
+    assert [line.split()[1] for line in said if line.startswith("|")] == rows
+    assert said[-1].startswith(f"{len(rows)} rows")
     assert (ROOT / "README.md").read_bytes() == before
     drawn = [json.loads(line) for line in said if line.startswith('{"task"')]
     assert {result["cell"] for result in drawn} == {"SimpleRNN", "LSTM", "GRU"}

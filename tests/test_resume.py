@@ -6,113 +6,163 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from resume import Resume
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+
+# The state alone, with a model of one number
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+class FileOperations:
+    """Counts what happens to the files of a directory, and ends it all at one of them."""
+
+    directory, left = None, 0
+
+    def __call__(self, event, arguments):
+        watched = event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if self.directory and watched and str(self.directory) in str(arguments[0]):
+            self.left -= 1
+            if self.left < 0:
+                self.directory = None
+                raise Killed
+
+
+FILES = FileOperations()
+sys.addaudithook(FILES)  # it cannot be removed, and so it is told when to listen
+
+
+def trained(directory, epochs=2, settings=()):
+    """Trains to the end, from the state in the directory; returns the weights' bytes."""
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(3), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    adam = keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5)
+    model.compile(adam, "mse", run_eagerly=True)
+    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    best = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+    resume = Resume(directory, dict(settings), model, best)
+    model.fit(
+        np.ones((4, 2)), np.ones((4, 1)), initial_epoch=resume.epoch, epochs=epochs, verbose=0,
+        callbacks=[average, best, resume],
+    )  # fmt: skip
+    resume.finish()
+    return [weight.tobytes() for weight in model.get_weights()]
+
+
+def test_a_kill_at_any_file_operation_changes_nothing_and_leaves_nothing(tmp_path):
+    expected = trained(None)
+    state, kills = tmp_path / "state", 0
+    while True:
+        FILES.directory, FILES.left = state, kills
+        try:
+            trained(state)
+            break
+        except Killed:
+            kills += 1
+        finally:
+            FILES.directory = None
+        assert trained(state) == expected, kills
+        assert not state.exists(), (kills, list(state.rglob("*")))
+    assert kills > 15
+
+
+def test_the_state_of_another_training_is_refused_and_stays(tmp_path):
+    (tmp_path / "state").mkdir()
+    FILES.directory, FILES.left = tmp_path / "state", 9  # after the first state is whole
+    with pytest.raises(Killed):
+        trained(tmp_path / "state", settings={"units": 4, "name": "one"})
+    with pytest.raises(SystemExit, match="belongs to a training with another units"):
+        trained(tmp_path / "state", settings={"units": 8, "name": "two"})
+    assert list((tmp_path / "state").glob("epoch-*/state.json"))
+    trained(tmp_path / "state", settings={"units": 4, "name": "two"})  # its name is not trained
+
+
+# The scripts
+
 SCRIPTS = {
-    "sentiment.py": (
-        "test_loss",
-        "--dataset toy_reviews --units 4 --epochs 3 --buckets 1009".split(),
-    ),
-    "characters.py": (
-        "loss_nats",
-        ["--dataset", "toy_plays", "--units", "16", "--epochs", "3", "--batch-size", "32"],
-    ),
+    "sentiment.py": ("test_loss", "--dataset toy_reviews --units 4 --buckets 1009"),
+    "characters.py": ("loss_nats", "--dataset toy_plays --units 16 --batch-size 64"),
 }
 
+# Sends a signal to the script that it runs, as the state named by AT is about to appear.
+SIGNALLED = """
+import os, runpy, sys
+def watch(event, arguments):
+    if event == "os.rename" and os.path.basename(arguments[1]) == os.environ["AT"]:
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+sys.addaudithook(watch)
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
-def start(script, cwd, data_dir, *options):
-    command = [sys.executable, str(EXAMPLES / script), *SCRIPTS[script][1], *options]
-    command += ["--data-dir", data_dir, "--name", "model", "--output", "exports"]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+
+def run(script, cwd, data_dir, *options, signal=None, at=""):
+    command = [sys.executable, "-c", SIGNALLED] if signal else [sys.executable]
+    command += [str(EXAMPLES / script), *SCRIPTS[script][1].split(), "--epochs", "3"]
+    command += ["--data-dir", data_dir, "--name", "model", "--output", "exports", *options]
+    environment = {**os.environ, "AT": at, "SIGNAL": str(int(signal or 0))}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
 def result(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err[-3000:]
-    return json.loads(out.splitlines()[-1])
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
 
 
-def wait_for(path, process):
-    deadline = time.time() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.time() < deadline, f"{path} did not appear"
-        time.sleep(0.002)
+def history(folder):
+    return [row.split(",")[0] for row in (folder / "history.csv").read_text().splitlines()]
 
 
-def kill(process):
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_killed_trainings_end_with_the_loss_of_an_uninterrupted_one(script, tmp_path, data_dir):
+@pytest.mark.parametrize(
+    "script", [pytest.param("sentiment.py", marks=pytest.mark.slow), "characters.py"]
+)
+def test_interrupted_and_killed_trainings_end_as_an_uninterrupted_one(script, tmp_path, data_dir):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
-    expected = result(start(script, whole, data_dir))
+    expected = result(run(script, whole, data_dir))
 
-    state = cut / "state"
-    process = start(script, cut, data_dir, "--resume", "state")
-    wait_for(state / "epoch-000001", process)  # in the second epoch
-    kill(process)
-    process = start(script, cut, data_dir, "--resume", "state")
-    wait_for(state / "unfinished", process)  # while a state is being written
-    kill(process)
-    assert not (cut / "exports").exists()
+    # Ctrl-C in the second epoch exports the best weights.
+    resumed = (script, cut, data_dir, "--resume", "state")
+    interrupted = run(*resumed, signal=signal.SIGINT, at="epoch-000001")
+    assert result(interrupted)["epochs"] == 2
+    assert (cut / "exports/model/1/saved_model.pb").exists()
+    [logs] = (cut / "logs" / "model").iterdir()
+    assert history(logs) == ["epoch", "0", "1"]
+    assert list(logs.glob("train/events*")) and list(logs.glob("validation/events*"))
 
-    (state / "notes.txt").write_text("the user's own")
-    process = start(script, cut, data_dir, "--resume", "state")
-    received = result(process)
+    # The training goes on with the epoch that was cut short, and is killed in the third.
+    killed = run(*resumed, signal=signal.SIGKILL, at="epoch-000002")
+    assert killed.returncode == -signal.SIGKILL
+    assert "Going on with epoch 2" in killed.stdout
+    assert history(logs) == ["epoch", "0", "1"]
+
+    (cut / "state" / "notes.txt").write_text("the user's own")
+    received = result(run(*resumed))
     loss = SCRIPTS[script][0]
     assert received[loss] == expected[loss]
-    assert received["epochs"] == expected["epochs"]
-    assert [p.name for p in (cut / "exports" / "model").iterdir()] == ["1"]
-    assert [p.name for p in state.iterdir()] == ["notes.txt"]
-    assert weights(whole) == weights(cut)  # to the bit
+    assert received["epochs"] == expected["epochs"] == 3
+    assert history(logs) == ["epoch", "0", "1", "2"]
+    assert [path.name for path in (cut / "logs" / "model").iterdir()] == [logs.name]
+    assert sorted(p.name for p in (cut / "exports" / "model").iterdir()) == ["1", "2"]
+    assert [p.name for p in (cut / "state").iterdir()] == ["notes.txt"]
+    assert weights(whole / "exports/model/1") == weights(cut / "exports/model/2")  # to the bit
 
 
-def weights(directory):
+def weights(version):
     """Every array of an export, in an order of its own: exports number them as they please."""
-    file = tf.train.load_checkpoint(str(directory / "exports/model/1/variables/variables"))
+    file = tf.train.load_checkpoint(str(version / "variables/variables"))
     names = [name for name in file.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
     assert names
     return sorted(np.asarray(file.get_tensor(name)).tobytes() for name in names)
-
-
-def test_the_state_of_another_training_is_refused(tmp_path, data_dir):
-    process = start("characters.py", tmp_path, data_dir, "--resume", "state")
-    wait_for(tmp_path / "state" / "epoch-000000", process)
-    kill(process)
-    process = start("characters.py", tmp_path, data_dir, "--resume", "state", "--units", "8")
-    _, err = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert "belongs to a training with another units" in err
-    assert (tmp_path / "state" / "epoch-000000").exists()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_exports_the_best_weights_and_the_training_can_go_on(script, tmp_path, data_dir):
-    options = ["--epochs", "200", "--resume", "state"]
-    process = start(script, tmp_path, data_dir, *options)
-    wait_for(tmp_path / "state" / "epoch-000002", process)  # in the third epoch
-    os.kill(process.pid, signal.SIGINT)
-    assert result(process)["epochs"] == 3
-    assert (tmp_path / "exports/model/1/saved_model.pb").exists()
-    [folder] = (tmp_path / "logs" / "model").iterdir()
-    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
-    assert list(folder.glob("train/events*")) and list(folder.glob("validation/events*"))
-
-    process = start(script, tmp_path, data_dir, *options)
-    wait_for(tmp_path / "state" / "epoch-000003", process)  # it was the third that was cut short
-    kill(process)
-    assert [path.name for path in (tmp_path / "logs" / "model").iterdir()] == [folder.name]
-    epochs = [row.split(",")[0] for row in (folder / "history.csv").read_text().splitlines()]
-    assert epochs == ["epoch", "0", "1", "2"]

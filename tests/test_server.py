@@ -26,8 +26,6 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("exported")
 pytest_plugins = ["stand_in_process"]
 
 

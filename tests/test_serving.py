@@ -14,9 +14,6 @@ import tensorflow as tf
 import keras_gated
 from keras_gated import generation, plain, streaming, text
 
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("exported")
-
 
 @pytest.fixture(scope="module")
 def sentiment():

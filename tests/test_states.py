@@ -8,7 +8,8 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import FAMILIES, mask_array
+from families import FAMILIES, MASKS, mask_array
+from grids import product
 from numpy.testing import assert_allclose
 from test_contract import CLOSE, FEATURES, UNITS, array, build, data, needs_tensorflow, weights_of
 
@@ -30,7 +31,9 @@ def pieces(layer, x, mask=None):
     )
 
 
-@pytest.mark.parametrize("fused", [False, "auto"])
+@pytest.mark.parametrize(
+    "stateful, mask_name, fused", product(STATEFUL, MASKS, (False, "auto")), indirect=["stateful"]
+)
 def test_a_sequence_in_pieces_is_the_sequence(stateful, mask_name, fused):
     mask = mask_array(mask_name)
     x, _ = data(stateful, mask=mask)
@@ -167,17 +170,23 @@ def one_layer(family, batch=2):
     return keras.Model(inputs, family.make(UNITS, stateful=True, name="last")(both(inputs)))
 
 
-def test_a_saved_model_goes_on_where_it_stopped(stateful, tmp_path):
-    model = one_layer(stateful)
+def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
     x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
-    model(x)
-    model.save(tmp_path / "model.keras")
-    np.savez(tmp_path / "data.npz", x=x, y=array(model(x)))
+    answers = {}
+    for name in STATEFUL:
+        model = one_layer(FAMILIES[name])
+        model(x)
+        model.save(tmp_path / f"{name}.keras")
+        answers[name] = array(model(x))
+    np.savez(tmp_path / "data.npz", x=x, **answers)
     script = (
         "import keras, keras_gated, numpy as np\n"
-        "data = np.load('data.npz')\n"
-        "y = keras.saving.load_model('model.keras')(data['x'])\n"
-        "np.testing.assert_allclose(keras.ops.convert_to_numpy(y), data['y'], atol=1e-6)\n"
+        "data = dict(np.load('data.npz'))\n"
+        "x = data.pop('x')\n"
+        "for name, expected in data.items():\n"
+        "    y = keras.saving.load_model(f'{name}.keras')(x)\n"
+        "    y = keras.ops.convert_to_numpy(y)\n"
+        "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 

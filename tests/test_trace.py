@@ -5,12 +5,14 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from chunks import shorten_chunks
 from families import FAMILIES, MASKS, mask_array
+from grids import pairwise
 from numpy.testing import assert_allclose
 
 import keras_gated
 from keras_gated import serving, trace_gates
+
+pytestmark = pytest.mark.usefixtures("short_turns")
 
 FEATURES, UNITS = 2, 3
 NAMES = {
@@ -26,11 +28,6 @@ def named(request):
     return FAMILIES[request.param], NAMES[request.param]
 
 
-@pytest.fixture
-def short_turns(monkeypatch):
-    shorten_chunks(monkeypatch)
-
-
 def layer_of(family, dtype="float64", **options):
     layer = family.make(UNITS, dtype=dtype, **options)
     layer.build((None, None, FEATURES))
@@ -44,14 +41,27 @@ def data(family, rows=3, steps=5):
     return x, [rng.normal(size=(rows, UNITS)) for _ in range(family.states)]
 
 
-@pytest.mark.parametrize("fused, mask_name", [
-    *(("auto", name) for name in MASKS), (False, "no mask"), (False, "gaps"),
-])  # fmt: skip
-@pytest.mark.parametrize("options", [
-    {}, {"go_backwards": True}, {"zero_output_for_mask": True},
-    {"return_sequences": True, "go_backwards": True, "return_state": True},
-], ids=str)  # fmt: skip
-def test_every_gate_is_the_oracles_under_every_mask(named, mask_name, options, fused, short_turns):
+OPTIONS = {
+    "in order": {},
+    "backwards": {"go_backwards": True},
+    "zero output": {"zero_output_for_mask": True},
+    "all it returns": {"return_sequences": True, "go_backwards": True, "return_state": True},
+}
+
+
+@pytest.mark.parametrize(
+    "named, options, fused, mask_name",
+    pairwise(
+        (name, options, fused, mask)
+        for name in NAMES
+        for options in OPTIONS
+        for fused, masks in (("auto", MASKS), (False, ("no mask", "gaps")))
+        for mask in masks
+    ),
+    indirect=["named"],
+)
+def test_every_gate_is_the_oracles_under_every_mask(named, mask_name, options, fused):
+    options = OPTIONS[options]
     family, names = named
     mask = mask_array(mask_name)
     x, states = data(family)
@@ -66,7 +76,7 @@ def test_every_gate_is_the_oracles_under_every_mask(named, mask_name, options, f
         assert_allclose(gates[name], expected[name], rtol=0, atol=1e-9, err_msg=name)
 
 
-def test_gates_can_be_differentiated(named, short_turns):
+def test_gates_can_be_differentiated(named):
     """The sum of a random weighing of all gates, against the complex step."""
     family, names = named
     x, states = data(family, 2, 4)
@@ -168,6 +178,11 @@ def test_dropout_is_off():
 # As outputs of a functional model
 
 
+@pytest.mark.parametrize(
+    "named",
+    ["simple_rnn", "lstm", pytest.param("gru", marks=pytest.mark.slow), "gru_reset_before"],
+    indirect=True,
+)
 def test_gates_are_outputs_of_a_functional_model_that_saves_trains_and_exports(named, tmp_path):
     family, names = named
     inputs = keras.Input((None, FEATURES))

@@ -16,10 +16,6 @@ import tensorflow as tf
 
 import keras_gated
 
-# What is exported or trained for these tests is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("exported")
-
-
 HERE = pathlib.Path(__file__).parent
 
 
