@@ -24,9 +24,13 @@ from keras_gated import equations  # noqa: E402
 GROUPS = (
     ("test_examples", "test_look_inside"),
     (
-        "test_server", "test_server_refuses", "test_query", "test_page_served", "test_serving",
+        "test_server",
+        "test_server_refuses",
+        "test_query",
+        "test_page_served",
+        "test_serving",
         "test_without_python",
-    ),  # fmt: skip
+    ),
     ("test_resume",),
     ("test_results",),
 )
