@@ -1,0 +1,110 @@
+"""Cells of a user's own: a layer runs what they say, with their derivative, on every path."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated import cudnn
+
+FEATURES, UNITS = 3, 4
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow tapes")
+
+
+def with_own_projection(base):
+    class Own(base):
+        def project(self, inputs, weights):
+            return super().project(ops.tanh(inputs) * 2, weights)
+
+    return Own
+
+
+def with_own_whole_step(base):
+    class Own(base):
+        def whole_step(self, inputs, states, training=False):
+            step = super().whole_step(inputs, states, training)
+            return step._replace(hidden=0.5 * step.hidden)
+
+    return Own
+
+
+def with_own_call(base):
+    class Own(base):
+        def call(self, inputs, states, training=False):
+            output, states = super().call(inputs, states, training)
+            return 2 * output, states
+
+    return Own
+
+
+def with_own_step(base):
+    class Own(base):
+        def step(self, x, states, weights, keep=None):
+            step = super().step(x, states, weights, keep)
+            return step._replace(hidden=ops.relu(step.hidden))
+
+    return Own
+
+
+def layer_of(family, cell_class, **options):
+    own = type("Layer", (family.layer,), {"cell_class": cell_class})
+    layer = own(UNITS, dtype="float64", return_sequences=True, **family.options, **options)
+    layer.build((None, None, FEATURES))
+    layer.set_weights(family.random_weights(FEATURES, UNITS))
+    return layer
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "change", [with_own_projection, with_own_whole_step, with_own_call, with_own_step]
+)
+def test_a_layer_runs_its_cell_as_keras_does(family, change, masked):
+    """Values and derivatives are those of `keras.layers.RNN` around the same cell."""
+    layer = layer_of(family, change(family.cell))
+    around = keras.layers.RNN(layer.cell, return_sequences=True, dtype="float64")
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 6, FEATURES)))
+    mask = tf.constant([[1, 1, 1, 1, 0, 0], [1] * 6], tf.bool) if masked else None
+    found = []
+    for call in (layer, around):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = call(x, mask=mask, training=True)
+            loss = tf.reduce_sum(output**2)
+        found.append([output, *tape.gradient(loss, [x, *(w.value for w in layer.weights)])])
+    for ours, theirs in zip(*found, strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+    assert_allclose(layer(x, mask=mask), found[1][0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("change", [with_own_whole_step, with_own_call, with_own_step])
+def test_the_fused_path_says_why_it_cannot_run_a_cell_of_ones_own(family, change):
+    with pytest.raises(ValueError, match=r"`fused=True` cannot be kept, because .* of its own"):
+        layer_of(family, change(family.cell), fused=True)(np.zeros((1, 2, FEATURES)))
+
+
+def test_an_own_projection_stays_on_the_fused_path():
+    layer = layer_of(FAMILY := Family(), with_own_projection(FAMILY.cell), fused=True)
+    assert layer(np.zeros((1, 2, FEATURES)), training=True).shape == (1, 2, UNITS)
+
+
+class Family:
+    layer, cell, options = keras_gated.LSTM, keras_gated.LSTMCell, {}
+
+    def random_weights(self, features, units):
+        shapes = [(features, 4 * units), (units, 4 * units), (4 * units,)]
+        return [np.random.default_rng(1).normal(size=shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("base", [keras_gated.LSTMCell, keras_gated.GRUCell])
+@pytest.mark.parametrize("change", [with_own_projection, with_own_step, with_own_call])
+def test_cudnn_runs_no_equations_but_its_own_wherever_they_stand(base, change, monkeypatch):
+    monkeypatch.setattr(cudnn, "_gpu", lambda: True)
+    own = change(base)
+    own.__module__ = "keras_gated.peephole"  # as if it were ours
+    layer_class = keras_gated.LSTM if base is keras_gated.LSTMCell else keras_gated.GRU
+    layer = type("Layer", (layer_class,), {"cell_class": own})(UNITS)
+    assert "of its own" in cudnn.why_not(layer, False)
+    assert cudnn.why_not(layer_class(UNITS), False) is None
