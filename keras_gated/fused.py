@@ -89,13 +89,13 @@ def run(layer, sequences, states, mask, training, fields, outputs_reversed):
         layer.zero_output_for_mask,
     )
     function = functools.partial(_run, equations, *options)
-    # TensorFlow derives a whole function forwards, but not what is written out in another.
-    whole = pack_tangents([sequences, *states, *tf.nest.flatten(weights)]).tangents
-    if (tf.executing_eagerly() or whole) and not should_invoke_op_callbacks():
+    # TensorFlow derives a whole function of known sizes forwards, but not what is written out.
+    forwards = bool(pack_tangents([sequences, *states, *tf.nest.flatten(weights)]).tangents)
+    if (tf.executing_eagerly() or forwards) and not should_invoke_op_callbacks():
         # The number of features stays known: it is relaxed for no other layer's.
-        key = (_run, sequences.shape[-1], *options)
+        key = (_run, sequences.shape[-1], forwards, *options)
         if key not in equations.functions:
-            function = tf.function(function, autograph=False, reduce_retracing=True)
+            function = tf.function(function, autograph=False, reduce_retracing=not forwards)
             equations.functions[key] = function
         function = equations.functions[key]
     output, steps, finals = function(sequences, states, mask, *weights)

@@ -97,7 +97,8 @@ def test_a_model_with_a_mask_is_differentiated_after_loading_and_holds_no_own_de
     model.export(tmp_path / "model", verbose=False)
 
     x = tf.constant(x)
-    ask = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    loaded = tf.saved_model.load(tmp_path / "model")
+    ask = loaded.signatures["serving_default"]
     found = []
     for call in (model, lambda x: next(iter(ask(x=x).values()))):
         with tf.GradientTape() as tape:

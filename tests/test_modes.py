@@ -116,6 +116,8 @@ def a_gradient_penalty(layer, x, mask):
 
 
 def forward_mode(layer, x, mask):
+    for time in (2, 3, 4):  # an eager layer has seen other sizes before
+        one_tape(layer, x[:, :time], None if mask is None else mask[:, :time])
     with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
         loss = loss_of(layer(x, mask=mask, training=True))
     return accumulator.jvp(loss)
@@ -284,9 +286,11 @@ EXPECTED = {
             masked,
             marks=() if (f + m + masked) % 3 == 0 and f < 3 else pytest.mark.slow,
         )
-        for f, family in enumerate(FAMILIES)  # the fourth has no compiled loop
+        for f, family in enumerate(FAMILIES)
         for m, mode in enumerate(MODES)
         for masked in (False, True)
+        # Without a compiled loop a layer runs Keras's.
+        if family != "gru_reset_before" or mode not in EXPECTED
     ],
     indirect=["family"],
 )

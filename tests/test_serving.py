@@ -1,6 +1,7 @@
 """What exported text models answer, to any text and any number."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -270,6 +271,7 @@ def test_a_model_without_a_line_break_cannot_begin(characters):
 def test_ask_answers_in_a_process_that_never_imports_keras_gated(sentiment, characters, tmp_path):
     script = (
         f"import runpy, sys; sys.argv = ['ask.py', *sys.argv[1:]]\n"
+        f"sys.path.insert(0, {os.path.dirname(ask.__file__)!r})\n"
         f"runpy.run_path({ask.__file__!r}, run_name='__main__')\n"
         "assert 'keras_gated' not in sys.modules\n"
     )
