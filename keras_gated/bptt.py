@@ -30,6 +30,8 @@ def run(equations, group, fields, project, recur):
     Returns:
         The fields, each `(slots, units)`, and the final states.
     """
+    if not equations.projects_as_all:  # it may read weights that only TensorFlow knows of
+        group, project = group._replace(x=equations.project(group.x, project)), ()
     number = len(group.states)
     ends = [1, 1 + number, 1 + number + len(project), 1 + number + len(project) + len(recur)]
     sizes = {name: value for name, value in group.chunks._asdict().items() if tf.is_tensor(value)}
@@ -42,7 +44,7 @@ def run(equations, group, fields, project, recur):
     def through_time(*given):
         x, states, project, recur, _ = taken_apart(given)
         with stop_recording():  # or TensorFlow derives what nobody asks it for
-            xs = equations.project(x, project)
+            xs = _projected(equations, x, project)
             saved, finals = _forwards(equations, xs, group.chunks, states, recur)
         # Their derivatives, and those of the derivatives, are what the functions below return.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
@@ -67,7 +69,7 @@ def run(equations, group, fields, project, recur):
             # For all time steps: one product each.
             d_xs, d_u = sums[0], sums[-1]
             d_x, *d_project = _derivative(
-                lambda: [equations.project(x, project)], [x, *project], [d_xs]
+                lambda: [_projected(equations, x, project)], [x, *project], [d_xs]
             )
             d_U, d_c = tf.matmul(before, d_u, transpose_a=True), [tf.reduce_sum(d_u, 0) for _ in c]
 
@@ -87,6 +89,10 @@ def run(equations, group, fields, project, recur):
 
     outputs, *finals = through_time(group.x, *group.states, *project, *recur)
     return [outputs] * len(fields), finals
+
+
+def _projected(equations, x, project):
+    return equations.project(x, project) if project else x
 
 
 def _derivative(function, sources, d_values):
@@ -118,7 +124,7 @@ def step_by_step(equations, chunks, x, states, project, recur):
     slot = tf.gather(chunks.offsets, chunk) + t % chunks.size * tf.gather(chunks.rows, chunk)
     slot += tf.range(tf.size(lengths))
     xs = packing.gather_or_zero(
-        [equations.project(x, project)], tf.where(valid, slot + 1, 0), dense_gradient=True
+        [_projected(equations, x, project)], tf.where(valid, slot + 1, 0), dense_gradient=True
     )
 
     def body(t, states, array):

@@ -20,7 +20,8 @@ _OF_CLASS = ("gates", "inputs_and_state_are_summed", "state_names", "step_type")
 class Equations:
     """What the loops over time ask of a cell."""
 
-    def __init__(self, cell, methods):
+    def __init__(self, cell, methods, projects_as_all):
+        self.projects_as_all = projects_as_all  # whether `project` is that of `GatedCell`
         self.width = len(cell.gates) * cell.units
         for name in (*_OF_CLASS, "units"):
             setattr(self, name, getattr(cell, name))
@@ -45,7 +46,7 @@ def equations_of(cell):
         methods = {
             name: types.MethodType(getattr(owner(cell, name), name), itself) for name in _METHODS
         }
-        _OWN[cell] = Equations(itself, methods)
+        _OWN[cell] = Equations(itself, methods, owner(cell, "project") is GatedCell)
     return _OWN[cell]
 
 
@@ -58,7 +59,7 @@ def _shared(cell_class, constants):
     for name in _OF_CLASS:
         setattr(itself, name, getattr(cell_class, name))
     methods = {name: types.MethodType(getattr(cell_class, name), itself) for name in _METHODS}
-    return Equations(itself, methods)
+    return Equations(itself, methods, True)
 
 
 def owner(cell, method):

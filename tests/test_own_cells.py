@@ -22,6 +22,18 @@ def with_own_projection(base):
     return Own
 
 
+def with_a_weight_of_its_own(base):
+    class Own(base):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.scale = self.add_weight(shape=input_shape[-1:], name="scale", initializer="ones")
+
+        def project(self, inputs, weights):
+            return super().project(inputs * ops.cast(self.scale, inputs.dtype), weights)
+
+    return Own
+
+
 def with_own_whole_step(base):
     class Own(base):
         def whole_step(self, inputs, states, training=False):
@@ -53,13 +65,21 @@ def layer_of(family, cell_class, **options):
     own = type("Layer", (family.layer,), {"cell_class": cell_class})
     layer = own(UNITS, dtype="float64", return_sequences=True, **family.options, **options)
     layer.build((None, None, FEATURES))
-    layer.set_weights(family.random_weights(FEATURES, UNITS))
+    own_weights = layer.get_weights()[3:]
+    layer.set_weights([*family.random_weights(FEATURES, UNITS), *own_weights])
     return layer
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    "change", [with_own_projection, with_own_whole_step, with_own_call, with_own_step]
+    "change",
+    [
+        with_own_projection,
+        with_a_weight_of_its_own,
+        with_own_whole_step,
+        with_own_call,
+        with_own_step,
+    ],
 )
 def test_a_layer_runs_its_cell_as_keras_does(family, change, masked):
     """Values and derivatives are those of `keras.layers.RNN` around the same cell."""
