@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 MODULES = (
     "simple_rnn", "lstm", "gru", "rnn", "stacked_rnn_cells", "bidirectional", "time_distributed",
 )  # fmt: skip
@@ -13,14 +15,18 @@ MODULES = (
 DIFFERENT = {}
 
 
-def test_every_case_passes(tmp_path):
+@pytest.mark.parametrize(
+    "modules", [["lstm", "gru"], pytest.param(MODULES, marks=pytest.mark.slow)]
+)
+def test_every_case_passes(modules, tmp_path):
     here = str(pathlib.Path(__file__).parent)
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tmp_path)]
     command += ["-p", "in_place_of_keras", "-p", "no:cacheprovider", "--pyargs"]
-    command += [f"keras.src.layers.rnn.{name}_test" for name in MODULES]
+    command += [f"keras.src.layers.rnn.{name}_test" for name in modules]
     command += [f"--deselect={case}" for case in DIFFERENT]
     environment = {**os.environ, "PYTHONPATH": here}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 60
-    assert int(re.search(r"built (\d+) cells of keras_gated", done.stdout)[1]) >= 100
+    passed, built = (60, 100) if modules == MODULES else (10, 10)
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= passed
+    assert int(re.search(r"built (\d+) cells of keras_gated", done.stdout)[1]) >= built

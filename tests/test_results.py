@@ -14,8 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("rows", [
-    ["sentiment-large", "memory-100"],
-    pytest.param(list(results.ROWS), marks=pytest.mark.slow),
+    ["memory-100"], pytest.param(list(results.ROWS), marks=pytest.mark.slow)
 ])  # fmt: skip
 def test_rows_run_in_small_and_leave_the_readme_alone(rows, tmp_path):
     before = (ROOT / "README.md").read_bytes()

@@ -34,7 +34,7 @@ def train(model, epochs, initial=0):
 
 
 @pytest.mark.parametrize("name, options", [
-    ("lstm", {"dropout": 0.3}),
+    pytest.param("lstm", {"dropout": 0.3}, marks=pytest.mark.slow),
     ("gru", {"dropout": 0.2, "recurrent_dropout": 0.2}),
 ])  # fmt: skip
 def test_two_trainings_are_one_and_may_be_saved_and_loaded_between(name, options, tmp_path):

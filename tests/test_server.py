@@ -136,7 +136,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("rows", [65, 1000])
+@pytest.mark.parametrize("rows", [65, pytest.param(1000, marks=pytest.mark.slow)])
 def test_large_requests_are_answered_by_every_signature(client, rows):
     for model, row in ROWS.items():
         answer = exported.sentiment() if model == "sentiment" else exported.characters()
