@@ -70,8 +70,10 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
     time = tf.shape(x)[1] if static is None else static
     single = bool(static) and (layout is COMPILED or static <= layout.steps)
     size = static if single else layout.steps
-    if static and not single:  # the size that leaves the fewest slots empty
-        size = -(-static // -(-static // size))
+    if static and not single:  # a size that leaves no slot empty, or few
+        sizes = range(size, size // 2 - 1, -1)
+        fewest = -(-static // -(-static // size))
+        size = next((n for n in sizes if static % n == 0), fewest)
     slots = -(-time // size) * size
     # Where the number of rows is not known beforehand, XLA compiles for few numbers of them.
     multiple = layout.rows if x.shape[0] is None else 1
