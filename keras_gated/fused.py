@@ -16,11 +16,13 @@ from keras_gated.equations import equations_of, owner, why_no_derivative
 from keras_gated.recorder import weights_given
 
 
-def why_not(layer, sequences, mask, training):
+def why_not(layer, sequences, mask, training, looked_at):
     """Returns why the fused path cannot run, as a clause, or None where it can."""
     if inside_xla():
         if mask is not None:
             return "a mask cannot be packed inside a function that XLA compiles"
+        if looked_at:
+            return "gates come from the plain loop, which XLA does not compile"
         if None in sequences.shape:
             return "XLA compiles the function around the layer, and not all sizes are known there"
         if _inside_a_loop():

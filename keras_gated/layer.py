@@ -152,7 +152,7 @@ class GatedLayer(Configurable, keras.layers.RNN):
 
             reasons = {
                 "use_cudnn": cudnn.why_not(self, training) if self._in_cudnn() else "it has none",
-                "fused": fused.why_not(self, sequences, mask, training),
+                "fused": fused.why_not(self, sequences, mask, training, looked_at),
             }
         else:
             name = keras.backend.backend()

@@ -291,3 +291,12 @@ def test_a_model_that_hides_its_layers_in_a_function_is_refused():
     for _ in range(2):  # the second call runs what the first one traced
         with pytest.raises(ValueError, match="function"):
             trace_gates(model, x)
+
+
+def test_gates_can_be_traced_inside_a_function_that_xla_compiles(family):
+    layer = family.make(UNITS)
+    x = np.random.default_rng(0).normal(size=(2, 40, FEATURES)).astype("float32")
+    expected = trace_gates(layer, x)
+    compiled = tf.function(lambda x: trace_gates(layer, x), jit_compile=True)(tf.constant(x))
+    for name, values in expected.items():
+        assert_allclose(compiled[name], values, atol=1e-5)
