@@ -18,7 +18,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_gated
-from keras_gated import datasets, text
+from keras_gated import datasets
+from keras_gated.recipes import text
 
 
 def probabilities(path, rows):

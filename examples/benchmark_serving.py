@@ -19,7 +19,7 @@ from benchmark import in_turn
 from tensorflow.core.protobuf import meta_graph_pb2
 
 import keras_gated
-from keras_gated import generation, serving, text
+from keras_gated.recipes import classification, generation, text
 
 WORDS, TOKENS, LENGTH, UNITS = 20_000, 200, 200, 512
 ALPHABET = "\n !',-.:;?" + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$&3"  # of 65
@@ -61,7 +61,7 @@ def classifier(library, cell, folder):
     with mock.patch.dict(sentiment.CELLS, LAYERS[library]):
         model, _ = sentiment.build_model(WORDS, cell, 64, 1)
     # Keras's layers cannot show gates, so only the first signature is exported.
-    found = serving.sentiment(model, vectorizer, TOKENS // 3, TOKENS - TOKENS // 3)
+    found = classification.sentiment(model, vectorizer, TOKENS // 3, TOKENS - TOKENS // 3)
     signatures = {"serving_default": found["serving_default"]}
     return load(keras_gated.export_model(model, folder, signatures, track=[vectorizer]))
 

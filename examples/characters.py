@@ -21,7 +21,8 @@ from keras import layers
 from training import CELLS, callbacks, mean, parser, positive, report, share, to_look_inside
 
 import keras_gated
-from keras_gated import datasets, generation, text
+from keras_gated import datasets
+from keras_gated.recipes import generation, text
 
 
 def arguments():

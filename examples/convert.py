@@ -21,7 +21,8 @@ import torch
 from training import positive
 
 import keras_gated
-from keras_gated import datasets, serving, text
+from keras_gated import datasets
+from keras_gated.recipes import classification, text
 
 HEAD, TAIL = 80, 160  # words kept of a longer review
 
@@ -111,7 +112,7 @@ def main():
     path = keras_gated.export_model(
         model,
         args.output / args.name,
-        serving.sentiment(model, vectorizer, HEAD, TAIL),
+        classification.sentiment(model, vectorizer, HEAD, TAIL),
         track=[vectorizer],
     )
     onnx = keras_gated.to_onnx(model, args.output / args.name / "model.onnx")

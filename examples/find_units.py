@@ -17,7 +17,8 @@ import numpy as np
 from look_inside import load
 from pictures import picture
 
-from keras_gated import datasets, find_units, text, trace_gates
+from keras_gated import datasets, find_units, trace_gates
+from keras_gated.recipes import text
 
 STEPS, SETTLING = 1000, 100  # of a row; at its first steps the model has read too little
 

@@ -22,8 +22,8 @@ from ask import newest_version
 from pictures import picture
 
 import keras_gated
-from keras_gated import text
-from keras_gated.trace import named
+from keras_gated.inside.trace import named
+from keras_gated.recipes import text
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 SPOKEN = {"network": "the network", "networks": "the networks", "runs": "the word runs"}

@@ -29,8 +29,9 @@ from training import (
 )
 
 import keras_gated
-from keras_gated import datasets, serving, text
-from keras_gated.ngrams import NGrams
+from keras_gated import datasets
+from keras_gated.recipes import classification, text
+from keras_gated.recipes.ngrams import NGrams
 
 
 def arguments():
@@ -159,7 +160,7 @@ def main():
     saved_model = keras_gated.export_model(
         classifier,
         pathlib.Path(args.output, args.name or args.dataset),
-        serving.sentiment(classifier, vectorizer, head, tail),
+        classification.sentiment(classifier, vectorizer, head, tail),
         track=[vectorizer],
         extras=to_look_inside(
             classifier, "sentiment", vectorizer.get_vocabulary(), head=head, tail=tail

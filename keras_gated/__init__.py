@@ -4,9 +4,10 @@ import importlib
 
 import keras
 
-from keras_gated.arguments import tensorflow_for
-from keras_gated.bidirectional import Bidirectional
-from keras_gated.config import set_fused
+from keras_gated.cells.arguments import tensorflow_for
+from keras_gated.cells.gru import GRUCell
+from keras_gated.cells.lstm import LSTMCell
+from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.convert import (
     from_keras,
     from_onnx,
@@ -16,19 +17,18 @@ from keras_gated.convert import (
     to_onnx,
     to_torch,
 )
-from keras_gated.gru import GRUCell
-from keras_gated.layers import GRU, LSTM, SimpleRNN
-from keras_gated.lstm import LSTMCell
-from keras_gated.simple_rnn import SimpleRNNCell
-from keras_gated.states import ResetState, get_state, reset_state, windows
-from keras_gated.trace import trace_gates
-from keras_gated.units import find_units
+from keras_gated.inside.find_units import find_units
+from keras_gated.inside.trace import trace_gates
+from keras_gated.layers.bidirectional import Bidirectional
+from keras_gated.layers.config import set_fused
+from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+from keras_gated.layers.states import ResetState, get_state, reset_state, windows
 
 if keras.backend.backend() == "tensorflow":
-    from keras_gated.callbacks import GradientFlowLogger
-    from keras_gated.checking import check_export
-    from keras_gated.export import export_model
-    from keras_gated.flow import gradient_flow
+    from keras_gated.inside.callbacks import GradientFlowLogger
+    from keras_gated.inside.flow import gradient_flow
+    from keras_gated.serve.check import check_export
+    from keras_gated.serve.export import export_model
 
 __version__ = "0.2.0"
 
@@ -61,10 +61,10 @@ __all__ = [
 ]
 
 _OF_TENSORFLOW = {
-    "GradientFlowLogger": "callbacks",
-    "check_export": "checking",
-    "export_model": "export",
-    "gradient_flow": "flow",
+    "GradientFlowLogger": "inside.callbacks",
+    "check_export": "serve.check",
+    "export_model": "serve.export",
+    "gradient_flow": "inside.flow",
 }
 
 

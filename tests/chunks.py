@@ -2,7 +2,8 @@
 
 import functools
 
-from keras_gated import equations, packing
+from keras_gated.cells import equations
+from keras_gated.paths import packing
 
 
 def shorten_chunks(monkeypatch, steps=3):

@@ -18,7 +18,7 @@ import scripts  # noqa: E402
 from chunks import shorten_chunks  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
 
-from keras_gated import equations  # noqa: E402
+from keras_gated.cells import equations  # noqa: E402
 
 # Files whose tests need the same trained models, exports or servers; the longest come first.
 GROUPS = (

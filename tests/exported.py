@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 import keras_gated
-from keras_gated import export_model, generation, serving, text
+from keras_gated import export_model
+from keras_gated.recipes import classification, generation, text
 
 
 class Exported(NamedTuple):
@@ -42,7 +43,9 @@ def sentiment():
     hidden = keras_gated.Bidirectional(lstm, name="both")(hidden)
     hidden = keras.layers.GlobalAveragePooling1D()(hidden)
     model = keras.Model(ids, keras.layers.Dense(1, "sigmoid")(hidden))
-    return _exported("sentiment", model, vectorizer, serving.sentiment(model, vectorizer, 100, 200))
+    return _exported(
+        "sentiment", model, vectorizer, classification.sentiment(model, vectorizer, 100, 200)
+    )
 
 
 @functools.cache

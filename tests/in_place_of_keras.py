@@ -9,7 +9,7 @@ import numpy as np
 from keras.src.layers.rnn import bidirectional, gru, lstm, rnn, simple_rnn
 
 import keras_gated
-from keras_gated.cell import GatedCell
+from keras_gated.cells.base import GatedCell
 
 
 def negate_z(cell):

@@ -16,7 +16,8 @@ from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
 
 import keras_gated
-from keras_gated import cudnn, serving
+from keras_gated.paths import cudnn
+from keras_gated.serve.signatures import Signature
 
 pytestmark = pytest.mark.usefixtures("short_turns")
 
@@ -100,7 +101,7 @@ class Exported(Loop):
                 tf.TensorSpec((None, UNITS), "float64", f"state_{i}") for i in range(family.states)
             ]
             directory = self.directory / str(len(self.loaded))
-            signatures = {"serving_default": serving.Signature(answer, specs)}
+            signatures = {"serving_default": Signature(answer, specs)}
             version = keras_gated.export_model(layer, directory, signatures)
             self.loaded[key] = tf.saved_model.load(version)
         mask = np.ones(x.shape[:2], bool) if mask is None else mask

@@ -11,7 +11,8 @@ from stand_in import cudnn_stand_in
 from test_fused import FEATURES, TIME, UNITS, big_mask, data, values_and_gradients
 
 import keras_gated
-from keras_gated import cudnn, serving
+from keras_gated.paths import cudnn
+from keras_gated.serve.signatures import Signature
 
 FAMILIES = {name: FAMILIES[name] for name in ("lstm", "gru")}
 
@@ -111,7 +112,7 @@ def test_what_is_exported_on_a_gpu_runs_without_one(family, gpu, tmp_path):
     model = keras.Model(inputs, family.make(3)(inputs))
     spec = tf.TensorSpec((None, None, 2), name="x")
     gpu.clear()
-    answer = serving.Signature(lambda x: {"y": model(x)}, [spec])
+    answer = Signature(lambda x: {"y": model(x)}, [spec])
     keras_gated.export_model(model, tmp_path, {"serving_default": answer})
     assert gpu == []
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gated import datasets, text
+from keras_gated import datasets
 from keras_gated.datasets import toy_plays, toy_reviews
+from keras_gated.recipes import text
 
 
 def reviews(split):

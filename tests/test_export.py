@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_gated
 from keras_gated import check_export, export_model
-from keras_gated.serving import Signature
+from keras_gated.serve.signatures import Signature
 
 pytestmark = pytest.mark.usefixtures("short_turns")
 

@@ -10,7 +10,9 @@ from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import bptt, equations, export, packing, plain
+from keras_gated.cells import equations
+from keras_gated.paths import compiled, packing, plain
+from keras_gated.serve import export
 
 FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
 ROWS, TIME, FEATURES, UNITS = 20, 7, 2, 3
@@ -206,7 +208,7 @@ def test_many_lengths_are_compiled_for_a_few_shapes_only():
 
     model.fit(batches(), steps_per_epoch=119, verbose=0)
     shared = equations.equations_of(model.layers[2].cell)
-    for loop in (bptt._forwards_loop, bptt._backwards_loop):
+    for loop in (compiled._forwards_loop, compiled._backwards_loop):
         assert shared.functions[loop].experimental_get_tracing_count() <= 2
     rows = {chunk for longest in range(1, 120) for chunk in chunk_rows(longest)}
     assert len(rows) == 1  # eight rows a group: one shape for XLA

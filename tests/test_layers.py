@@ -505,7 +505,7 @@ def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
     for layer in layers.values():
         layer.build(x.shape)
     paths = {fused: path_of(layer, x) for fused, layer in layers.items()}
-    loop, fused = "keras_gated.cell_loop", "keras_gated.fused"
+    loop, fused = "keras_gated.paths.keras_loop", "keras_gated.paths.fused"
     assert paths == {"auto": loop, True: fused, False: loop}  # what a layer was given wins
     assert layers["auto"].get_config()["fused"] == "auto"
     keras_gated.set_fused("auto")

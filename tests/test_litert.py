@@ -8,7 +8,7 @@ from keras import layers
 
 import keras_gated
 from keras_gated import to_litert
-from keras_gated.ngrams import NGrams
+from keras_gated.recipes.ngrams import NGrams
 
 Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
 

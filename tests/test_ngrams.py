@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gated import text
-from keras_gated.ngrams import NGrams
+from keras_gated.recipes import text
+from keras_gated.recipes.ngrams import NGrams
 
 ROWS = [[2, 3, 2, 4, 6], [5, 1, 2, 3, 0], [0, 0, 0, 0, 0], [6, 0, 0, 0, 0], [3, 3, 3, 3, 3]]
 

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 import keras_gated
 from keras_gated import from_onnx, to_onnx
-from keras_gated.ngrams import NGrams
+from keras_gated.recipes.ngrams import NGrams
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

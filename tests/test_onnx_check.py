@@ -12,9 +12,9 @@ from numpy.testing import assert_allclose
 
 import keras_gated
 from keras_gated import to_litert, to_onnx
-from keras_gated.convert import onnx_graph, onnx_recurrent
 from keras_gated.convert.examples import difference
-from keras_gated.ngrams import NGrams
+from keras_gated.convert.onnx import graph, recurrent
+from keras_gated.recipes.ngrams import NGrams
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -46,8 +46,8 @@ def old(tmp_path):
 
 @pytest.fixture
 def swapped_gates(monkeypatch):
-    own = onnx_recurrent._weights
-    monkeypatch.setattr(onnx_recurrent, "_weights", lambda cell: [
+    own = recurrent._weights
+    monkeypatch.setattr(recurrent, "_weights", lambda cell: [
         None if w is None else np.roll(w, cell.units, axis=0) for w in own(cell)
     ])  # fmt: skip
 
@@ -64,12 +64,12 @@ def test_a_file_that_answers_otherwise_is_refused(layer, check, old, swapped_gat
 
 
 def test_lengths_that_count_wrongly_are_refused(old, monkeypatch):
-    own = onnx_graph.Graph.add
+    own = graph.Graph.add
 
     def one_more(self, op, inputs, *args, **kwargs):
         return own(self, "Less" if op == "LessOrEqual" else op, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(onnx_graph.Graph, "add", one_more)
+    monkeypatch.setattr(graph.Graph, "add", one_more)
     with pytest.raises(ValueError, match="answers otherwise"):
         to_onnx(of_ids(keras_gated.GRU(5), mask_zero=False), old, lengths=True)
     assert old.read_bytes() == b"old"

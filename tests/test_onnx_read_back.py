@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose
 
 import keras_gated
 from keras_gated import from_onnx, to_onnx
-from keras_gated.convert import onnx_nodes
-from keras_gated.ngrams import NGrams
+from keras_gated.convert.onnx import nodes
+from keras_gated.recipes.ngrams import NGrams
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -124,7 +124,7 @@ def assert_same(received, expected):
 
 
 def test_there_is_a_case_for_everything_that_is_written():
-    assert {kind.__name__ for kind in onnx_nodes.WRITERS} <= {*CASES}
+    assert {kind.__name__ for kind in nodes.WRITERS} <= {*CASES}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ from keras import ops
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import cudnn
+from keras_gated.paths import cudnn
 
 FEATURES, UNITS = 3, 4
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow tapes")

@@ -13,7 +13,9 @@ import pytest
 import tensorflow as tf
 
 import keras_gated
-from keras_gated import generation, plain, streaming, text
+from keras_gated.paths import plain
+from keras_gated.recipes import generation, text
+from keras_gated.serve import streaming
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,7 @@ def test_a_wrong_mask_reaches_no_answer_of_an_exported_model(tmp_path):
 def test_states_of_another_batch_size_do_not_pass_a_stepper():
     inputs = keras.Input((None, FEATURES), name="x")
     model = keras.Model(inputs, keras_gated.GRU(UNITS, name="memory")(inputs))
-    from keras_gated.streaming import Stepper
+    from keras_gated.serve.streaming import Stepper
 
     stepper = Stepper(model)
     call = tf.function(

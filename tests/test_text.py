@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_gated import text
+from keras_gated.recipes import text
 
 
 @pytest.mark.parametrize("raw, tokens", [

@@ -10,7 +10,8 @@ from grids import pairwise
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import serving, trace_gates
+from keras_gated import trace_gates
+from keras_gated.serve.signatures import Signature
 
 pytestmark = pytest.mark.usefixtures("short_turns")
 
@@ -237,7 +238,7 @@ def test_gates_are_served_by_an_exported_signature(tmp_path):
     def look(ids):
         return trace_gates(model, ids)["last"]
 
-    signature = serving.Signature(look, [tf.TensorSpec((None, None), tf.int32, name="ids")])
+    signature = Signature(look, [tf.TensorSpec((None, None), tf.int32, name="ids")])
     version = keras_gated.export_model(model, tmp_path, {"gates": signature})
     served = tf.saved_model.load(version).signatures["gates"](ids=tf.constant(IDS, tf.int32))
     for name, values in trace_gates(model, IDS)["last"].items():

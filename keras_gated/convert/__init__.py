@@ -2,8 +2,8 @@
 
 from keras_gated.convert.keras_layers import from_keras, to_keras
 from keras_gated.convert.litert import LiteRT, to_litert
-from keras_gated.convert.onnx_read import from_onnx
-from keras_gated.convert.onnx_write import to_onnx
+from keras_gated.convert.onnx.read import from_onnx
+from keras_gated.convert.onnx.write import to_onnx
 from keras_gated.convert.pytorch import from_torch, to_torch
 
 __all__ = [

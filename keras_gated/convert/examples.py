@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_gated.ngrams import NGrams
+from keras_gated.recipes.ngrams import NGrams
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
 _FREE = 4  # what stands for an axis of unknown size other than the batch and the time

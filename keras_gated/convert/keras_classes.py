@@ -4,20 +4,20 @@ import functools
 
 import keras
 
-import keras_gated.bidirectional
-import keras_gated.gru
-import keras_gated.layers
-import keras_gated.lstm
-import keras_gated.simple_rnn
+import keras_gated.cells.gru
+import keras_gated.cells.lstm
+import keras_gated.cells.simple_rnn
+import keras_gated.layers.bidirectional
+import keras_gated.layers.families
 
 _OURS = {
-    "SimpleRNN": keras_gated.layers.SimpleRNN,
-    "LSTM": keras_gated.layers.LSTM,
-    "GRU": keras_gated.layers.GRU,
-    "SimpleRNNCell": keras_gated.simple_rnn.SimpleRNNCell,
-    "LSTMCell": keras_gated.lstm.LSTMCell,
-    "GRUCell": keras_gated.gru.GRUCell,
-    "Bidirectional": keras_gated.bidirectional.Bidirectional,
+    "SimpleRNN": keras_gated.layers.families.SimpleRNN,
+    "LSTM": keras_gated.layers.families.LSTM,
+    "GRU": keras_gated.layers.families.GRU,
+    "SimpleRNNCell": keras_gated.cells.simple_rnn.SimpleRNNCell,
+    "LSTMCell": keras_gated.cells.lstm.LSTMCell,
+    "GRUCell": keras_gated.cells.gru.GRUCell,
+    "Bidirectional": keras_gated.layers.bidirectional.Bidirectional,
 }
 TO_OURS = {getattr(keras.layers, name): ours for name, ours in _OURS.items()}
 TO_KERAS = {ours: theirs for theirs, ours in TO_OURS.items()}

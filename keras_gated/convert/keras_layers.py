@@ -8,11 +8,11 @@ weights follow, the columns of a GRU's update gate with the other sign (`gates.p
 import keras
 from keras import ops, tree
 
-import keras_gated.bidirectional
-from keras_gated.cell import GatedCell
+import keras_gated.layers.bidirectional
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
-from keras_gated.gates import GRU_GATES, to_library
-from keras_gated.layer import GatedLayer
+from keras_gated.layers.base import GatedLayer
 
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout")
 

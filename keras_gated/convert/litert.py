@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_gated.arguments import tensorflow_for
+from keras_gated.cells.arguments import tensorflow_for
 from keras_gated.convert import files
 from keras_gated.convert.examples import TOLERANCE, difference, random_inputs
 from keras_gated.convert.keras_layers import has_our_layers, to_keras

@@ -5,11 +5,11 @@ import warnings
 import keras
 import numpy as np
 
-import keras_gated.bidirectional
+import keras_gated.layers.bidirectional
+from keras_gated.cells.gates import from_library, to_library
 from keras_gated.convert import torch_weights
-from keras_gated.gates import from_library, to_library
-from keras_gated.layer import GatedLayer
-from keras_gated.layers import GRU, LSTM, SimpleRNN
+from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.families import GRU, LSTM, SimpleRNN
 
 _BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
 
@@ -58,7 +58,7 @@ def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_seq
         options.update(use_bias=use_bias, dtype=str(weights[0][0].dtype))
         layer = _BY_GATES[gates](units, **options)
         if len(directions) == 2:
-            layer = keras_gated.bidirectional.Bidirectional(layer, dtype=options["dtype"])
+            layer = keras_gated.layers.bidirectional.Bidirectional(layer, dtype=options["dtype"])
         layer.build((None, None, weights[0][0].shape[0]))
         layer.set_weights([w for of_direction in weights for w in of_direction])
         layers.append(layer)

@@ -1,0 +1,1 @@
+"""The cells: the equations of one step, and what a cell is built of."""

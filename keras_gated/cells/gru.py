@@ -1,0 +1,167 @@
+"""The gated recurrent unit: update gate, reset gate, new memory."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gated.cells.arguments import arguments_of
+from keras_gated.cells.base import UPDATE_WRITES, GatedCell, product
+from keras_gated.cells.dropout import dropped
+from keras_gated.cells.gates import GRU_GATES, GRUStep
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class GRUCell(GatedCell):
+    """One step of the gated recurrent unit whose update gate lets the new memory in.
+
+        z_t  = sigmoid(W_z x_t + b_z + U_z h_{t-1} + c_z)       update: 1 writes h'_t
+        r_t  = sigmoid(W_r x_t + b_r + U_r h_{t-1} + c_r)       reset
+        h'_t = tanh(W_h x_t + b_h + r_t * (U_h h_{t-1} + c_h))  current memory content
+        h_t  = z_t * h'_t + (1 - z_t) * h_{t-1}                 final memory
+
+    This is `reset_after=True`, the equation the notes write. `reset_after=False` is their
+    wording of its first step, the reset before the product, with one bias:
+
+        h'_t = tanh(W_h x_t + U_h (r_t * h_{t-1}) + b_h)
+
+    `z_t` is the complement of the update gate of `keras.layers.GRU`, which keeps the old state
+    where ours writes the new one. Weights move between the two by negating the columns of z in
+    kernel, recurrent kernel and biases, since 1 - sigmoid(a) = sigmoid(-a).
+
+    Args:
+        units: Positive integer, the size of the hidden state.
+        activation: The function of `h'_t`. Default: `tanh`.
+        recurrent_activation: The function of the gates. Default: `sigmoid`.
+        use_bias: Whether there are `b`s and `c`s.
+        kernel_initializer, recurrent_initializer, bias_initializer: For the `W`s, `U`s, and for
+            `b`s and `c`s.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: For the same.
+        kernel_constraint, recurrent_constraint, bias_constraint: For the same.
+        dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
+        recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
+        reset_after: Whether the reset gate acts after the product with `U_h`, or before it.
+        seed: Integer seed of all dropouts.
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
+            ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+            arXiv:1708.02182, section 2).
+
+    Call arguments:
+        inputs: `(batch, features)`, one step.
+        states: `h_{t-1}`, `(batch, units)`, or a list of it.
+        training: Whether dropout is applied.
+
+    Returns:
+        `h_t`, `(batch, units)`, and the new states in the form they came.
+
+    Raises:
+        ValueError: For an argument that is not accepted; the message names it.
+
+    Weights: `kernel (features, 3 * units)`, `recurrent_kernel (units, 3 * units)`, and
+    `bias (2, 3 * units)`, the `b`s above the `c`s, or `(3 * units,)` with `reset_after=False`:
+    the shapes of `keras.layers.GRUCell`.
+
+    Reference: Cho et al. 2014, arXiv:1406.1078v1 (reset after the product) and v3 (before it),
+    with the update gate as in Chung et al. 2014, arXiv:1412.3555, equation 5.
+    """
+
+    gates = GRU_GATES
+    step_type = GRUStep
+    reads = ("activation", "recurrent_activation", "reset_after")
+    cudnn_mode = "gru"
+    inputs_and_state_are_summed = False
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        reset_after=True,
+        seed=None,
+        recurrent_weight_dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**arguments_of(locals()))
+
+    def step(self, x, states, weights, keep=None):
+        [h] = states
+        U, *c = weights
+        x_z, x_r, x_h = ops.split(x, 3, axis=-1)
+        kept = dropped(h, keep)
+        if self.reset_after:
+            u = product(kept, U)
+            u_z, u_r, u_h = ops.split(u + c[0] if c else u, 3, axis=-1)
+        else:
+            u_z, u_r = ops.split(ops.matmul(kept, U[:, : 2 * self.units]), 2, axis=-1)
+        z = self.recurrent_activation(x_z + u_z)
+        r = self.recurrent_activation(x_r + u_r)
+        if not self.reset_after:
+            u_h = ops.matmul(r * kept, U[:, 2 * self.units :])
+        n = self.activation(x_h + (r * u_h if self.reset_after else u_h))
+        h = z * n + (1 - z) * h
+        return GRUStep(update=z, reset=r, candidate=n, recalled=u_h, hidden=h)
+
+    def step_gradient(self, step, states, d_states, U_T):
+        """As in `GatedCell`, of `reset_after=True`."""
+        z, r, n, u_h, _ = step
+        [h], [dh] = states, d_states
+        dz = dh * (n - h) * z * (1 - z)
+        dn = dh * z * (1 - n * n)
+        dr = dn * u_h * r * (1 - r)
+        dx = ops.concatenate([dz, dr, dn], axis=-1)
+        du = ops.concatenate([dz, dr, dn * r], axis=-1)
+        return dx, du, [dh * (1 - z) + ops.matmul(du, U_T)]
+
+    def carried(self, step):
+        return 1 - step.update
+
+    def set_weights(self, weights):
+        """Sets the weights, a list of arrays as `get_weights` returns them.
+
+        Those of `keras.layers.GRUCell` have the same shapes and another update gate, so they load
+        here without an error and answer otherwise: `keras_gated.from_keras` converts them.
+        """
+        super().set_weights(weights)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store[UPDATE_WRITES] = np.ones((), "int8")  # `keras.layers.GRU` refuses a file with it
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        if UPDATE_WRITES not in store:
+            warnings.warn(
+                f"{self.name!r}: this file does not say which GRU its weights belong to. If "
+                "keras_gated wrote it before version 0.2, they are right. If `keras.layers.GRU` "
+                "wrote it, its update gate is the complement of ours and the answers are wrong: "
+                "load it into the model of `keras.layers` and convert that with "
+                "`keras_gated.from_keras`.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def bias_shape(self):
+        [width] = super().bias_shape()
+        return (2, width) if self.reset_after else (width,)
+
+    def input_bias(self):
+        return self.bias[0] if self.reset_after else self.bias
+
+    def recurrent_weights(self, mask=None):
+        weights = super().recurrent_weights(mask)
+        if not (self.use_bias and self.reset_after):
+            return weights
+        return (*weights, *self.tensors(self.bias[1]))

@@ -1,0 +1,128 @@
+"""Long short-term memory: forget, store, update, output."""
+
+import keras
+from keras import ops
+
+from keras_gated.cells.arguments import arguments_of
+from keras_gated.cells.base import GatedCell, product
+from keras_gated.cells.dropout import dropped
+from keras_gated.cells.gates import LSTM_GATES, LSTMStep
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class LSTMCell(GatedCell):
+    """One step of long short-term memory, with a cell state apart from the output.
+
+        f_t = sigmoid(W_f x_t + U_f h_{t-1} + b_f)   1. forget what is irrelevant
+        i_t = sigmoid(W_i x_t + U_i h_{t-1} + b_i)   2. store what matters:
+        g_t = tanh(W_g x_t + U_g h_{t-1} + b_g)         how much, and what
+        c_t = f_t * c_{t-1} + i_t * g_t              3. update the cell state
+        o_t = sigmoid(W_o x_t + U_o h_{t-1} + b_o)   4. output
+        h_t = o_t * tanh(c_t)
+
+    The notes name the four steps and leave the equations to a picture; these are the standard
+    ones, with a forget gate and without peepholes.
+
+    Args:
+        units: Positive integer, the size of the hidden state and of the cell state.
+        activation: The function of `g_t` and of `c_t` in `h_t`. Default: `tanh`.
+        recurrent_activation: The function of the gates. Default: `sigmoid`.
+        use_bias: Whether there are `b`s.
+        kernel_initializer, recurrent_initializer, bias_initializer: For the `W`s, `U`s and `b`s.
+        unit_forget_bias: Whether `b_f` starts at one (Jozefowicz et al. 2015).
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: For the same.
+        kernel_constraint, recurrent_constraint, bias_constraint: For the same.
+        dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
+        recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
+        seed: Integer seed of all dropouts.
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
+            ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+            arXiv:1708.02182, section 2).
+
+    Call arguments:
+        inputs: `(batch, features)`, one step.
+        states: `[h_{t-1}, c_{t-1}]`, each `(batch, units)`.
+        training: Whether dropout is applied.
+
+    Returns:
+        `h_t`, `(batch, units)`, and `[h_t, c_t]`.
+
+    Raises:
+        ValueError: For an argument that is not accepted; the message names it.
+
+    Weights: `kernel (features, 4 * units)`, `recurrent_kernel (units, 4 * units)`,
+    `bias (4 * units,)`, as `keras.layers.LSTMCell`.
+
+    Reference: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000;
+    as in Jozefowicz, Zaremba and Sutskever 2015, section 2.
+    """
+
+    gates = LSTM_GATES
+    step_type = LSTMStep
+    reads = ("activation", "recurrent_activation")
+    cudnn_mode = "lstm"
+    state_names = ("hidden", "memory")
+
+    def __init__(
+        self,
+        units,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        unit_forget_bias=True,
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout=0.0,
+        recurrent_dropout=0.0,
+        seed=None,
+        recurrent_weight_dropout=0.0,
+        **kwargs,
+    ):
+        super().__init__(**arguments_of(locals()))
+
+    def step(self, x, states, weights, keep=None):
+        h, c = states
+        [U] = weights
+        a_i, a_f, a_g, a_o = ops.split(x + product(dropped(h, keep), U), 4, axis=-1)
+        f = self.recurrent_activation(a_f)
+        i = self.recurrent_activation(a_i)
+        g = self.activation(a_g)
+        c = f * c + i * g
+        o = self.recurrent_activation(a_o)
+        h = o * self.activation(c)
+        return LSTMStep(input=i, forget=f, candidate=g, output=o, memory=c, hidden=h)
+
+    def step_gradient(self, step, states, d_states, U_T):
+        i, f, g, o, c, _ = step
+        _, c_before = states
+        dh, dc = d_states
+        tanh_c = ops.tanh(c)
+        do = dh * tanh_c
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        di, df, dg = dc * g, dc * c_before, dc * i
+        da = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)]
+        da = ops.concatenate(da, axis=-1)
+        return da, da, [ops.matmul(da, U_T), dc * f]
+
+    def carried(self, step):
+        return step.forget
+
+    def initializer_of(self, weight):
+        initializer = super().initializer_of(weight)
+        if weight != "bias" or not self.unit_forget_bias:
+            return initializer
+
+        def with_open_forget_gate(shape, dtype=None):
+            # Asked for in the shapes that Keras asks for, as random numbers hang on them.
+            before = initializer((self.units,), dtype=dtype)
+            forget = ops.ones((self.units,), dtype=dtype)
+            return ops.concatenate([before, forget, initializer((2 * self.units,), dtype=dtype)])
+
+        return with_open_forget_gate

@@ -1,0 +1,190 @@
+"""A recurrent node of ONNX as a layer of ours."""
+
+import numpy as np
+from keras import ops
+
+from keras_gated.cells.gates import from_library
+from keras_gated.convert.onnx.activations import NO_CLIP, names_in
+from keras_gated.convert.onnx.load import shape_of
+from keras_gated.convert.onnx.values import Directions, Zeros, in_order, name_of, plain, refuse
+from keras_gated.layers.bidirectional import Bidirectional
+from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+
+OPERATORS = {"RNN": SimpleRNN, "LSTM": LSTM, "GRU": GRU}
+_DEFAULTS = {
+    "RNN": ["Tanh"],
+    "LSTM": ["Sigmoid", "Tanh", "Tanh"],
+    "GRU": ["Sigmoid", "Tanh"],
+}
+_DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+
+
+def recurrent(node, given, attributes, wanted):
+    """Returns `Y`, `Y_h` and `Y_c`, as far as they are wanted."""
+    sequences, W, R, B, lengths, *states = given + [None] * (8 - len(given))
+    kind, direction = node.op_type, attributes.get("direction", "forward")
+    if direction not in _DIRECTIONS:
+        refuse(node, f"has direction={direction!r}", f"Known: {', '.join(_DIRECTIONS)}.")
+    number = _DIRECTIONS[direction]
+    functions = _functions(node, attributes, number)
+    _check_options(node, attributes, states)
+    sequences = in_order(sequences, (1, 0, 2))
+    _check_shapes(node, attributes, number, sequences, given)
+    options = {"activation": functions[-1], "use_bias": B is not None}
+    if kind != "RNN":
+        options["recurrent_activation"] = functions[0]
+    if kind == "GRU":
+        options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
+    options.update(
+        return_sequences=wanted[0],
+        return_state=wanted[1] or wanted[2],
+        dtype=str(W.dtype),
+        name=name_of(node),
+    )
+    if lengths is not None and wanted[0]:
+        options["zero_output_for_mask"] = True
+    layer = _layer(OPERATORS[kind], R.shape[-1], direction, options)
+    call = {}
+    initial = [_state(node, state) for state in states[: 2 if kind == "LSTM" else 1]]
+    if any(state is not None for state in initial):
+        if any(state is None for state in initial):
+            refuse(node, "has one initial state and not the other", "Give both.")
+        call["initial_state"] = [state[d] for d in range(number) for state in initial]
+    if lengths is not None:
+        steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
+        call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
+    elif getattr(sequences, "_keras_mask", None) is not None:
+        sequences = ops.copy(sequences)  # without the mask of the node before, unknown to ONNX
+    results = layer(sequences, **call)
+    results = list(results) if isinstance(results, (list, tuple)) else [results]
+    gates = OPERATORS[kind].cell_class.gates
+    layer.set_weights(
+        [
+            weight
+            for d in range(number)
+            for weight in _weights(gates, W[d], R[d], None if B is None else B[d], options)
+        ]
+    )
+    y = results[0]
+    if wanted[0] and direction == "reverse":  # ONNX keeps the order of the inputs
+        y = ops.flip(y, axis=1)
+    parts = 2 if kind == "LSTM" else 1
+    finals = [results[1:][n::parts] for n in range(parts)] if options["return_state"] else []
+    finals = [ops.stack(of_directions, axis=0) for of_directions in finals]
+    return [Directions.of(y, number) if wanted[0] else None, *finals]
+
+
+def _layer(cls, units, direction, options):
+    if direction == "bidirectional":
+        name = options.pop("name")
+        return Bidirectional(cls(units, **options), name=name, dtype=options["dtype"])
+    return cls(units, go_backwards=direction == "reverse", **options)
+
+
+def _functions(node, attributes, directions):
+    """Returns Keras's names of a node's functions, the same in both directions."""
+    try:
+        names, *others = names_in(attributes, _DEFAULTS[node.op_type], directions)
+    except ValueError as error:
+        refuse(node, str(error))
+    if others and others[0] != names:
+        refuse(
+            node,
+            f"has activations that differ between directions, {names} and {others[0]}",
+            "Use the same for both.",
+        )
+    if node.op_type == "LSTM" and names[1] != names[2]:
+        refuse(
+            node,
+            f"has the activations {names}",
+            "The candidate's and the memory's (the last two) must be one.",
+        )
+    if node.op_type == "GRU" and names[0] not in ("sigmoid", "hard_sigmoid"):
+        refuse(node, f"has the gates' activation {names[0]}", "Known: sigmoid, hard_sigmoid.")
+    return names
+
+
+def _check_options(node, attributes, states):
+    for name, accepted in (("input_forget", 0), ("layout", 0)):
+        if attributes.get(name, accepted) != accepted:
+            refuse(node, f"has {name}={attributes[name]}", "Export the model without.")
+    if 0 < abs(attributes.get("clip", 0.0)) < NO_CLIP:
+        refuse(node, f"has clip={attributes['clip']}", "Export the model without.")
+    if states[2] is not None:
+        refuse(node, "has peepholes (`P`)", "No layer here has them.")
+
+
+def _check_shapes(node, attributes, directions, sequences, given):
+    """Raises if weights, states or lengths are not of the shapes that the node says."""
+    _, W, R, B, lengths, *states = given + [None] * (8 - len(given))
+    for name, weight in (("W", W), ("R", R), ("B", B)):
+        if weight is None and name == "B":
+            continue
+        if not isinstance(weight, np.ndarray):
+            refuse(
+                node,
+                f"has weights `{name}` that are no constant. Received: {shape_of(weight)}",
+                "Fold constants before; of a quantised model, read the one before.",
+            )
+        if weight.dtype.name not in ("float16", "float32", "float64") or weight.dtype != W.dtype:
+            refuse(
+                node,
+                f"has weights `{name}` of {weight.dtype}",
+                "Known: floats, all of the same kind. Of a quantised model, read the one before.",
+            )
+    gates = len(OPERATORS[node.op_type].cell_class.gates)
+    units = R.shape[-1] if R.ndim else 0
+    features = W.shape[-1] if W.ndim else 0
+    expected = {
+        "W": (W, (directions, gates * units, features)),
+        "R": (R, (directions, gates * units, units)),
+        "B": (B, (directions, 2 * gates * units)),
+        "X": (sequences, (None, None, features)),
+        "initial_h": (states[0], (directions, None, units)),
+        "initial_c": (states[1], (directions, None, units)),
+        "sequence_lens": (lengths, (None,)),
+    }
+    for name, (value, shape) in expected.items():
+        received = getattr(getattr(value, "tensor", value), "shape", None)
+        if received is None:
+            continue
+        if name == "X":  # read with the batch first; told as the node has it
+            received = (received[1], received[0], *received[2:]) if len(received) > 1 else received
+        if len(received) != len(shape) or any(
+            None not in (a, b) and a != b for a, b in zip(received, shape, strict=True)
+        ):
+            refuse(
+                node,
+                f"must have {name} of the shape {shape} (None: any size). Received: {name}.shape="
+                f"{tuple(received)} with direction={attributes.get('direction', 'forward')!r}, "
+                f"{units} units, {features} features",
+                "Export the model again.",
+            )
+    if not units or attributes.get("hidden_size", units) != units:
+        refuse(
+            node,
+            f"has hidden_size={attributes.get('hidden_size')} and R of the shape {R.shape}",
+            "They must tell the same number of units, above 0.",
+        )
+
+
+def _weights(gates, W, R, B, options):
+    def ours(weight):
+        return np.concatenate(from_library("onnx", gates, np.split(weight, len(gates))))
+
+    weights = [ours(W).T, ours(R).T]
+    if B is None:
+        return weights
+    b, c = (ours(part) for part in np.split(B, 2))
+    return [*weights, np.stack([b, c]) if options.get("reset_after") else b + c]
+
+
+def _state(node, state):
+    """Returns an initial state, `(directions, batch, units)`, or None where it is zero."""
+    if state is None or isinstance(state, Zeros):
+        return None
+    if isinstance(state, np.ndarray):
+        if state.any():
+            refuse(node, "begins with a constant state", "Make the initial state an input.")
+        return None
+    return plain(state)

@@ -1,0 +1,1 @@
+"""What happens inside of a trained model: gates, and how gradients travel."""

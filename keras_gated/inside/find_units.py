@@ -1,0 +1,96 @@
+"""Units that mean something: whose memory tracks a property of what is read."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_gated.inside.trace import named, trace_gates
+
+
+class Unit(NamedTuple):
+    """A unit of a recurrent layer, and how its memory goes along with a property."""
+
+    layer: str  # the layer's name; a direction of a `Bidirectional` is `name/direction`
+    unit: int
+    correlation: float  # with the property, -1 to 1, over the steps of every other row
+    held_out: float  # the same over the other rows, which had no say in the choice
+
+
+def find_units(model, inputs, values, layer=None, top=10, batch_size=32):
+    """Returns the units of a model whose memory tracks a property best.
+
+    A unit's memory is an LSTM's `memory`, and otherwise `hidden`. Among many units some go along
+    with anything by chance, so they are ranked on half of the rows (the first, third, ...) and
+    their correlation on the other half stands beside it.
+
+    Args:
+        model: A model with recurrent layers of ours.
+        inputs: What it reads, an array `(rows, time, ...)`.
+        values: The property at each step, numbers `(rows, time)`: 1 inside a quotation and 0
+            outside, the position in the line, ... NaN where a step is not to count (padding).
+        layer: Optional name of a layer: only that one. Default: all.
+        top: How many units to return.
+        batch_size: Rows that are looked at in one go.
+
+    Returns:
+        A list of `Unit`, the largest correlation by amount first.
+
+    Raises:
+        ValueError: If shapes do not fit, or the property is the same at all steps of a half.
+
+    Reference: Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, section 4.1.
+    """
+    inputs, values = np.asarray(inputs), np.asarray(values, "float64")
+    if values.ndim != 2 or values.shape != inputs.shape[:2] or len(inputs) < 2:
+        raise ValueError(
+            "find_units: `values` must hold a number for every step of at least two rows, "
+            f"(rows, time) = {inputs.shape[:2]}. Received: values.shape={values.shape}."
+        )
+    sums = {}
+    for first in range(0, len(inputs), batch_size):
+        rows = slice(first, first + batch_size)
+        traces = trace_gates(model, inputs[rows])
+        traces = traces if layer is None else {k: v for k, v in traces.items() if k == layer}
+        for name, gates in named(traces):
+            memory = np.asarray(gates.get("memory", gates["hidden"]), "float64")
+            own = sums.setdefault(name, [_Sums(), _Sums()])
+            for half in (0, 1):
+                # The first row of a batch need not be an even one.
+                of_half = slice((half + first) % 2, None, 2)
+                counts = ~np.isnan(values[rows][of_half])
+                own[half].add(memory[of_half][counts], values[rows][of_half][counts])
+    if not sums:
+        raise ValueError(f"find_units: the model has no recurrent layer {layer!r}.")
+    found = []
+    for name, halves in sums.items():
+        both = zip(*(half.correlations() for half in halves), strict=True)
+        found += [Unit(name, unit, *map(float, pair)) for unit, pair in enumerate(both)]
+    return sorted(found, key=lambda unit: -abs(unit.correlation))[:top]
+
+
+class _Sums:
+    """What correlations are made of, added up batch by batch."""
+
+    def __init__(self):
+        self.number, self.y, self.yy, self.x, self.xx, self.xy = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+
+    def add(self, x, y):
+        """Adds steps: x `(steps, units)`, y `(steps,)`."""
+        self.number += len(y)
+        self.y, self.yy = self.y + y.sum(), self.yy + (y * y).sum()
+        self.x, self.xx = self.x + x.sum(0), self.xx + (x * x).sum(0)
+        self.xy = self.xy + y @ x
+
+    def correlations(self):
+        """Returns Pearson's correlation of each unit, 0 for one that never changes."""
+        n = max(self.number, 1)
+        of_y = self.yy / n - (self.y / n) ** 2
+        if of_y <= 1e-12 * max(self.yy / n, 1e-300):
+            raise ValueError(
+                "find_units: the property is the same at every step that counts, of the rows of "
+                "one half. Give it more rows, or another property."
+            )
+        of_x = np.maximum(self.xx / n - (self.x / n) ** 2, 0)
+        together = self.xy / n - self.x * self.y / n**2
+        still = of_x <= 1e-12 * np.maximum(self.xx / n, 1e-300)
+        return np.where(still, 0, together / np.sqrt(np.where(still, 1, of_x) * of_y))

@@ -1,0 +1,244 @@
+"""How a loss's gradient travels back through time: step by step, as the notes describe it.
+
+The model runs once as it always does, which gives the loss's derivatives by what its recurrent
+layers put out. Through a layer itself the gradient is then taken back by hand: at every step, the
+derivative of the cell's one step, whatever its equations; over all steps, their sum.
+"""
+
+import functools
+import weakref
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_gated.cells.base import GatedCell
+from keras_gated.inside.trace import by_layer, each
+from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.recorder import recording
+from keras_gated.paths.packing import where_rows
+
+
+class GradientFlow(NamedTuple):
+    """The gradient of a loss on its way back through one recurrent layer.
+
+    All are of the loss as `model.compute_loss` returns it: usually a mean over the batch. Step t
+    belongs to step t of the inputs, in either direction. At a masked step a norm is that of the
+    derivative by the state that passes through, and the contribution is zero.
+    """
+
+    hidden: Any  # norm of dL/dh_t over the units, (batch, time)
+    memory: Any  # norm of dL/dc_t, by h_t as well as by later steps, (batch, time); None: no c
+    # The part of the state after step t that is still there at the end if nothing but the gate
+    # acts on it: for an LSTM the product of the later forget gates, for a GRU that of 1 - update.
+    path: Any  # (batch, time, units); None: no such gate
+    contributions: Any  # weight name to what each step adds to its gradient, (time, *weight.shape)
+    gradients: Any  # weight name to the sum of them: the ordinary gradient, weight.shape
+    mask: Any  # whether a step counts, bool (batch, time)
+    backwards: bool  # whether the layer reads from the last step to the first
+
+
+def gradient_flow(model, x, y, layer=None, contributions=True):
+    """Returns how the gradient of a model's loss travels back through its recurrent layers.
+
+    The model runs at inference: nothing is dropped, and no weight or state changes. Penalties on
+    weights take no way through time and are left out.
+
+    Args:
+        model: A compiled Keras model with recurrent layers of ours.
+        x, y: One batch, as for `model.train_on_batch`.
+        layer: Optional layer, or its name: only that one. Default: all.
+        contributions: Whether to keep what each step adds to the weight gradients, which takes as
+            much memory as `time` copies of the weights. False: `contributions` and `gradients`
+            are None.
+
+    Returns:
+        A `GradientFlow` for `layer`; without one, a dict of them by the layer's name. A
+        `Bidirectional` has two, a dict with `forward` and `backward`.
+
+    Raises:
+        ValueError: If the model is not compiled, has no such layer, or hides it (see
+            `trace_gates`).
+
+    Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
+    arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "gradient_flow: it needs Keras's TensorFlow backend. Received: "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+    if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
+        raise ValueError(
+            f"gradient_flow: `model` must be a compiled Keras model. Received: {model!r}. "
+            "`model.compile(loss=...)` says what is to be differentiated."
+        )
+    with tf.GradientTape() as tape, recording("states") as calls:
+        for part in model._flatten_layers():
+            if isinstance(part, GatedLayer) and part.built:
+                tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
+        prediction = model(x, training=False)
+        loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
+    found = by_layer(model, calls, "gradient_flow")
+    if layer is not None:
+        name = getattr(layer, "name", layer)
+        if name not in found:
+            raise ValueError(
+                f"gradient_flow: `layer` must be one of {list(found)}. Received: {layer!r}."
+            )
+        found = {name: found[name]}
+    wanted = []
+    each(found, wanted.append)
+    # Where gates are returned, the loss may reach them as well.
+    sources = [(c.results, c.gates if c.layer.return_gates else {}) for c in wanted]
+    derivatives = tape.gradient(loss, sources, unconnected_gradients="zero")
+    flows = map(_flow, wanted, derivatives, [contributions] * len(wanted))
+    flows = each(found, lambda _: next(flows))
+    return flows if layer is None else flows[name]
+
+
+def _flow(call, derivatives, contributions):
+    layer, cell = call.layer, call.layer.cell
+    if call.sequences.shape[1] == 0:
+        raise ValueError(f"gradient_flow: {layer.name!r} was given sequences without any step.")
+    mask = tf.ones(tf.shape(call.sequences)[:2], tf.bool) if call.mask is None else call.mask
+    (by_output, *by_finals), by_gates = tf.nest.map_structure(
+        lambda d: tf.cast(d, cell.state_dtype), derivatives
+    )
+
+    def turned(steps):  # from reading order to the order computed, and back
+        return tf.reverse(steps, [1]) if layer.go_backwards else steps
+
+    by_fields = {name: _swapped(turned(d)) for name, d in by_gates.items()}
+    if not layer.return_sequences:
+        none = tf.zeros([call.sequences.shape[1] - 1, *by_output.shape], by_output.dtype)
+        by_output = tf.concat([none, by_output[None]], 0)
+        by_fields["hidden"] = by_output + by_fields.get("hidden", 0)
+    elif not by_gates:  # otherwise the output is one of them
+        by_fields["hidden"] = _swapped(by_output)  # stands in the order computed
+    d_states, carried, by_weights = _backwards(
+        layer,
+        _swapped(turned(call.sequences)),
+        _swapped(turned(mask)),
+        call.states,
+        list(by_fields.values()),
+        by_finals or [tf.zeros_like(s) for s in call.states],
+        fields=tuple(by_fields),
+        contributions=contributions,
+    )
+    norms = [turned(_swapped(tf.norm(d, axis=-1))) for d in d_states]
+    path = None
+    if carried is not None:
+        later = tf.math.cumprod(carried, axis=0, exclusive=True, reverse=True)
+        path = turned(_swapped(later))
+    by_step = sums = None
+    if contributions:
+        by_step = {
+            variable.name: tf.reverse(d, [0]) if layer.go_backwards else d
+            for variable, d in zip(cell.weights, by_weights, strict=True)
+        }
+        sums = {name: tf.reduce_sum(d, 0) for name, d in by_step.items()}
+    hidden, memory = (*norms, None)[:2]
+    return GradientFlow(hidden, memory, path, by_step, sums, mask, layer.go_backwards)
+
+
+def _swapped(tensor):
+    """Returns a tensor with its first two axes, batch and time, in the other order."""
+    return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
+
+
+def _traced_per_layer(function):
+    """Makes a function of a layer and tensors one that is traced once for all batches and lengths.
+
+    Options, which are no tensors, come by name.
+    """
+    # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
+    traced = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def call(layer, *tensors, **options):
+        own, key = traced.setdefault(layer, {}), tuple(options.items())
+        if key not in own:
+            reference = weakref.ref(layer)
+
+            def of_layer(*tensors):
+                return function(reference(), *tensors, **options)
+
+            own[key] = tf.function(of_layer, autograph=False, reduce_retracing=True)
+        return own[key](*tensors)
+
+    return call
+
+
+@_traced_per_layer
+def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contributions):
+    """Takes the gradient back through a layer. All tensors have the steps first, as computed.
+
+    Args:
+        layer: The layer.
+        x: `(time, batch, features)`.
+        mask: bool, `(time, batch)`.
+        states: The states before the first step, each `(batch, units)`.
+        by_fields: The loss's derivatives by what each step shows, each `(time, batch, units)`.
+        by_finals: Its derivatives by the final states, each `(batch, units)`.
+        fields: The names of what is shown.
+        contributions: Whether the derivatives by the weights are wanted.
+
+    Returns:
+        The derivatives by the states after each step, each `(time, batch, units)`; what part of
+        the memory each step keeps, of that shape, or None; and what each step adds to the
+        derivatives by the weights, each `(time, *weight.shape)`.
+    """
+    cell, time = layer.cell, tf.shape(x)[0]
+    x = tf.where(mask[..., None], tf.cast(x, cell.state_dtype), 0)  # 0 * NaN would be NaN
+    weights = [variable.value for variable in cell.weights] if contributions else []
+
+    def named(step, names=cell.state_names):
+        return [getattr(step, name) for name in names]
+
+    def forwards(t, states, before, kept):
+        step = cell.whole_step(x[t], states)
+        if kept:
+            kept = _write(
+                kept, t, where_rows(mask[t], [cell.carried(step)], [tf.ones_like(states[0])])
+            )
+        return t + 1, where_rows(mask[t], named(step), states), _write(before, t, states), kept
+
+    def backwards(t, d_shown, d_states, by_states, by_weights):
+        valid, before = mask[t], [array.read(t) for array in saved]
+        d_shown = [d + by_field[t] for d, by_field in zip(d_shown, by_fields, strict=True)]
+        d_step = [*d_states, *d_shown]
+        none = [tf.zeros_like(d) for d in d_step]
+        with tf.GradientTape() as tape:
+            tape.watch([*before, *weights])
+            step = cell.whole_step(x[t], before)
+            after = named(step)
+        by_after, by_before, by_weight = tape.gradient(
+            [*after, *named(step, fields)],
+            [after, before, weights],
+            where_rows(valid, d_step, none),
+            "zero",
+        )
+        passing = [d_states[0] + d_shown[fields.index("hidden")], *d_states[1:]]
+        by_states = _write(by_states, t, where_rows(valid, by_after, passing))
+        d_states = where_rows(valid, by_before, d_states)
+        # A masked step shows once more what the one before it did, or zeros.
+        kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
+        d_shown = where_rows(kept, d_shown, none[len(states) :])
+        return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)
+
+    def arrays(tensors):
+        return [tf.TensorArray(t.dtype, time, element_shape=t.shape) for t in tensors]
+
+    has_path = type(cell).carried is not GatedCell.carried
+    begin = (0, list(states), arrays(states), arrays(states[:has_path]))
+    *_, saved, kept = tf.while_loop(lambda t, *_: t < time, forwards, begin)
+    nothing = [tf.zeros_like(states[0]) for _ in fields]
+    begin = (time - 1, nothing, list(by_finals), arrays(states), arrays(weights))
+    *_, by_states, by_weights = tf.while_loop(lambda t, *_: t >= 0, backwards, begin)
+    stacked = [[array.stack() for array in own] for own in (by_states, kept, by_weights)]
+    return stacked[0], stacked[1][0] if kept else None, stacked[2]
+
+
+def _write(arrays, t, values):
+    return [array.write(t, value) for array, value in zip(arrays, values, strict=True)]

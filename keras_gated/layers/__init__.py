@@ -1,0 +1,1 @@
+"""Layers over whole sequences, with their states and directions."""

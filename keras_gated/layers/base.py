@@ -1,0 +1,357 @@
+"""What the three layers share: a sequence around a cell, with states, masks and directions.
+
+A step's equations are its cell's. Which of the paths runs them over a sequence is decided here.
+"""
+
+import inspect
+import re
+
+import keras
+from keras import ops
+
+from keras_gated.cells.arguments import (
+    Configurable,
+    boolean,
+    boolean_or_auto,
+    check_axes,
+    compatible,
+    number_of_rows,
+)
+from keras_gated.layers import recorder
+from keras_gated.layers.config import fused_default
+from keras_gated.layers.states import reset_state
+from keras_gated.paths import keras_loop
+
+_CALL = """
+    Call arguments:
+        sequences: float, `(batch, time, features)`; any of the first two may be unknown.
+        initial_state: Optional list of the states before the first step, each `(batch, units)`.
+            A state of one row, `(1, units)`, is that of every row: a learned one, for example.
+            Default: zeros, or with `stateful=True` the states after the last call.
+        mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
+            repeats the output of the step before it (zeros, if there is none before it, or at
+            every masked step with `zero_output_for_mask=True`). Default: the mask that Keras
+            attached to `sequences`, with an `initial_state`, too (`keras.layers` forgets it).
+        training: Whether dropout is applied.
+
+    Returns:
+        The last output, `(batch, units)`, or with `return_sequences=True` all of them,
+        `(batch, time, units)`; with `return_state=True` followed by the final states, each
+        `(batch, units)`; with `return_gates=True` followed by a dict of every gate and state of
+        every step by name, each `(batch, time, units)`: see `trace_gates`.
+
+    Raises:
+        ValueError: For an argument that is not accepted; the message names it.
+"""
+
+_SEQUENCE = """return_sequences: Whether to return the output of every step.
+        return_state: Whether to return the final states, too.
+        go_backwards: Whether to read the sequence from its end; the outputs
+            of all steps then stand in the order they were computed, the last step first, and so
+            does the mask that goes on to the next layer.
+        stateful: Whether the final states are the initial states of the next call. Needs a fixed
+            batch size; `reset_state()` sets them to zero.
+        unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
+        zero_output_for_mask: Whether the output of a masked step is zero.
+        activity_regularizer: Regularizer of the output.
+        return_gates: Whether to return every gate and state of every step, too.
+        fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
+            wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
+            where it is not; False never does. `keras_gated.set_fused` is the switch for all layers.
+        name, dtype, trainable: As for any Keras layer."""
+
+
+class GatedLayer(Configurable, keras.layers.RNN):
+    """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
+
+    cell_class: type
+
+    def __init_subclass__(cls, **kwargs):
+        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
+        super().__init_subclass__(**kwargs)
+        if "{sequence}" in (cls.__doc__ or ""):
+            cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
+        for name in cls.cell_class.argument_names():
+            setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
+
+    def __init__(self, **arguments):
+        names = self.cell_class.argument_names()
+        cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
+        for name in _SWITCHES:
+            if name in arguments:
+                arguments[name] = boolean(type(self).__name__, name, arguments[name])
+        self.return_gates = arguments.pop("return_gates", False)
+        own = ("fused", "use_cudnn") if self._in_cudnn() else ("fused",)
+        for name in own:
+            value = arguments.pop(name, "auto")
+            setattr(self, name, boolean_or_auto(type(self).__name__, name, value))
+        cell = self.cell_class(
+            **cell_arguments,
+            dtype=arguments.get("dtype"),
+            trainable=arguments.get("trainable", True),
+            name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+            owner=type(self).__name__,
+        )
+        super().__init__(cell, **arguments)
+        self.supports_masking = True
+        # The fused path compiles its loops itself, once for all lengths.
+        self.supports_jit = self.fused is False
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
+        super().build(sequences_shape, initial_state_shape)
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
+            mask = _mask_of_ragged(sequences) if mask is None else mask
+            sequences = ops.convert_to_tensor(sequences, ragged=False)
+        if mask is None:
+            mask = getattr(sequences, "_keras_mask", None)  # not given if `initial_state` is
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        self._check_call(sequences, initial_state, mask)
+        mask = _one_for_each_row(_mask_of_steps(mask), sequences)
+        if self.stateful and sequences.shape[0] is None:
+            sequences = self._with_batch_checked(sequences)
+        sequences = ops.cast(sequences, self.compute_dtype)
+        sequences, mask, states = self._with_states(sequences, mask, initial_state)
+        if training:  # a mask for all steps
+            one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
+            self.cell.dropout_mask(one_step)
+            self.cell.recurrent_dropout_mask(states[0])
+        looked_at = self.return_gates or recorder.is_recording("gates")
+        fields = ("hidden",) if self.return_sequences else ()
+        fields = self.cell.fields() if looked_at else fields
+        # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
+        reversed_ = self.go_backwards and not looked_at
+        run = self._path_of(sequences, mask, training, looked_at)
+        output, steps, finals = run(self, sequences, states, mask, training, fields, reversed_)
+        self._maybe_reset_dropout_masks(self.cell)
+        if self.stateful and not recorder.is_recording():
+            for variable, state in zip(self.states, finals, strict=True):
+                variable.assign(state)
+        gates = dict(zip(fields, steps, strict=True))
+        if self.return_sequences:
+            output = gates["hidden"]
+            if self.go_backwards and not reversed_:
+                output = ops.flip(output, axis=1)
+        results = [output, *(finals if self.return_state else ())]
+        results = [ops.cast(result, self.compute_dtype) for result in results]
+        if recorder.is_recording():
+            recorder.record(self, sequences, states, mask, gates, tuple(results), finals)
+        if self.return_gates:
+            results.append(gates)
+        return tuple(results) if len(results) > 1 else results[0]
+
+    def _in_cudnn(self):
+        return hasattr(self.cell_class, "cudnn_mode")
+
+    def _path_of(self, sequences, mask, training, looked_at):
+        """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""
+        if keras.backend.backend() == "tensorflow":
+            from keras_gated.paths import (  # TensorFlow, which other backends do without
+                cudnn,
+                fused,
+            )
+
+            reasons = {
+                "use_cudnn": cudnn.why_not(self, training) if self._in_cudnn() else "it has none",
+                "fused": fused.why_not(self, sequences, mask, training, looked_at),
+            }
+        else:
+            name = keras.backend.backend()
+            reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
+        if looked_at:
+            reasons["use_cudnn"] = "cuDNN keeps its gates to itself"
+        if self.fused is False:
+            reasons = dict.fromkeys(reasons, "of `fused=False`")
+        elif not fused_default():
+            automatic = [name for name in reasons if getattr(self, name, "auto") == "auto"]
+            reasons |= dict.fromkeys(automatic, "of `set_fused(False)`")
+        for argument, reason in reasons.items():
+            kept = getattr(self, argument, False) is True and not recorder.is_recording()
+            if kept and reason:
+                raise ValueError(
+                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
+                    f"Use {argument}='auto', which then runs another loop of the same equations."
+                )
+        if getattr(self, "use_cudnn", False) and not reasons["use_cudnn"]:
+            return cudnn.run
+        return keras_loop.run if reasons["fused"] else fused.run
+
+    def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
+        # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
+        self._check_call(sequences, initial_state, mask)
+        spec = super().compute_output_spec(
+            sequences, initial_state=initial_state, mask=mask, training=training
+        )
+        if not self.return_gates:
+            return spec
+        shape, dtype = (*sequences.shape[:2], self.units), self.cell.state_dtype
+        gates = {name: keras.KerasTensor(shape, dtype) for name in self.cell.fields()}
+        return (*spec, gates) if self.return_state else (spec, gates)
+
+    def _with_states(self, sequences, mask, initial_state):
+        """Returns sequences, mask and the states before the first step, which fit together."""
+        if initial_state is None:
+            initial_state = recorder.states_given(self) or (self.states if self.stateful else None)
+        states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
+        states = [_one_for_each_row(state, sequences) for state in states]
+        if keras.backend.backend() == "tensorflow":
+            from keras_gated.paths.sizes import (
+                with_sizes_checked,  # no other backend has such sizes
+            )
+
+            sequences, mask, states = with_sizes_checked(
+                type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]
+            )
+        return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
+
+    def _check_call(self, sequences, initial_state, mask):
+        owner, shape = type(self).__name__, tuple(sequences.shape)
+        states = None if initial_state is None else _listed(initial_state)
+        self.cell.check(owner, ("batch", "time", "features"), sequences, states)
+        if mask is not None:
+            received = tuple(mask.shape)
+            steps = received[:2] if received[2:] == (1,) else received
+            if not (compatible(steps, shape[:2]) or compatible(steps, (1, shape[1]))):
+                raise ValueError(
+                    f"{owner}: `mask` must be of shape (batch, time), True where a step counts. "
+                    f"Received: mask.shape={received} with sequences.shape={shape}."
+                )
+        if self.unroll and shape[1] is None:
+            raise ValueError(
+                f"{owner}: `unroll=True` needs a fixed number of steps. Received: sequences.shape="
+                f"{shape}. Give the time axis of `keras.Input` a number, or use `unroll=False`."
+            )
+        expected = self._expected_batch_size
+        if self.stateful and None not in (shape[0], expected) and shape[0] != expected:
+            raise ValueError(self._other_batch_size(shape[0]))
+
+    def compute_mask(self, sequences, previous_mask=None):
+        # Written out, as Keras 3.16 changes what is inherited.
+        mask = previous_mask
+        if isinstance(mask, (list, tuple)) and (mask[0] is None or hasattr(mask[0], "shape")):
+            [mask, *_] = mask  # of several inputs
+        if mask is None and hasattr(sequences, "row_lengths"):
+            mask = _mask_of_ragged(sequences)
+        if isinstance(mask, (list, tuple)):  # rows of numbers
+            mask = ops.convert_to_tensor(mask)
+        mask = _mask_of_steps(mask)
+        masks = [outputs_mask(self, mask)]
+        if self.return_state:
+            masks += [None for _ in self.cell.state_names]
+        if self.return_gates:
+            masks.append({name: mask for name in self.cell.fields()})
+        return tuple(masks) if len(masks) > 1 else masks[0]
+
+    def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
+        """As the cell's: zeros for every state, a list of `(batch_size, units)`."""
+        states = super().get_initial_state(number_of_rows(batch_size, inputs))
+        return [ops.cast(state, dtype) for state in states] if dtype else states
+
+    def reset_states(self, states=None):
+        """The name of `reset_state` in Keras 2."""
+        self.reset_state(states)
+
+    def reset_state(self, states=None, rows=None):
+        """Sets the states of a stateful layer, to zero where nothing else is said.
+
+        Args:
+            states: Optional list of new states, each `(batch, units)`. Default: zeros.
+            rows: Optional bool, `(batch,)`: the rows to set, for example those where a new
+                document begins. Default: all. May be a tensor inside a `tf.function`.
+
+        Raises:
+            ValueError: If the layer is not stateful, was never called, or shapes do not fit.
+        """
+        if states is None and rows is None and self.states is None:
+            return  # as keras.layers: there is nothing to reset yet
+        reset_state(self, states, rows)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            store[f"state_{name}"] = ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        """Loads the states of a stateful layer, if they are of this layer's batch size.
+
+        Weights trained with one batch size serve another; a state does not: it stays as it is.
+        """
+        for name, state in zip(self.cell.state_names, self.states or (), strict=False):
+            if f"state_{name}" in store and store[f"state_{name}"].shape == tuple(state.shape):
+                state.assign(store[f"state_{name}"])
+
+    def _with_batch_checked(self, sequences):
+        import tensorflow as tf  # only its graphs have batches of a size yet unknown
+
+        rows = tf.shape(sequences)[0]
+        before, after = self._other_batch_size("|").split("|")
+        check = tf.debugging.Assert(rows == self._expected_batch_size, [before, rows, after])
+        # A slice, as the graph's optimizer moves operations that leave a tensor as it is (also
+        # `ensure_shape`) past the check, and the error would be that of a later operation.
+        with tf.control_dependencies([check]):
+            return tf.slice(sequences, [0, 0, 0], [self._expected_batch_size, -1, -1])
+
+    def _other_batch_size(self, received):
+        return (
+            f"{type(self).__name__}: a stateful layer keeps the batch size it was built with, "
+            f"{self._expected_batch_size}. Received: a batch of {received}. Drop the last batch "
+            "(`drop_remainder=True`) or use `stateful=False`."
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        del config["cell"]
+        cell_config = self.cell.get_config()
+        names = self.cell_class.argument_names()
+        config.update((name, cell_config[name]) for name in names if name in cell_config)
+        if self._in_cudnn():
+            config["use_cudnn"] = self.use_cudnn
+        own = {"return_gates": self.return_gates, "fused": self.fused}
+        return self.config_with_arguments({**config, **own})
+
+
+_SWITCHES = (
+    "return_sequences",
+    "return_state",
+    "go_backwards",
+    "stateful",
+    "unroll",
+    "zero_output_for_mask",
+    "return_gates",
+)
+
+
+def outputs_mask(layer, mask):
+    """Returns the mask of a layer's output: as its steps, the last one first if it stands there."""
+    if mask is None or not layer.return_sequences:
+        return None
+    return ops.flip(mask, axis=1) if layer.go_backwards else mask
+
+
+def _listed(states):
+    return list(states) if isinstance(states, (list, tuple)) else [states]
+
+
+def _one_for_each_row(tensor, sequences):
+    """Returns a state or a mask with a row for each sequence, where it has one for all."""
+    if tensor is None or tensor.shape[0] != 1 or sequences.shape[0] == 1:
+        return tensor
+    return ops.broadcast_to(tensor, (ops.shape(sequences)[0], *ops.shape(tensor)[1:]))
+
+
+def _mask_of_steps(mask):
+    """Returns a mask as `(batch, time)`: Keras takes `(batch, time, 1)`, too."""
+    return mask[:, :, 0] if mask is not None and len(mask.shape) == 3 else mask
+
+
+def _mask_of_ragged(sequences):
+    import tensorflow as tf  # only TensorFlow has ragged tensors
+
+    return tf.sequence_mask(sequences.row_lengths())
+
+
+def _snake_case(name):
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,41 @@
+"""Both directions over a sequence, with masks and states that are one contract."""
+
+import keras
+
+from keras_gated.layers.base import outputs_mask
+from keras_gated.layers.states import reset_state
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+class Bidirectional(keras.layers.Bidirectional):
+    """`keras.layers.Bidirectional` with two mistakes mended.
+
+    A stateful layer that returns its states can be masked (Keras 3.15 raises a TypeError), and
+    the mask goes on to the next layer where sequences are returned, also in Keras 3.16, which
+    does not pass it on. Everything else is Keras's: the arguments, the weights and their order.
+
+    Masked steps: the outputs of both directions are zero there if sequences are returned.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.supports_masking = True
+        if getattr(self.forward_layer, "return_gates", False):
+            raise ValueError(
+                "Bidirectional: the layer must not have `return_gates=True`. Received: "
+                f"{self.forward_layer!r}. `trace_gates` looks into both directions; for gates as "
+                "outputs of a model, use two layers, one with `go_backwards=True`."
+            )
+
+    def compute_mask(self, sequences, previous_mask=None):
+        mask = previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
+        # Both outputs stand in the order of the first layer's.
+        mask = outputs_mask(self.forward_layer, mask)
+        outputs = (mask,) * (2 if self.merge_mode is None else 1)
+        if self.return_state:
+            return (*outputs, *(None for _ in range(2 * len(self.forward_layer.state_size))))
+        return outputs if self.merge_mode is None else outputs[0]
+
+    def reset_state(self, states=None, rows=None):
+        """As the function `keras_gated.reset_state`, of both directions."""
+        reset_state(self, states, rows)

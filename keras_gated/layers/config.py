@@ -1,0 +1,40 @@
+"""The switch of a whole program: whether layers with `fused="auto"` may run all steps at once."""
+
+import os
+
+from keras_gated.cells.arguments import boolean_or_auto
+
+_fused = "auto"
+
+
+def set_fused(fused):
+    """Says what `fused="auto"`, the default of every layer, means from now on in this program.
+
+    Args:
+        fused: "auto" (or True) lets a layer run its fused path, or cuDNN, wherever that is valid;
+            False runs every layer's cell in Keras's own loop, as `fused=False` does. Layers that
+            were given `fused=True`, `fused=False` or `use_cudnn=True` keep to it. The environment
+            variable `KERAS_GATED_FUSED=0` begins a program with False.
+
+    A function that TensorFlow has traced keeps the loops it was traced with: say it before a model
+    is fitted or asked, or compile the model again.
+
+    Raises:
+        ValueError: For any other value.
+    """
+    global _fused
+    _fused = boolean_or_auto("set_fused", "fused", fused)
+
+
+def fused_default():
+    """Whether a layer with `fused="auto"` may run its fused path."""
+    return _fused is not False
+
+
+_given = os.environ.get("KERAS_GATED_FUSED", "auto")
+if _given not in ("", "0", "1", "auto"):
+    raise ValueError(
+        "The environment variable KERAS_GATED_FUSED must be 0, 1 or auto. Received: "
+        f"KERAS_GATED_FUSED={_given!r}. Leave it unset for auto."
+    )
+set_fused(_given != "0")

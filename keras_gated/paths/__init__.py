@@ -1,0 +1,1 @@
+"""How a sequence runs through a cell: the loops over time."""

@@ -1,0 +1,328 @@
+"""How the steps of a batch of sequences lie in memory while a layer runs over them.
+
+A batch is cut into two groups of rows that run side by side, one on each half of the cores, with
+no barrier between them at every step. A group is a list of chunks; a chunk holds a fixed number of
+steps of some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are
+its slots.
+
+Without a mask every chunk of a group holds all of its rows. With a mask, the valid steps of each
+row move to its start and longer rows come first, so that a later chunk holds fewer rows. Masked
+steps get no slot. A chunk may end in slots without a step; nothing reads what is computed there.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_gated.paths.gradients import custom_gradient
+
+
+class Layout(NamedTuple):
+    """What a loop asks of its chunks."""
+
+    steps: int  # steps of a chunk
+    rows: int  # rows come in multiples of so many, where a multiple is needed
+    numbers: int  # a second group is worth its while from so many numbers of a state in each
+
+
+# XLA compiles the loops of training anew for every shape of a chunk, so there are few shapes.
+# The plain loop writes the steps of a chunk out. (Sizes measured on two cores.)
+COMPILED = Layout(steps=32, rows=8, numbers=0)
+PLAIN = Layout(steps=16, rows=1, numbers=1024)
+ROWS_WORTH_A_GROUP = 8
+
+
+class Chunks(NamedTuple):
+    """The chunks of a group."""
+
+    size: int  # steps that a chunk has slots for
+    steps: Any  # steps that some row of each chunk has, int32 (chunks,)
+    rows: Any  # rows of each chunk, int32 (chunks,); never more than of the chunk before
+    offsets: Any  # slots before each chunk, int32 (chunks,)
+    lengths: Any  # steps of each row, int32 (rows,); None: as many as the chunks together
+    single: bool  # whether there is exactly one chunk
+    full: bool  # whether every slot holds a step
+
+
+class Group(NamedTuple):
+    """Rows that run together."""
+
+    x: Any  # (slots, features)
+    states: Any  # the states before the first step, each (rows, units)
+    chunks: Chunks
+
+
+class Batch(NamedTuple):
+    """A batch cut into groups, and the way back."""
+
+    groups: list
+    unpack_outputs: Any  # (slots, units) of each group -> (batch, time, units)
+    unpack_states: Any  # a state of each group -> (batch, units)
+
+
+def pack(x, states, go_backwards, outputs_reversed, layout):
+    """Returns the `Batch` of sequences `(batch, time, features)` without a mask.
+
+    Args:
+        x, states, go_backwards, outputs_reversed, layout: As for `pack_masked`.
+    """
+    static, features = x.shape[1], x.shape[2]
+    time = tf.shape(x)[1] if static is None else static
+    single = bool(static) and (layout is COMPILED or static <= layout.steps)
+    size = static if single else layout.steps
+    if static and not single:  # a size that leaves no slot empty, or few
+        sizes = range(size, size // 2 - 1, -1)
+        fewest = -(-static // -(-static // size))
+        size = next((n for n in sizes if static % n == 0), fewest)
+    slots = -(-time // size) * size
+    # Where the number of rows is not known beforehand, XLA compiles for few numbers of them.
+    multiple = layout.rows if x.shape[0] is None else 1
+    rows = _rows_of_groups(x, states, layout, multiple)
+    groups, widths = [], []
+    for own_rows, part, *own in zip(rows, *(tf.split(a, rows) for a in (x, *states)), strict=True):
+        steps_first = tf.transpose(part, [1, 0, 2])
+        if go_backwards:
+            steps_first = tf.reverse(steps_first, [0])
+        width = own_rows if multiple == 1 else -(-own_rows // multiple) * multiple
+        if multiple > 1 or not single:
+            steps_first = tf.pad(steps_first, [[0, slots - time], [0, width - own_rows], [0, 0]])
+            own = [tf.pad(s, [[0, width - own_rows], [0, 0]]) for s in own]
+        starts = tf.range(0, time, size)
+        if not single:  # a group without rows takes no turn
+            starts = starts[: tf.where(width > 0, tf.size(starts), 0)]
+        chunks = Chunks(
+            size,
+            tf.minimum(time - starts, size),
+            tf.fill(tf.shape(starts), width),
+            starts * width,
+            None,
+            single,
+            single or (static is not None and static % size == 0),
+        )
+        widths.append(width)
+        groups.append(Group(tf.reshape(steps_first, [-1, features]), own, chunks))
+
+    def unpack_outputs(outputs):
+        parts = []
+        for own_rows, width, output in zip(rows, widths, outputs, strict=True):
+            steps_first = tf.reshape(output, [slots, width, output.shape[-1]])
+            parts.append(tf.transpose(steps_first[:time, :own_rows], [1, 0, 2]))
+        unpacked = tf.concat(parts, 0)
+        return tf.reverse(unpacked, [1]) if go_backwards and not outputs_reversed else unpacked
+
+    def unpack_states(parts):
+        return tf.concat([part[:own] for part, own in zip(parts, rows, strict=True)], 0)
+
+    return Batch(groups, unpack_outputs, unpack_states)
+
+
+def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout):
+    """Returns the `Batch` of sequences of which only the steps where `mask` is True count.
+
+    Args:
+        x: `(batch, time, features)`; nothing is read of its masked steps.
+        mask: bool, `(batch, time)`.
+        states: Each `(batch, units)`.
+        go_backwards: Whether steps are read from the last one to the first.
+        outputs_reversed: Whether outputs are wanted with the last step first.
+        zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
+        layout: What the loop asks of its chunks.
+    """
+    static, batch = x.shape[1], tf.shape(mask)[0]
+    size = static if static and static <= layout.steps else layout.steps
+    take = _take if layout is COMPILED else _take_plainly
+    # Rows, slots and steps of the batch are numbered from 1. Number 0 is nobody's, and holds zeros.
+    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+    rows = _longest_first(lengths, x, states, layout)
+    single = size == static and (len(rows) == 1 or x.shape[0] is not None)
+    chunks = [
+        _chunks(tf.gather(tf.pad(lengths, [[1, 0]]), own), size, layout.rows, single)
+        for own in rows
+    ]
+    slots = [tf.reduce_sum(own.rows) * size for own in chunks]
+
+    row_at = tf.concat(rows, 0)  # the row of each place in the groups
+    places = tf.range(1, tf.size(row_at) + 1)
+    place = tf.tensor_scatter_nd_update(tf.zeros([batch + 1], tf.int32), row_at[:, None], places)
+    place = place[1:]  # the place of each row
+    # How many valid steps have been read when a step has been: 0 before the first.
+    read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
+    slot_read_last = _slots_of_steps(chunks, rows, place, read)
+    slot = tf.where(mask, slot_read_last, 0)
+    steps = tf.range(1, tf.size(mask) + 1)
+    step_at = tf.tensor_scatter_nd_update(  # the step of each slot
+        tf.zeros([sum(slots) + 1], tf.int32), tf.reshape(slot, [-1, 1]), steps
+    )[1:]
+    packed = take([tf.reshape(x, [-1, x.shape[2]])], step_at, tf.reshape(slot, [-1]))
+    own_states = [
+        [take([s], own, _within(place, rows, g)) for s in states] for g, own in enumerate(rows)
+    ]
+    groups = [
+        Group(*parts) for parts in zip(tf.split(packed, slots), own_states, chunks, strict=True)
+    ]
+
+    def unpack_outputs(outputs):
+        if zero_masked_outputs:
+            unpacked = take(outputs, tf.reshape(slot, [-1]), step_at)
+            unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
+        else:
+            unpacked = gather_or_zero(outputs, slot_read_last, layout is COMPILED)
+        return tf.reverse(unpacked, [1]) if outputs_reversed else unpacked
+
+    def unpack_states(parts):
+        return take(parts, place, row_at)
+
+    return Batch(groups, unpack_outputs, unpack_states)
+
+
+def _within(place, rows, group):
+    """Returns the place of each row within a group, 0 for a row of another group."""
+    if len(rows) == 1:
+        return place
+    first = tf.size(rows[0])
+    return tf.where(place > first, 0, place) if group == 0 else tf.maximum(place - first, 0)
+
+
+def _longest_first(lengths, x, states, layout):
+    """Returns the rows of each group, the longest first, in multiples of `layout.rows`."""
+    multiple = layout.rows
+    count = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    rows = tf.math.top_k(lengths, count).indices + 1
+    if multiple > 1:
+        blocks = -(-count // multiple)
+        rows = tf.pad(rows, [[0, blocks * multiple - count]])
+        rows = tf.reshape(rows, [-1, multiple])
+    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
+    # Blocks of rows are dealt out in turn, so that both groups are as long.
+    if isinstance(count, int):
+        groups = [rows[::2], rows[1::2]] if count >= 2 * fewest else [rows]
+    else:
+        step = tf.where(count >= 2 * fewest, 2, 1)
+        groups = [rows[::step], rows[tf.where(step == 2, 1, count) :: 2]]
+    return [tf.reshape(own, [-1]) for own in groups]
+
+
+def _rows_of_groups(x, states, layout, multiple):
+    """Returns how many rows go into each group: all into the first where two gain nothing.
+
+    Args:
+        multiple: The rows of the first of two groups are a multiple of it.
+    """
+    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
+    rows = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    first = -(-rows // (2 * multiple)) * multiple
+    if isinstance(rows, int):
+        return [first, rows - first] if rows >= 2 * fewest else [rows]
+    first = tf.where(rows >= 2 * fewest, first, rows)
+    return [first, rows - first]
+
+
+def _chunks(lengths, size, multiple, single):
+    """Returns the chunks of rows of such lengths, the longest first."""
+    longest = tf.maximum(tf.reduce_max(lengths), 0)  # the least integer, if there is no row
+    starts = tf.range(1 if single else -(-longest // size)) * size
+    rows = tf.reduce_sum(tf.cast(lengths > starts[:, None], tf.int32), 1)
+    if multiple > 1:
+        rows = -(-tf.maximum(rows, 1) // multiple) * multiple
+    steps = tf.minimum(longest - starts, size)
+    return Chunks(size, steps, rows, _offsets(rows, size), lengths, single, False)
+
+
+def _offsets(rows, size):
+    return tf.cumsum(rows * size, exclusive=True)
+
+
+def _slots_of_steps(chunks, rows, place, read):
+    """Returns the slot of the step read last, `(batch, time)`; 0 where none has been read yet."""
+    size = chunks[0].size
+    # One entry more, for the rows that have no step when no row has any.
+    table = tf.pad(tf.concat([own.rows for own in chunks], 0), [[0, 1]])
+    within, first = place, 0
+    if len(chunks) == 2:
+        second = place > tf.size(rows[0])
+        within = tf.where(second, place - tf.size(rows[0]), place)
+        first = tf.where(second, tf.size(chunks[0].rows), 0)[:, None]
+    step = tf.maximum(read - 1, 0)
+    chunk = first + step // size
+    slot = tf.gather(_offsets(table, size), chunk) + step % size * tf.gather(table, chunk)
+    return tf.where(read > 0, slot + within[:, None], 0)
+
+
+def gather_or_zero(parts, index, dense_gradient):
+    """Gathers rows of parts that follow each other, numbered from 1; number 0 gives zeros."""
+    none = tf.zeros([1, parts[0].shape[-1]], parts[0].dtype)
+    rows = tf.concat([none, *parts], 0)
+    return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index)
+
+
+@custom_gradient
+def _dense_gradient(values):
+    # That of a gather is sparse, which costs more to take apart than to fill up.
+    return values, tf.convert_to_tensor
+
+
+def _take(parts, index, inverse):
+    """Gathers rows as `gather_or_zero` does, where `inverse` undoes `index`.
+
+    No row is taken twice, so the derivative is a gather, too, and not a scatter.
+    """
+
+    @custom_gradient
+    def take(*parts):
+        sizes = [tf.shape(part)[0] for part in parts]
+
+        def gradient(*d):
+            return tf.split(gather_or_zero(d, inverse, True), sizes, num=len(parts))
+
+        return gather_or_zero(parts, index, True), gradient
+
+    return take(*parts)
+
+
+def _take_plainly(parts, index, inverse):
+    # What is exported must hold no derivative of ours: not every graph that is loaded finds it.
+    del inverse
+    return gather_or_zero(parts, index, False)
+
+
+def over_chunks(chunks, chunk, states, widths, backwards=False):
+    """Runs a function over the chunks of a group, in order or from the last to the first.
+
+    Args:
+        chunk: Called with the number of the chunk and the states; returns tensors, each `(slots of
+            the chunk, width)`, and the new states.
+        states: Each `(rows, units)`.
+        widths: The last axis of what `chunk` returns, one for each tensor.
+
+    Returns:
+        The tensors, each `(slots, width)`, in the order of the chunks; and the final states.
+    """
+    if chunks.single:
+        return chunk(0, states)
+    number = tf.size(chunks.steps)
+    arrays = [
+        tf.TensorArray(states[0].dtype, number, element_shape=[None, width], infer_shape=False)
+        for width in widths
+    ]
+
+    def body(turn, states, arrays):
+        j = number - 1 - turn if backwards else turn
+        values, states = chunk(j, states)
+        return turn + 1, states, [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
+
+    shapes = [tf.TensorShape([None, s.shape[-1]]) for s in states]
+    shapes = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(arrays))
+    _, states, arrays = tf.while_loop(
+        lambda turn, *_: turn < number, body, (0, list(states), arrays), shape_invariants=shapes
+    )
+    return [array.concat() for array in arrays], states
+
+
+def put_back(active, state, rows):
+    """Returns the state with its first rows replaced: those that were active in a chunk."""
+    return tf.ensure_shape(tf.concat([active, state[rows:]], 0), [None, state.shape[-1]])
+
+
+def where_rows(rows, chosen, otherwise):
+    """Returns tensors with the rows of `chosen` where bool `rows` is True, else of `otherwise`."""
+    return [tf.where(rows[:, None], a, b) for a, b in zip(chosen, otherwise, strict=True)]

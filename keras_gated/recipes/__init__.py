@@ -1,0 +1,1 @@
+"""What the examples are made of: text, classifiers, generators."""

@@ -1,0 +1,101 @@
+"""What an exported text classifier answers: a verdict, and how it came about."""
+
+import tensorflow as tf
+
+from keras_gated.recipes import text
+from keras_gated.serve.signatures import Signature, gates_of
+
+PREFIXES = 64  # of texts that are read at a time, for the running probability
+
+
+def sentiment(model, vectorizer, head, tail, gates=None):
+    """Returns the signatures of a binary text classifier.
+
+    Args:
+        model: A Keras model from padded word ids, `(batch, time)`, to probabilities, `(batch, 1)`.
+        vectorizer: From `text.word_vectorizer`.
+        head, tail: What the model reads of a longer text: so many words from either end.
+        gates: The recurrent layer whose gates are shown. Default: the last one.
+
+    Returns:
+        Signature name to `Signature`; the input of each is `text`, string `(batch,)`, any bytes.
+
+        - `serving_default`: `probability`, float `(batch,)`, of the label 1, and `label`, int64.
+        - `tokens`: `tokens`, string `(batch, head + tail)`, the words that were read, "" after the
+          end, which is always as wide: a server joins and cuts answers of one width alone;
+          `known`, bool, whether the word is in the vocabulary; `probability`, float, of the text
+          as far as each word (a model that reads backwards reads each beginning anew), 0 after
+          the end; `lengths`, int32 `(batch,)`. A text without a word is read as one unknown word.
+        - `gates`: the gates and states of the layer, `(batch, head + tail, units)`, for a
+          `Bidirectional` as `forward_forget`, `backward_forget`, ...; and `lengths`. Zeros after
+          the end.
+    """
+
+    def words(texts):
+        """Returns words and ids, ragged: the same places of both."""
+        found = tf.strings.split(text.clean(texts))
+        return [text.head_and_tail(x, head, tail) for x in (found, vectorizer(texts))]
+
+    def widened(values):
+        """Pads axis 1, so that its size does not depend on the texts of a batch."""
+        missing = max(1, head + tail) - tf.shape(values)[1]
+        paddings = [[0, 0], [0, missing], *[[0, 0]] * (len(values.shape) - 2)]
+        empty = tf.zeros((), values.dtype)  # "" of strings
+        return tf.ensure_shape(
+            tf.pad(values, paddings, constant_values=empty),
+            [None, max(1, head + tail), *values.shape[2:]],
+        )
+
+    def answer(texts):
+        probability = model(text.dense(words(texts)[1]), training=False)[:, 0]
+        return {"probability": probability, "label": tf.cast(probability >= 0.5, tf.int64)}
+
+    def answer_tokens(texts):
+        tokens, ids = words(texts)
+        ids = text.dense(ids)
+        lengths = tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
+        running = _running(model, ids, lengths)
+        # Bytes that are no UTF-8 are a model's unknown word, but cannot stand in an answer's JSON.
+        tokens = tf.strings.unicode_transcode(tokens.to_tensor(""), "UTF-8", "UTF-8")
+        known = widened(ids) > text.UNKNOWN
+        return {
+            "tokens": widened(tokens),
+            "known": known,
+            "probability": widened(running),
+            "lengths": lengths,
+        }
+
+    def answer_gates(texts):
+        ids = text.dense(words(texts)[1])
+        lengths = tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
+        found = {name: widened(values) for name, values in gates_of(model, ids, gates).items()}
+        return {**found, "lengths": lengths}
+
+    specs = [tf.TensorSpec((None,), tf.string, name="text")]
+    texts = ["", "A moving film, wonderfully acted.", "A long wait for nothing. " * 40]
+    examples = [{"text": [one]} for one in texts] + [{"text": texts * 5}]
+    return {
+        "serving_default": Signature(answer, specs, examples),
+        "tokens": Signature(answer_tokens, specs, examples[:3]),
+        "gates": Signature(answer_gates, specs, examples[:2]),
+    }
+
+
+def _running(model, ids, lengths):
+    """Returns the probability of every beginning of every row, `(batch, time)`."""
+    rows = tf.repeat(tf.range(tf.shape(ids)[0]), lengths)
+    ends = tf.ragged.range(lengths).flat_values + 1
+    # At least one piece, since nothing cannot be joined.
+    pieces = tf.maximum(1, -(-tf.size(rows) // PREFIXES))
+    written = tf.TensorArray(tf.float32, pieces, element_shape=[None], infer_shape=False)
+
+    def body(piece, written):
+        own = slice(piece * PREFIXES, (piece + 1) * PREFIXES)
+        longest = tf.reduce_max(tf.concat([ends[own], [1]], 0))
+        beginning = tf.range(longest)[None] < ends[own][:, None]
+        read = tf.where(beginning, tf.gather(ids, rows[own])[:, :longest], text.PADDING)
+        answer = tf.cast(model(read, training=False)[:, 0], tf.float32)
+        return piece + 1, written.write(piece, answer)
+
+    _, written = tf.while_loop(lambda piece, _: piece < pieces, body, (0, written))
+    return tf.RaggedTensor.from_row_lengths(written.concat(), lengths).to_tensor(0.0)

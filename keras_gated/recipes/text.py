@@ -1,0 +1,133 @@
+"""Text to integers and back: words and characters, inside the graph.
+
+Ids are int64. 0 is padding, which the models mask; 1 is what is not in the vocabulary.
+"""
+
+import collections
+import functools
+
+import keras
+import tensorflow as tf
+
+from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN  # noqa: F401 (also read as `text.FIRST`)
+
+
+@keras.saving.register_keras_serializable(package="keras_gated")
+def clean(texts):
+    """Lowers ASCII letters, removes HTML tags and sets punctuation apart from words.
+
+    Args:
+        texts: string, `(batch,)`, UTF-8; bytes that are not are read as they are.
+
+    Returns:
+        string, `(batch,)`, with a space between any two tokens.
+    """
+    texts = tf.strings.lower(texts)
+    texts = tf.strings.regex_replace(texts, r"</?[a-z][^<>]*>", " ")
+    return tf.strings.regex_replace(texts, r"([^\s\pL\pM\pN'])", r" \1 ")
+
+
+def word_vectorizer(texts, size):
+    """Returns a `TextVectorization` from texts to ragged word ids.
+
+    Args:
+        texts: A `tf.data.Dataset` of batches of strings, to take the vocabulary from.
+        size: Number of ids, padding and unknown included.
+    """
+    vectorizer = keras.layers.TextVectorization(size, standardize=clean, ragged=True)
+    vectorizer.adapt(texts)
+    vectorizer.build((None,))  # an export tracks built layers only
+    return vectorizer
+
+
+def character_lookup(text):
+    """Returns a `StringLookup` from single characters to ids, for every character of `text`."""
+    lookup = keras.layers.StringLookup(vocabulary=sorted(set(text)), mask_token="")
+    lookup.build((None,))
+    return lookup
+
+
+def head_and_tail(ragged, head, tail):
+    """Keeps the first `head` and the last `tail` tokens of every row that holds more.
+
+    Reviews tell their verdict at either end. Rows of up to `head + tail` tokens stay whole.
+
+    Args:
+        ragged: A ragged tensor, `(batch, None)`.
+
+    Returns:
+        A ragged tensor, `(batch, None)`.
+    """
+    lengths = ragged.row_lengths()
+    places = tf.ragged.range(lengths)
+    ends = tf.repeat(lengths, lengths)
+    kept = (places.flat_values < head) | (places.flat_values >= ends - tail)
+    return tf.ragged.boolean_mask(ragged, places.with_flat_values(kept))
+
+
+def dense(ragged, empty=UNKNOWN):
+    """Returns padded ids, `(batch, time)`; a row without any token becomes one token `empty`.
+
+    So no row is all padding: the mean over no words is not a number.
+    """
+    fill = tf.fill([ragged.nrows(), 1], tf.cast(empty, ragged.dtype))
+    missing = tf.cast(ragged.row_lengths() == 0, tf.int64)
+    filled = tf.concat([tf.RaggedTensor.from_tensor(fill, lengths=missing), ragged], axis=1)
+    return filled.to_tensor(PADDING)
+
+
+def bucketed(rows, batch_size, width=25):
+    """Batches rows of similar length, so that a batch is not mostly padding.
+
+    The rows are read once, here, and then kept in memory.
+
+    Args:
+        rows: A finite `tf.data.Dataset` of `(ids, label)`, ids `(time,)`.
+        batch_size: Rows a batch; the last batch of each length may hold fewer.
+        width: Lengths are told apart in steps of this many tokens.
+
+    Returns:
+        A `tf.data.Dataset` of `(ids, labels)`, ids `(batch, time)`, of known cardinality.
+    """
+    rows, batch, _, number = _buckets(rows, batch_size, width)
+    return batch(rows).apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
+
+
+def shuffled_buckets(rows, batch_size, seed, passes, width=25):
+    """As `bucketed`, for training: several passes over the rows, each in another order.
+
+    Args:
+        rows, batch_size, width: As for `bucketed`.
+        seed: The order of a pass depends on it and on the number of the pass alone.
+        passes: The numbers of the passes, an iterable of integers: the epochs that are to come.
+
+    Returns:
+        The data set of all passes, and the number of batches in one.
+    """
+    rows, batch, size, number = _buckets(rows, batch_size, width)
+
+    def one_pass(count):
+        of_pass = hash((seed, count)) % 2**31
+        return batch(rows.shuffle(size, seed=of_pass, reshuffle_each_iteration=False))
+
+    orders = map(one_pass, passes)
+    return functools.reduce(tf.data.Dataset.concatenate, orders).prefetch(2), number
+
+
+def _buckets(rows, batch_size, width):
+    """Returns the rows in memory, what batches them, and the numbers of rows and of batches."""
+    # A row of an unbatched ragged tensor is typed as ragged until a function has seen it.
+    rows = rows.map(lambda ids, label: (ids, label)).cache()
+    lengths = collections.Counter(int(n) for n in rows.map(lambda ids, _: tf.size(ids)))
+    edges = list(range(width, max(lengths) + 1, width))
+    buckets = collections.Counter()
+    for length, count in lengths.items():
+        buckets[length // width] += count
+
+    def batch(rows):
+        return rows.bucket_by_sequence_length(
+            lambda ids, _: tf.size(ids), edges, [batch_size] * (len(edges) + 1)
+        )
+
+    number = sum(-(-count // batch_size) for count in buckets.values())
+    return rows, batch, sum(lengths.values()), number

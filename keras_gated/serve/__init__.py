@@ -1,0 +1,1 @@
+"""Exports for TensorFlow Serving, and what they answer."""

@@ -1,0 +1,182 @@
+"""Writes SavedModels for TensorFlow Serving: whole versions or none."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import uuid
+
+import keras
+import tensorflow as tf
+
+from keras_gated.paths import cudnn
+from keras_gated.serve import warmup
+from keras_gated.serve.check import check_export
+from keras_gated.serve.signatures import functional
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed export leaves behind stays there
+    fcntl = None
+
+_UNFINISHED = re.compile("unfinished-[0-9a-f]{32}")
+
+
+def export_model(
+    model,
+    directory,
+    signatures=None,
+    *,
+    lengths=False,
+    states=False,
+    gates=None,
+    examples=None,
+    track=(),
+    extras=None,
+):
+    """Writes `directory/<version>/`, a SavedModel that a stock TensorFlow Serving loads.
+
+    What is written is checked (`check_export`), asked the example requests, and renamed to the
+    next free number only then. The requests and the answers lie beside it as warm-up records,
+    `assets.extra/tf_serving_warmup_requests`, which a server runs before it reports ready. Until
+    then the version is called `unfinished-...`. If the process is killed, that stays, and the next
+    export into the same directory removes it.
+
+    Args:
+        model: A Keras model, functional or sequential unless `signatures` are given.
+        directory: Where the versions of one model stand, as TensorFlow Serving mounts it; its name
+            is the model's.
+        signatures: Optional dict, signature name to `serve.signatures.Signature`, the default
+            first: from `recipes.classification`, `recipes.generation`, or your own. Default:
+            those of `serve.signatures.functional`, for which the next three are.
+        lengths: Whether an input `lengths`, `(batch,)`, stands for the mask.
+        states: Whether the states of the recurrent layers are inputs and outputs, too.
+        gates: Optional name of a layer: the signature `gates` returns all of its gates.
+        examples: Optional dict, signature name to a list of requests, each a dict of arrays by
+            input. Default: those of the signatures.
+        track: Layers with resources that the functions use besides the model's (lookup tables).
+        extras: Optional files to lie beside the model, in `assets.extra`, which a server leaves
+            alone: file name to a function that writes the path it is given.
+
+    Returns:
+        The path of the new version, a string.
+
+    Raises:
+        ValueError: If an input lacks a batch axis, the graph holds what a stock server cannot run,
+            or an example request is not answered. Nothing is left behind, and other versions are
+            untouched.
+    """
+    if signatures is None:
+        signatures = functional(model, lengths, states, gates)
+    elif lengths or states or gates is not None:
+        raise ValueError(
+            "export_model: `lengths`, `states` and `gates` choose the signatures of a functional "
+            "model. Received: `signatures` as well. Give one or the other."
+        )
+    examples = examples or {}
+    if not set(examples) <= set(signatures):
+        raise ValueError(
+            f"export_model: `examples` must be for signatures of the model, {sorted(signatures)}. "
+            f"Received: {sorted(examples)}."
+        )
+    archive = keras.export.ExportArchive()
+    for resource in (model, *track):
+        archive.track(resource)
+    for name, signature in signatures.items():
+        for spec in signature.inputs:
+            if spec.shape.rank == 0 or spec.shape[0] is not None:
+                raise ValueError(
+                    f"export_model: every input of signature {name!r} must have a batch axis of "
+                    f"unknown size first. Received: {spec}. Use TensorSpec((None, ...), ...)."
+                )
+        with cudnn.off():
+            archive.add_endpoint(name, _traced(signature), input_signature=list(signature.inputs))
+
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _unfinished(directory) as unfinished:
+        _name_variables_once(archive)
+        with cudnn.off():
+            archive.write_out(str(unfinished), verbose=False)
+        check_export(unfinished)
+        requests = {name: examples.get(name, s.examples) for name, s in signatures.items()}
+        warmup.write(unfinished, directory.resolve().name, requests)
+        for name, write in (extras or {}).items():
+            (unfinished / "assets.extra").mkdir(exist_ok=True)
+            write(str(unfinished / "assets.extra" / name))
+        return str(_rename_to_next_version(unfinished, directory))
+
+
+@contextlib.contextmanager
+def _unfinished(directory):
+    """Yields a new directory to write a version into; removes it, unless it was renamed.
+
+    The server ignores names that are not numbers, so it never sees half a version. The process
+    that writes holds a lock on its directory. A lock ends with its process, however that ends:
+    a directory that is not locked was left behind, and is removed.
+    """
+    path = directory / f"unfinished-{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as stack:
+        with _locked(directory):  # nobody looks between the next two lines
+            path.mkdir()
+            stack.enter_context(_locked(path))
+            for other in directory.iterdir():
+                if other != path and _UNFINISHED.fullmatch(other.name) and other.is_dir():
+                    _remove_if_left_behind(other)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory, wait=True):
+    """Holds a lock on a directory; yields whether it was to be had."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:  # somebody holds it, or the file system has no locks
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_left_behind(path):
+    with contextlib.suppress(FileNotFoundError), _locked(path, wait=False) as held:
+        if held:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _name_variables_once(archive):
+    """Lets an archive hold TensorFlow's variables, not Keras's around them: a second copy each."""
+    held = archive._tf_trackable
+    for name in ("variables", "trainable_variables", "non_trainable_variables"):
+        setattr(held, name, [getattr(v, "value", v) for v in list(getattr(held, name))])
+
+
+def _traced(signature):
+    """Returns the function traced: saving traces a function again, now no more than a call."""
+    inputs = list(signature.inputs)
+    function = tf.function(signature.function, input_signature=inputs, autograph=False)
+    concrete = function.get_concrete_function()
+    return lambda *given: concrete(*given)
+
+
+def _rename_to_next_version(unfinished, directory):
+    versions = [int(p.name) for p in directory.iterdir() if p.name.isdecimal()]
+    version = max(versions, default=0) + 1
+    while True:
+        try:
+            os.rename(unfinished, directory / str(version))
+            return directory / str(version)
+        except OSError:  # somebody else took the number: a directory that is not empty stays
+            if not (directory / str(version)).exists():
+                raise
+            version += 1

@@ -1,0 +1,178 @@
+"""What exported models answer: signatures of functional models.
+
+All inputs and outputs have a batch axis first, since REST and batching need one. A row's answer
+depends on that row alone: a server puts rows of different callers into one batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import tree
+
+from keras_gated.inside.trace import named, trace_gates
+from keras_gated.layers.recorder import recording
+from keras_gated.serve.streaming import Stepper, check_masked, masks_of_inputs
+
+
+class Signature(NamedTuple):
+    """One thing that a served model can be asked.
+
+    function: Takes one tensor for each input, in order, and returns a dict of named outputs.
+    inputs: `tf.TensorSpec`s with names, each with a batch axis of unknown size.
+    examples: Requests to warm a server up with, each a dict of arrays by the inputs' names.
+    """
+
+    function: Callable
+    inputs: Sequence[tf.TensorSpec]
+    examples: Sequence[dict] = ()
+
+
+def functional(model, lengths=False, states=False, gates=None):
+    """Returns the signatures of a functional or sequential model.
+
+    Args:
+        model: The model. Its inputs' names are the signature's; so are its outputs', numbered
+            where several have the same name.
+        lengths: Whether there is an input `lengths`, int32 `(batch,)`, instead of masks: of the
+            inputs whose number of steps is unknown, the steps from there on are masked, and may
+            hold anything: none counts at 0 and below, all beyond their number. (With `mask_zero`
+            alone, a server that pads rows of unequal length to batch them pads with a row's first
+            entry, not with 0.)
+        states: Whether the recurrent layers' states are inputs, `<layer>_hidden` and
+            `<layer>_memory`, and outputs of the same names: `(batch, units)`, zeros to begin with.
+        gates: Optional name of a layer, all gates and states of which the signature `gates`
+            returns, `(batch, time, units)`, for the same inputs, from states of zero.
+
+    Returns:
+        Signature name to `Signature`: `serving_default`, and `gates`.
+
+    Raises:
+        ValueError: If inputs are not known or of a fixed batch size, if nothing takes lengths or
+            states, or if a recurrent layer does not get the mask that stands for `lengths`.
+    """
+    symbolic = _inputs_of(model)
+    timed = [len(x.shape) > 1 and x.shape[1] is None for x in symbolic]
+    if lengths and not any(timed):
+        raise ValueError(
+            f"export_model: `lengths=True` needs an input with an unknown number of steps, "
+            f"(batch, None, ...). Received: {[(x.name, x.shape) for x in symbolic]}."
+        )
+    stepper = Stepper(model) if states else None
+    specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name) for x in symbolic]
+    length_specs = [tf.TensorSpec((None,), tf.int32, name="lengths")] if lengths else []
+    state_specs = [
+        tf.TensorSpec(spec.shape, spec.dtype, name=name)
+        for name, spec in (stepper.states if states else {}).items()
+    ]
+
+    def prepare(given):
+        """Returns the model's inputs and their mask."""
+        values, masks = list(given[: len(specs)]), None
+        if lengths:
+            limits, masks = given[len(specs)], [None] * len(values)
+            for place, value in enumerate(values):
+                if timed[place]:
+                    masks[place] = tf.sequence_mask(limits, tf.shape(value)[1])
+                    rank = len(value.shape) - 2
+                    wide = tf.reshape(masks[place], [*tf.unstack(tf.shape(value))[:2], *[1] * rank])
+                    values[place] = tf.where(wide, value, tf.zeros((), value.dtype))
+            masks = masks if len(masks) > 1 else masks[0]
+        inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
+        if len(values) == 1 and not isinstance(inputs, dict):
+            return values[0], masks
+        return tree.pack_sequence_as(inputs, values), masks
+
+    def answer(*given):
+        inputs, mask = prepare(given)
+        if states:
+            before = dict(zip(stepper.states, given[len(specs) + len(length_specs) :], strict=True))
+            outputs, after = stepper(inputs, before, mask)
+        else:
+            with recording("states") as calls, masks_of_inputs():
+                outputs, after = model(inputs, training=False, mask=mask), {}
+            check_masked(calls, mask)
+        return {**_outputs_of(model, outputs), **after}
+
+    def answer_gates(*given):
+        inputs, mask = prepare(given)
+        options = {} if mask is None else {"mask": mask}
+        return gates_of(model, inputs, gates, **options)
+
+    inputs = [*specs, *length_specs, *state_specs]
+    signatures = {"serving_default": Signature(answer, inputs, _examples(inputs))}
+    if gates is not None:
+        inputs = [*specs, *length_specs]
+        signatures["gates"] = Signature(answer_gates, inputs, _examples(inputs))
+    return signatures
+
+
+def gates_of(model, inputs, layer, **options):
+    """Returns the gates of one layer of a model, by names that may stand in a signature."""
+    with masks_of_inputs():
+        traces = dict(named(trace_gates(model, inputs, **options)))
+    names = [name.split("/")[0] for name in traces]
+    layer = names[-1] if layer is None else layer
+    if layer not in names:
+        raise ValueError(
+            f"export_model: `gates` must name a recurrent layer of the model, one of "
+            f"{sorted(set(names))}. Received: gates={layer!r}."
+        )
+    return {
+        f"{name[len(layer) + 1 :]}_{gate}".lstrip("_"): values
+        for name, own in traces.items()
+        if name.split("/")[0] == layer
+        for gate, values in own.items()
+    }
+
+
+def _inputs_of(model):
+    inputs = getattr(model, "inputs", None)
+    if not isinstance(model, keras.Model) or not inputs:
+        raise ValueError(
+            "export_model: `model` must be a functional or sequential model whose inputs are known."
+            f" Received: {model!r}. For any other, pass `signatures`."
+        )
+    for x in inputs:
+        if not x.shape or x.shape[0] is not None:
+            raise ValueError(
+                "export_model: every input must have a batch axis of unknown size, since a server "
+                f"batches requests. Received: {x.name} of shape {x.shape}. Build the model with "
+                "`keras.Input((time, features))` and load the same weights."
+            )
+    return inputs
+
+
+def _outputs_of(model, outputs):
+    """Returns outputs by name: a dict's keys, or the names of the layers they come from."""
+    found = {}
+    layers = getattr(model, "output_names", None) or [model.layers[-1].name]
+    for place, (path, value) in enumerate(tree.flatten_with_path(outputs)):
+        keys = [key for key in path if isinstance(key, str)]
+        first = layers[min(place, len(layers) - 1)]
+        name = base = "_".join(keys) or first
+        count = 0
+        while name in found:
+            count += 1
+            name = f"{base}_{count}"
+        found[name] = value
+    return found
+
+
+def _examples(specs, steps=8):
+    """Returns one request: ones for ids, whose padding would be 0, and numbers around zero."""
+    request = {}
+    for spec in specs:
+        shape = [1, *(steps if n is None else n for n in spec.shape[1:])]
+        if spec.name == "lengths":
+            request[spec.name] = [steps]
+        elif spec.dtype == tf.string:
+            request[spec.name] = np.full(shape, b"")
+        elif spec.dtype.is_floating:
+            values = np.sin(np.arange(np.prod(shape, dtype=int)))
+            request[spec.name] = values.reshape(shape).astype(spec.dtype.as_numpy_dtype)
+        else:
+            request[spec.name] = np.ones(shape, spec.dtype.as_numpy_dtype)
+    return [request]

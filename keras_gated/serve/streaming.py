@@ -1,0 +1,118 @@
+"""A model that reads a sequence in pieces: its states are explicit inputs and outputs."""
+
+import contextlib
+import warnings
+
+import keras
+import tensorflow as tf
+
+from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.recorder import recording
+from keras_gated.paths import plain
+
+
+class Stepper:
+    """Calls a model with the states of its recurrent layers, and gets the new ones back.
+
+    The model is called as it is, so pieces one after the other give what the whole sequence gives.
+
+    Args:
+        model: A model whose recurrent layers are ours, read forwards and are called once each.
+
+    Attributes:
+        states: State name to its `tf.TensorSpec`, `(batch, units)`: `<layer>_hidden`, and for an
+            LSTM `<layer>_memory`, too.
+
+    Raises:
+        ValueError: If a recurrent layer has no state that could be carried on; it is named.
+    """
+
+    def __init__(self, model):
+        self.model, self._layers = model, []
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.RNN):
+                reason = _why_not(layer)
+                if reason:
+                    raise ValueError(
+                        f"The states of {layer.name!r} cannot be inputs and outputs: {reason}. "
+                        f"Received: {layer!r}."
+                    )
+                self._layers.append(layer)
+        if not self._layers:
+            raise ValueError(
+                f"{model.name!r} has no states: it holds no recurrent layer of keras_gated."
+            )
+        self.states = {
+            f"{layer.name}_{name}": tf.TensorSpec((None, layer.units), layer.cell.state_dtype)
+            for layer in self._layers
+            for name in layer.cell.state_names
+        }
+        count = sum(len(layer.cell.state_names) for layer in self._layers)
+        if len(self.states) != count:
+            raise ValueError(
+                f"Two recurrent layers of {model.name!r} have the same name. Received: "
+                f"{[layer.name for layer in self._layers]}. Give them names of their own."
+            )
+
+    def zeros(self, batch):
+        """Returns the states before the first step of `batch` rows, by name."""
+        return {
+            name: tf.zeros([batch, spec.shape[1]], spec.dtype) for name, spec in self.states.items()
+        }
+
+    def weights(self):
+        """Returns the layers' weights for a loop of single steps: read but once, outside of it."""
+        return {id(layer): plain.weights(layer.cell) for layer in self._layers}
+
+    def __call__(self, inputs, states, mask=None, weights=None):
+        """Returns the outputs and the new states, by name."""
+        given = {
+            id(layer): [states[f"{layer.name}_{name}"] for name in layer.cell.state_names]
+            for layer in self._layers
+        }
+        with recording("states", given, weights) as calls, masks_of_inputs():
+            outputs = self.model(inputs, training=False, mask=mask)
+        check_masked(calls, mask)
+        if sorted(id(call.layer) for call in calls) != sorted(given):
+            raise ValueError(
+                "Every recurrent layer must be called once for its states to be inputs and "
+                f"outputs. Received: calls of {[call.layer.name for call in calls]}."
+            )
+        new = {
+            f"{call.layer.name}_{name}": tf.ensure_shape(state, [None, call.layer.units])
+            for call in calls
+            for name, state in zip(call.layer.cell.state_names, call.finals, strict=True)
+        }
+        return outputs, {name: new[name] for name in self.states}
+
+
+@contextlib.contextmanager
+def masks_of_inputs():
+    """Lets a functional model be called with masks, which it hands to its layers, and no warning.
+
+    Keras warns since the model as a whole does not pass one on.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask")
+        yield
+
+
+def check_masked(calls, mask):
+    """Raises if a model was called with masks and a recurrent layer got none."""
+    for call in calls:
+        if mask is not None and call.mask is None:
+            raise ValueError(
+                f"export_model: `lengths` do not reach {call.layer.name!r}: a layer before it "
+                "drops the mask. Use layers that pass masks on (for ids: "
+                "`Embedding(mask_zero=True)`)."
+            )
+
+
+def _why_not(layer):
+    if not isinstance(layer, GatedLayer):
+        return "it is not a layer of keras_gated"
+    if layer.go_backwards:
+        return "it reads the sequence from its end, so what comes later comes before its state"
+    if layer.stateful:
+        return "it keeps them itself; build it with `stateful=False` and load the same weights"
+    return None
