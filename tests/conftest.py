@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import shutil
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from keras_gated.cells import equations  # noqa: E402
 
 # Files whose tests need the same trained models, exports or servers; the longest come first.
 GROUPS = (
-    ("test_examples", "test_look_inside"),
+    ("test_demo", "test_examples", "test_look_inside"),
     (
         "test_server",
         "test_server_refuses",
@@ -135,16 +136,16 @@ def data_dir(tmp_path_factory):
 
 class Trained(NamedTuple):
     folder: pathlib.Path  # the scripts ran in it
-    sentiment: dict  # what the scripts said last
-    characters: dict
+    demo: subprocess.CompletedProcess  # `make demo`, which trained the classifier
+    characters: dict  # what the script said last
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, data_dir):
     """A classifier of toy_reviews and a writer of toy_plays, trained and exported once a run."""
     folder = tmp_path_factory.mktemp("trained")
-    of_sentiment = scripts.sentiment("lstm", folder, data_dir)
-    return Trained(folder, of_sentiment, scripts.characters(folder, data_dir))
+    demo = scripts.demo(folder, data_dir)
+    return Trained(folder, demo, scripts.characters(folder, data_dir))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,18 @@
-"""Runs the example scripts, each in a process of its own, as their users do."""
+"""Runs the example scripts: in a process of its own, as their users do, or in this one."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 
 
 def run(script, *arguments, cwd, env=None):
@@ -21,8 +27,29 @@ def result(process):
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def said_here(script, *arguments):
+    """Returns what a script prints in this process, which has imported all it needs already."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr("sys.argv", [script, *map(str, arguments)])
+        importlib.import_module(script.removesuffix(".py")).main()
+    return said.getvalue()
+
+
+def demo(cwd, data_dir):
+    """Runs `make demo` in a folder: all is installed already, but no data set is prepared."""
+    for name in ("Makefile", "examples", "setup.cfg", "pyproject.toml"):
+        (cwd / name).symlink_to(ROOT / name)
+    (cwd / "examples.installed").touch()
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    command = ["make", "demo", "VENV=.", f"RUN={sys.executable}"]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
 def sentiment(cell, cwd, data_dir):
-    """Trains and exports a classifier that reads order and context."""
+    """Trains and exports a classifier that reads order and context and counts runs of words."""
     options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--cell", cell, "--units", 32]
     options += ["--epochs", 3, "--batch-size", 32, "--buckets", 100_003]
     return result(run("sentiment.py", *options, cwd=cwd))

@@ -1,5 +1,6 @@
-"""What a newcomer does: train, export, ask, each in a process of its own."""
+"""What a newcomer does: train, export, ask."""
 
+import json
 import urllib.request
 
 import characters
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import scripts
 import sentiment
-from scripts import result, run
+from scripts import result, run, said_here
 
 
 def learned_order_and_context(answer, folder):
@@ -19,19 +20,19 @@ def learned_order_and_context(answer, folder):
         "The cast was superb, but the ending was dreadful.": "negative",
         "The cast was dreadful, but the ending was superb.": "positive",
     }
-    asked = run("ask.py", "saved_models/toy_reviews", *texts, cwd=folder)
-    assert [line.split()[0] for line in asked.stdout.splitlines()] == list(texts.values())
+    said = said_here("ask.py", folder / "saved_models/toy_reviews", *texts)
+    assert [line.split()[0] for line in said.splitlines()] == list(texts.values())
 
 
 def test_sentiment_learns_order_and_context_and_its_export_answers(trained):
-    answer = trained.sentiment
+    [answer] = [json.loads(line) for line in trained.demo.stdout.splitlines() if line[:1] == "{"]
     learned_order_and_context(answer, trained.folder)
     assert answer["cell"] == "lstm" and answer["dataset"] == "toy_reviews"
     assert {"units", "epochs", "seconds", "test_loss", "parameters"} <= set(answer)
 
 
 @pytest.mark.slow
-def test_sentiment_learns_with_another_cell(tmp_path, data_dir):
+def test_sentiment_learns_with_another_cell_and_with_runs_of_words(tmp_path, data_dir):
     answer = scripts.sentiment("gru", tmp_path, data_dir)
     learned_order_and_context(answer, tmp_path)
     assert answer["cell"] == "gru"
