@@ -516,7 +516,7 @@ def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
 
 @pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True"), ("auto", "True")])
 def test_the_switch_is_an_environment_variable_too(value, expected):
-    script = "from keras_gated import config; print(config.fused_default())"
+    script = "from keras_gated.layers import config; print(config.fused_default())"
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "KERAS_GATED_FUSED": value}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
