@@ -25,6 +25,16 @@ def test_the_public_names_are_these():
     assert all(getattr(keras_gated, name).__doc__ for name in keras_gated.__all__)
 
 
+def test_what_saved_models_name_is_known_once_the_package_is_imported():
+    names = "clean NGrams Bidirectional LSTM GRU SimpleRNN LSTMCell GRUCell SimpleRNNCell"
+    code = (
+        "import keras_gated, keras\n"
+        f"for name in {names.split()}:\n"
+        "    assert keras.saving.get_registered_object(f'keras_gated>{name}'), name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_the_package_does_not_import_its_extras():
     script = (
         "import sys, keras\n"

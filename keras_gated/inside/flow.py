@@ -15,8 +15,8 @@ import tensorflow as tf
 from keras_gated.cells.base import GatedCell
 from keras_gated.inside.trace import by_layer, each
 from keras_gated.layers.base import GatedLayer
-from keras_gated.layers.recorder import recording
 from keras_gated.paths.packing import where_rows
+from keras_gated.paths.recorder import recording
 
 
 class GradientFlow(NamedTuple):

@@ -3,7 +3,7 @@
 import keras
 from keras import tree
 
-from keras_gated.layers.recorder import recording
+from keras_gated.paths.recorder import recording
 
 
 def trace_gates(layer_or_model, inputs, mask=None, initial_state=None):

@@ -17,10 +17,9 @@ from keras_gated.cells.arguments import (
     compatible,
     number_of_rows,
 )
-from keras_gated.layers import recorder
 from keras_gated.layers.config import fused_default
 from keras_gated.layers.states import reset_state
-from keras_gated.paths import keras_loop
+from keras_gated.paths import keras_loop, recorder
 
 _CALL = """
     Call arguments:
@@ -149,10 +148,8 @@ class GatedLayer(Configurable, keras.layers.RNN):
     def _path_of(self, sequences, mask, training, looked_at):
         """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""
         if keras.backend.backend() == "tensorflow":
-            from keras_gated.paths import (  # TensorFlow, which other backends do without
-                cudnn,
-                fused,
-            )
+            # Other backends do without TensorFlow.
+            from keras_gated.paths import cudnn, fused
 
             reasons = {
                 "use_cudnn": cudnn.why_not(self, training) if self._in_cudnn() else "it has none",
@@ -198,9 +195,8 @@ class GatedLayer(Configurable, keras.layers.RNN):
         states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
         states = [_one_for_each_row(state, sequences) for state in states]
         if keras.backend.backend() == "tensorflow":
-            from keras_gated.paths.sizes import (
-                with_sizes_checked,  # no other backend has such sizes
-            )
+            # No other backend has sizes that only a run knows.
+            from keras_gated.paths.sizes import with_sizes_checked
 
             sequences, mask, states = with_sizes_checked(
                 type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]

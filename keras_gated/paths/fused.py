@@ -12,9 +12,9 @@ from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import dropped
 from keras_gated.cells.equations import equations_of, owner, why_no_derivative
-from keras_gated.layers.recorder import weights_given
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
+from keras_gated.paths.recorder import weights_given
 
 
 def why_not(layer, sequences, mask, training, looked_at):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_gated.inside.trace import named, trace_gates
-from keras_gated.layers.recorder import recording
+from keras_gated.paths.recorder import recording
 from keras_gated.serve.streaming import Stepper, check_masked, masks_of_inputs
 
 

@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_gated.layers.base import GatedLayer
-from keras_gated.layers.recorder import recording
 from keras_gated.paths import plain
+from keras_gated.paths.recorder import recording
 
 
 class Stepper:
