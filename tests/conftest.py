@@ -47,6 +47,10 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: [*order, group(item.path.stem)].index(group(item.path.stem)))
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays: no collection need look at it again
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose own groups pytest 9.2 ignores
 def pytest_xdist_make_scheduler(config, log):
     """Keeps the tests of a group together, so that its fixtures and caches are made once."""

@@ -5,25 +5,25 @@ import itertools
 import pytest
 
 
-def pairwise(combinations):
+def pairwise(combinations, together=2):
     """Returns all combinations as parameters; those that no pair of values needs are `slow`.
 
     The others are few and hold every pair of values that some combination holds: a fault that
-    hangs on two values is found by them.
+    hangs on two values is found by them. With `together=1` they hold every value.
     """
     combinations = list(combinations)
-    pairs = [set(itertools.combinations(enumerate(c), 2)) for c in combinations]
-    missing, chosen = set().union(*pairs), set()
+    held = [set(itertools.combinations(enumerate(c), together)) for c in combinations]
+    missing, chosen = set().union(*held), set()
     while missing:
-        best = max(range(len(pairs)), key=lambda place: len(pairs[place] & missing))
+        best = max(range(len(held)), key=lambda place: len(held[place] & missing))
         chosen.add(best)
-        missing -= pairs[best]
+        missing -= held[best]
     return [
         pytest.param(*c, marks=() if place in chosen else pytest.mark.slow)
         for place, c in enumerate(combinations)
     ]
 
 
-def product(*values):
+def product(*values, together=2):
     """Returns `pairwise` of all combinations of some values."""
-    return pairwise(itertools.product(*values))
+    return pairwise(itertools.product(*values), together)

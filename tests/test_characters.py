@@ -67,13 +67,13 @@ def test_windows_come_from_the_text_of_their_epoch_with_the_characters_after_the
 
 def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was_read():
     ids = np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100)
-    model, _ = characters.build_model(6, "lstm", 16, 2)
+    model, _ = characters.build_model(6, "lstm", 16, 1)
     logits = model(ids[None, :-1]).numpy()[0]
     p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     nats = -p[np.arange(len(p)), ids[1:] - 2]
 
     def read(ids, **options):
-        reader, _ = characters.build_model(6, "lstm", 16, 2, dropout=0, stateful=True)
+        reader, _ = characters.build_model(6, "lstm", 16, 1, dropout=0, stateful=True)
         reader.set_weights(model.get_weights())
         return characters.dynamic_evaluation(reader, ids, steps=20, **options)
 

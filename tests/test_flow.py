@@ -9,6 +9,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import FAMILIES, mask_array
+from grids import product
 from numpy.testing import assert_allclose
 from tensorflow.core.util import event_pb2
 
@@ -57,7 +58,11 @@ def loss_from(family, t, states, x, mask, y, weights):
     return np.sum(y[0, t] * states[0]) + np.sum(y[:, later] * outputs)
 
 
-@pytest.mark.parametrize("mask_name", ["no mask", "right padding", "gaps"])
+@pytest.mark.parametrize(
+    "family, mask_name",
+    product(FAMILIES, ("no mask", "right padding", "gaps"), together=1),
+    indirect=["family"],
+)
 def test_norms_are_those_of_the_loss_by_each_state(family, mask_name):
     mask = mask_array(mask_name)
     x, y = data(mask)
@@ -148,8 +153,10 @@ def test_the_sum_over_steps_is_the_ordinary_gradient(family, options):
         assert flow.contributions[name].shape == (5, *gradient.shape)
 
 
-@pytest.mark.parametrize("mask_name", ["no mask", "left padding", "gaps"])
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    "mask_name, backwards",
+    product(("no mask", "left padding", "gaps"), (False, True), together=1),
+)
 def test_the_path_is_the_product_of_the_gates_that_keep_the_memory(mask_name, backwards):
     mask = mask_array(mask_name)
     x, y = data(mask, all_steps=False)
@@ -187,8 +194,11 @@ def test_of_an_lstm_without_recurrent_weights_the_path_is_the_gradient():
         assert_allclose(flow.memory[:, t], np.linalg.norm(flow.path[:, t] * y, axis=-1), **CLOSE)
 
 
-@pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}])
-def test_a_loss_of_the_gates_themselves_is_followed_back_too(family, options):
+@pytest.mark.parametrize(
+    "family, backwards", product(FAMILIES, (False, True), together=1), indirect=["family"]
+)
+def test_a_loss_of_the_gates_themselves_is_followed_back_too(family, backwards):
+    options = {"return_sequences": True, "go_backwards": True} if backwards else {}
     inputs = keras.Input((None, FEATURES))
     layer = family.make(UNITS, return_gates=True, name="r", **options)
     output, gates = layer(keras.layers.Masking(9.0)(inputs))

@@ -139,7 +139,11 @@ def test_training_goes_on_after_a_conversion_as_if_there_had_been_none(optimizer
     x = layers.GRU(4, dropout=0.3, seed=1)(layers.Embedding(20, 3)(ids))
     theirs = keras.Model(ids, layers.Dense(1)(x))
     set_random(theirs)
-    theirs.compile(getattr(keras.optimizers, optimizer)(0.01, **OPTIMIZERS[optimizer]), "mse")
+    theirs.compile(
+        getattr(keras.optimizers, optimizer)(0.01, **OPTIMIZERS[optimizer]),
+        "mse",
+        run_eagerly=optimizer != "Adam",  # one function is enough
+    )
     y = np.ones((4, 1))
     theirs.fit(IDS, y, epochs=2, shuffle=False, verbose=0)
     ours = from_keras(theirs)

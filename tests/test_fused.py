@@ -142,9 +142,16 @@ def test_eager_calls_at_inference_and_in_training_may_follow_each_other(family):
     assert_allclose(layer(x, training=True), first, atol=1e-6)
 
 
-def test_a_second_derivative_is_that_of_the_cell_in_training_and_at_inference(family):
-    x, *_ = data(family)
-    layer = family.make(UNITS, dtype="float64")
+@pytest.mark.parametrize(
+    "family, training, in_a_function",
+    product(FUSED, (False, True), (False, True)),
+    indirect=["family"],
+)
+def test_a_second_derivative_is_that_of_the_cell_in_training_and_at_inference(
+    family, training, in_a_function
+):
+    x = data(family)[0][:3, :3]
+    layer, cell_loop = (family.make(UNITS, dtype="float64", fused=f) for f in ("auto", False))
 
     def second(training, layer=layer):
         with tf.GradientTape() as outer:
@@ -155,14 +162,11 @@ def test_a_second_derivative_is_that_of_the_cell_in_training_and_at_inference(fa
             gradient = tf.reduce_sum(inner.gradient(y, x) ** 2)
         return outer.gradient(gradient, x)
 
-    cell_loop = family.make(UNITS, dtype="float64", fused=False)
     cell_loop.build(x.shape)
     layer.build(x.shape)
     cell_loop.set_weights(layer.get_weights())
-    expected = tf.function(second)(False, cell_loop)
-    for call in (second, tf.function(second, autograph=False)):
-        for training in (False, True):
-            assert_allclose(call(training), expected, atol=1e-9)
+    call = tf.function(second, autograph=False) if in_a_function else second
+    assert_allclose(call(training), second(False, cell_loop), atol=1e-9)
 
 
 def test_a_gradient_through_a_function_traced_without_a_tape(family):

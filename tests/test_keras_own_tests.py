@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+ROOT = pathlib.Path(__file__).parent.parent
 MODULES = (
     "simple_rnn", "lstm", "gru", "rnn", "stacked_rnn_cells", "bidirectional", "time_distributed",
 )  # fmt: skip
@@ -24,7 +25,7 @@ def test_every_case_passes(modules, tmp_path):
     command += ["-p", "in_place_of_keras", "-p", "no:cacheprovider", "--pyargs"]
     command += [f"keras.src.layers.rnn.{name}_test" for name in modules]
     command += [f"--deselect={case}" for case in DIFFERENT]
-    environment = {**os.environ, "PYTHONPATH": here}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(ROOT)])}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
     passed, built = (60, 100) if modules == MODULES else (10, 10)

@@ -1,8 +1,8 @@
 """The layers in the places where keras.layers stand: models, wrappers, files, precision."""
 
+import importlib.util
 import inspect
 import json
-import os
 import subprocess
 import sys
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import FAMILIES
+from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -140,8 +141,11 @@ def test_numbers_of_numpy_are_taken_and_a_config_holds_plain_ones(family, option
         assert json.loads(json.dumps(config)) == config
 
 
-@pytest.mark.parametrize("shape", [(4, 6, 1), (1, 6), (1, 6, 1)])
-@pytest.mark.parametrize("dtype", ["bool", "int32", "float32"])
+@pytest.mark.parametrize(
+    "family, shape, dtype",
+    product(FAMILIES, ((4, 6, 1), (1, 6), (1, 6, 1)), ("bool", "int32", "float32")),
+    indirect=["family"],
+)
 def test_masks_of_the_shapes_that_keras_takes(family, x, shape, dtype):
     mask = np.resize(MASK[1], shape[:2]).reshape(shape).astype(dtype)
     ours, theirs = pair(family, return_sequences=True)
@@ -184,9 +188,17 @@ def backwards_and_on_top(family, x, mask):
     return first.get_weights(), second.get_weights(), np.concatenate(rows)
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": False}, {"return_state": True},
-                                     {"return_gates": True}])  # fmt: skip
-def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family, x, options):
+WAYS = {
+    "as it is": {},
+    "cell's loop": {"fused": False},
+    "states": {"return_state": True},
+    "gates": {"return_gates": True},
+}
+
+
+@pytest.mark.parametrize("family, way", product(FAMILIES, WAYS, together=1), indirect=["family"])
+def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family, x, way):
+    options = WAYS[way]
     below, above, expected = backwards_and_on_top(family, x, MASK)
     masked = keras.layers.Masking()(x * MASK[..., None])
     first = family.make(5, go_backwards=True, return_sequences=True, **options)
@@ -207,7 +219,9 @@ def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family
     assert_allclose(model.predict(x * MASK[..., None], verbose=0), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(
+    "family, backwards", product(FAMILIES, (False, True), together=1), indirect=["family"]
+)
 def test_the_padding_of_a_ragged_input_is_masked_in_the_next_layer_too(family, x, backwards):
     ragged = tf.RaggedTensor.from_tensor(x[:2], lengths=[6, 4])
     first = family.make(5, return_sequences=True, go_backwards=backwards)
@@ -239,6 +253,14 @@ def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
     assert_allclose(model([padded, padded]), model([short, short]), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "family",
+    [  # a compiled loop and the cell's
+        pytest.param(name, marks=() if name in ("lstm", "gru_reset_before") else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+    indirect=True,
+)
 def test_a_model_trains_on_batches_of_changing_length(family):
     ids = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(5, 8, mask_zero=True)(ids)
@@ -514,10 +536,10 @@ def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
         keras_gated.set_fused("off")
 
 
-@pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True"), ("auto", "True")])
-def test_the_switch_is_an_environment_variable_too(value, expected):
-    script = "from keras_gated.layers import config; print(config.fused_default())"
-    command = [sys.executable, "-c", script]
-    environment = {**os.environ, "KERAS_GATED_FUSED": value}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == expected
+@pytest.mark.parametrize("value, expected", [("0", False), ("1", True), ("auto", True)])
+def test_the_switch_is_an_environment_variable_too(value, expected, monkeypatch):
+    monkeypatch.setenv("KERAS_GATED_FUSED", value)
+    spec = importlib.util.find_spec("keras_gated.layers.config")
+    as_in_a_new_program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(as_in_a_new_program)
+    assert as_in_a_new_program.fused_default() is expected

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from families import FAMILIES
+from grids import product
 from keras import layers
 from numpy.testing import assert_allclose
 
@@ -55,15 +56,16 @@ def assert_same(received, expected, atol=1e-5):
         assert_allclose(a, b, atol=atol)
 
 
-@pytest.mark.parametrize("mask_zero", [True, False])
-@pytest.mark.parametrize("options", [
-    {}, {"return_sequences": True}, {"return_sequences": True, "return_state": True},
-    {"go_backwards": True, "return_sequences": True}, {"use_bias": False},
-    {"zero_output_for_mask": True}, {"zero_output_for_mask": True, "return_sequences": True},
-    {"zero_output_for_mask": True, "return_sequences": True, "go_backwards": True},
-], ids=str)  # fmt: skip
-@pytest.mark.parametrize("name", FAMILIES)
+OPTIONS = (
+    "", "return_sequences", "return_sequences return_state", "return_sequences go_backwards",
+    "zero_output_for_mask", "zero_output_for_mask return_sequences",
+    "zero_output_for_mask return_sequences go_backwards", "no bias",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name, options, mask_zero", product(FAMILIES, OPTIONS, (True, False)))
 def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, tmp_path):
+    options = {"use_bias": False} if options == "no bias" else dict.fromkeys(options.split(), True)
     model = of_ids(FAMILIES[name].make(5, **options), mask_zero=mask_zero)
     path = to_onnx(model, tmp_path / "model.onnx", check=False)  # compared below
     found = nodes(path)
@@ -78,9 +80,10 @@ def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, t
         assert_same(flat(again(ids)), flat(model(ids)))
 
 
-@pytest.mark.parametrize("merge_mode", ["concat", "sum", "ave", "mul", None])
-@pytest.mark.parametrize("return_sequences", [True, False])
-@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize(
+    "name, return_sequences, merge_mode",
+    product(FAMILIES, (True, False), ("concat", "sum", "ave", "mul", None)),
+)
 def test_both_directions_are_one_node(name, return_sequences, merge_mode, tmp_path):
     inner = FAMILIES[name].make(5, return_sequences=return_sequences)
     model = of_ids(keras_gated.Bidirectional(inner, merge_mode=merge_mode))
@@ -91,9 +94,10 @@ def test_both_directions_are_one_node(name, return_sequences, merge_mode, tmp_pa
     assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
 
 
-@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru"])
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize(
+    "name, both, return_sequences",
+    product(("simple_rnn", "lstm", "gru"), (False, True), (True, False)),
+)
 def test_a_masked_row_without_a_step_keeps_its_initial_states(
     name, both, return_sequences, tmp_path
 ):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import FAMILIES
+from grids import product
 from keras import ops
 from numpy.testing import assert_allclose
 
@@ -70,16 +72,17 @@ def layer_of(family, cell_class, **options):
     return layer
 
 
-@pytest.mark.parametrize("masked", [False, True])
+CHANGES = (
+    with_own_projection,
+    with_a_weight_of_its_own,
+    with_own_whole_step,
+    with_own_call,
+    with_own_step,
+)
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        with_own_projection,
-        with_a_weight_of_its_own,
-        with_own_whole_step,
-        with_own_call,
-        with_own_step,
-    ],
+    "family, change, masked", product(FAMILIES, CHANGES, (False, True)), indirect=["family"]
 )
 def test_a_layer_runs_its_cell_as_keras_does(family, change, masked):
     """Values and derivatives are those of `keras.layers.RNN` around the same cell."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import FAMILIES
+from grids import product
 
 STEPS, FEATURES, UNITS = 2000, 4, 8
 # Half of the distance between two numbers just above 1: what rounding an output costs at most.
@@ -51,8 +52,9 @@ def relative_errors(family, policy, weights, fused):
     return [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, received, strict=True)]
 
 
-@pytest.mark.parametrize("fused", ["auto", False])
-@pytest.mark.parametrize("policy", ROUNDING)
+@pytest.mark.parametrize(
+    "family, policy, fused", product(FAMILIES, ROUNDING, ("auto", False)), indirect=["family"]
+)
 def test_values_and_gradients_of_2000_steps(family, policy, fused):
     weights = family.random_weights(FEATURES, UNITS, dtype="float32")
     weights = [w * 0.8 for w in weights]  # of larger ones a vanilla RNN's answer is chaos
@@ -62,8 +64,7 @@ def test_values_and_gradients_of_2000_steps(family, policy, fused):
     assert max(gradients) < ROUNDING[policy] + 5e-6
 
 
-@pytest.mark.parametrize("fused", ["auto", False])
-@pytest.mark.parametrize("policy", ROUNDING)
+@pytest.mark.parametrize("policy, fused", product(ROUNDING, ("auto", False), together=1))
 def test_a_memory_counts_to_the_end(policy, fused):
     """With the forget gate open the memory is a sum of 2000 terms, each too small for float16."""
     family = FAMILIES["lstm"]

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from families import FAMILIES
+from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -19,31 +21,33 @@ def x_of(rows=2, time=5):
     return tf.random.normal((rows, time, FEATURES))
 
 
-def layers(family):
-    yield family.make(UNITS)
-    yield family.make(UNITS, fused=False, return_sequences=True)
-    yield family.make(UNITS, return_gates=True, go_backwards=True)
-    yield keras_gated.Bidirectional(family.make(UNITS))
+LAYERS = {
+    "as it is": lambda family: family.make(UNITS),
+    "cell's loop": lambda family: family.make(UNITS, fused=False, return_sequences=True),
+    "gates": lambda family: family.make(UNITS, return_gates=True, go_backwards=True),
+    "both directions": lambda family: keras_gated.Bidirectional(family.make(UNITS)),
+}
 
 
-def test_a_mask_of_another_length_is_an_error(family):
-    for number, layer in enumerate(layers(family)):
-        layer.build((None, None, FEATURES))
+@pytest.mark.parametrize("family, kind", product(FAMILIES, LAYERS, together=1), indirect=["family"])
+def test_a_mask_of_another_length_is_an_error(family, kind):
+    layer = LAYERS[kind](family)
+    layer.build((None, None, FEATURES))
 
-        def loss_of(x, mask, layer=layer):
-            return tf.reduce_sum(layer(x, mask=mask)[0])
+    def loss_of(x, mask):
+        return tf.reduce_sum(layer(x, mask=mask)[0])
 
-        def gradient_of(x, mask, layer=layer, loss_of=loss_of):
-            with tf.GradientTape() as tape:
-                loss = loss_of(x, mask)
-            return tape.gradient(loss, layer.trainable_variables[0].value)
+    def gradient_of(x, mask):
+        with tf.GradientTape() as tape:
+            loss = loss_of(x, mask)
+        return tape.gradient(loss, layer.trainable_variables[0].value)
 
-        function = gradient_of if number % 2 else loss_of
-        call = tf.function(function, input_signature=[UNKNOWN, MASK], autograph=False)
-        call(x_of(), tf.ones((2, 5), tf.bool))
-        for steps in (3, 7):
-            with pytest.raises(ERROR, match=r"`mask` must be of shape \(batch, time\)"):
-                call(x_of(), tf.ones((2, steps), tf.bool))
+    function = gradient_of if kind in ("cell's loop", "both directions") else loss_of
+    call = tf.function(function, input_signature=[UNKNOWN, MASK], autograph=False)
+    call(x_of(), tf.ones((2, 5), tf.bool))
+    for steps in (3, 7):
+        with pytest.raises(ERROR, match=r"`mask` must be of shape \(batch, time\)"):
+            call(x_of(), tf.ones((2, steps), tf.bool))
 
 
 def test_a_mask_of_another_length_is_an_error_in_training(family):

@@ -152,7 +152,9 @@ def test_a_batch_of_another_size_is_an_error_where_sizes_are_unknown(stateful):
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("fused", [False, "auto"])
+@pytest.mark.parametrize(
+    "stateful, fused", product(STATEFUL, (False, "auto"), together=1), indirect=["stateful"]
+)
 def test_a_short_last_batch_is_an_error_in_our_words(stateful, fused):
     inputs = keras.Input(batch_shape=(2, None, FEATURES))
     model = keras.Model(inputs, stateful.make(UNITS, stateful=True, fused=fused)(inputs))
@@ -222,7 +224,9 @@ def test_a_stateful_bidirectional_layer_returns_its_states_under_a_mask(stateful
 # A state of one row
 
 
-@pytest.mark.parametrize("fused", [False, "auto"])
+@pytest.mark.parametrize(
+    "family, mask_name, fused", product(FAMILIES, MASKS, (False, "auto")), indirect=["family"]
+)
 def test_an_initial_state_of_one_row_is_that_of_every_row(family, mask_name, fused):
     mask = mask_array(mask_name)
     x, states = data(family, mask=mask)
@@ -247,7 +251,9 @@ class Learned(keras.layers.Layer):
         return [keras.ops.convert_to_tensor(state) for state in self.states]
 
 
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    "family, both", product(FAMILIES, (False, True), together=1), indirect=["family"]
+)
 def test_an_initial_state_can_be_learned(family, both):
     x = np.random.default_rng(0).normal(size=(5, 4, FEATURES)).astype("float32")
     inputs = keras.Input((None, FEATURES))

@@ -181,7 +181,10 @@ def test_dropout_is_off():
 
 @pytest.mark.parametrize(
     "named",
-    ["simple_rnn", "lstm", pytest.param("gru", marks=pytest.mark.slow), "gru_reset_before"],
+    [  # a compiled loop and the cell's
+        pytest.param(name, marks=() if name in ("lstm", "gru_reset_before") else pytest.mark.slow)
+        for name in FAMILIES
+    ],
     indirect=True,
 )
 def test_gates_are_outputs_of_a_functional_model_that_saves_trains_and_exports(named, tmp_path):
