@@ -262,7 +262,6 @@ def test_a_layer_trained_eagerly_exports_nothing_that_must_be_compiled(tmp_path)
 
 
 @pytest.mark.parametrize("options, call, words", [
-    ({"activation": "relu"}, {}, "activation='tanh'"),
     ({"recurrent_dropout": 0.2}, {"training": True}, "recurrent_dropout"),
     ({"unroll": True}, {}, "unroll=True"),
 ])  # fmt: skip
@@ -293,12 +292,34 @@ def test_half_precision_is_fused_and_equal_to_the_cell_but_for_one_rounding(fami
     assert_allclose(*outputs, rtol=2.0**-10 if policy == "mixed_float16" else 2.0**-7)
 
 
-def test_a_gru_that_resets_before_the_product_runs_its_cell():
-    with pytest.raises(ValueError, match="reset_after=False"):
-        keras_gated.GRU(3, reset_after=False, fused=True)(np.zeros((2, 3, 4), "float32"))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("activation", ["softsign", "relu"])
+def test_other_activations_train_on_the_fused_path(family, activation, masked):
+    """Their derivative is derived from `step`: it is that of Keras's layer, differentiated."""
+    x = np.random.default_rng(0).normal(size=(9, 40, FEATURES))
+    mask = np.random.default_rng(1).random((9, 40)) < 0.6 if masked else None
+    options = {"activation": activation, "dtype": "float64", "return_sequences": True}
+    layer, theirs = family.make(UNITS, fused=True, **options), family.make_keras(UNITS, **options)
+    layer.build(x.shape), theirs.build(x.shape)
+    layer.set_weights([0.3 * w for w in family.random_weights(FEATURES, UNITS)])
+    theirs.set_weights(family.convert(layer.get_weights()))
+    found = []
+    for one in (layer, theirs):
+        with tf.GradientTape() as tape:
+            given = tf.constant(x)
+            tape.watch(given)
+            output = one(given, mask=mask, training=True)
+            if mask is not None:  # Keras puts out something else before the first step
+                output = tf.where(mask[..., None], output, 0)
+            loss = tf.reduce_sum(output**2)
+        by_x, *by_weights = tape.gradient(loss, [given, *one.trainable_variables])
+        found.append([output, by_x, *by_weights])
+    found[1][2:] = family.convert([np.array(w) for w in found[1][2:]])
+    for ours, expected in zip(*found, strict=True):
+        assert_allclose(ours, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_a_cell_with_equations_of_its_own_is_not_run_with_the_derivative_of_another():
+def test_a_cell_with_equations_of_its_own_is_run_with_their_derivative():
     class Leaky(keras_gated.SimpleRNNCell):
         def step(self, x, states, weights, keep=None):
             step = super().step(x, states, weights, keep)
@@ -308,11 +329,9 @@ def test_a_cell_with_equations_of_its_own_is_not_run_with_the_derivative_of_anot
         cell_class = Leaky
 
     x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
-    layer = LeakyRNN(3)
+    layer = LeakyRNN(3, fused=True)
     expected = keras.layers.RNN(layer.cell)
     assert_allclose(layer(x, training=True), expected(x), atol=1e-6)
-    with pytest.raises(ValueError, match="`step` of its own"):
-        LeakyRNN(3, fused=True)(x)
 
 
 def test_input_dropout_drops_the_same_units_on_both_paths(family):

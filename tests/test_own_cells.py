@@ -63,6 +63,45 @@ def with_own_step(base):
     return Own
 
 
+def with_a_product_of_its_own(base):
+    class Own(base):
+        def step(self, x, states, weights, keep=None):
+            step = super().step(x, states, weights, keep)
+            return step._replace(hidden=ops.tanh(ops.matmul(step.hidden, weights[0][:, :UNITS])))
+
+    return Own
+
+
+def with_a_weight_in_its_step(base):
+    class Own(base):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.gain = self.add_weight(shape=(UNITS,), name="gain", initializer="ones")
+
+        def recurrent_weights(self, mask=None):
+            return (*super().recurrent_weights(mask), *self.tensors(self.gain))
+
+        def step(self, x, states, weights, keep=None):
+            *others, gain = weights
+            step = super().step(x, states, tuple(others), keep)
+            return step._replace(hidden=gain * step.hidden)
+
+    return Own
+
+
+def with_a_weight_that_its_step_is_not_given(base):
+    class Own(base):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.gain = self.add_weight(shape=(UNITS,), name="gain", initializer="ones")
+
+        def step(self, x, states, weights, keep=None):
+            step = super().step(x, states, weights, keep)
+            return step._replace(hidden=ops.convert_to_tensor(self.gain) * step.hidden)
+
+    return Own
+
+
 def layer_of(family, cell_class, **options):
     own = type("Layer", (family.layer,), {"cell_class": cell_class})
     layer = own(UNITS, dtype="float64", return_sequences=True, **family.options, **options)
@@ -78,6 +117,9 @@ CHANGES = (
     with_own_whole_step,
     with_own_call,
     with_own_step,
+    with_a_product_of_its_own,
+    with_a_weight_in_its_step,
+    with_a_weight_that_its_step_is_not_given,
 )
 
 
@@ -102,14 +144,24 @@ def test_a_layer_runs_its_cell_as_keras_does(family, change, masked):
     assert_allclose(layer(x, mask=mask), found[1][0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("change", [with_own_whole_step, with_own_call, with_own_step])
+@pytest.mark.parametrize("change", [with_own_whole_step, with_own_call])
 def test_the_fused_path_says_why_it_cannot_run_a_cell_of_ones_own(family, change):
     with pytest.raises(ValueError, match=r"`fused=True` cannot be kept, because .* of its own"):
         layer_of(family, change(family.cell), fused=True)(np.zeros((1, 2, FEATURES)))
 
 
-def test_an_own_projection_stays_on_the_fused_path():
-    layer = layer_of(FAMILY := Family(), with_own_projection(FAMILY.cell), fused=True)
+def test_a_weight_that_a_step_is_not_given_is_named(family):
+    layer = layer_of(family, with_a_weight_that_its_step_is_not_given(family.cell), fused=True)
+    with pytest.raises(ValueError, match=r"reads the weights \['gain'\].*`recurrent_weights`"):
+        layer(np.zeros((1, 2, FEATURES)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [with_own_projection, with_own_step, with_a_product_of_its_own, with_a_weight_in_its_step],
+)
+def test_equations_of_ones_own_stay_on_the_fused_path(change):
+    layer = layer_of(FAMILY := Family(), change(FAMILY.cell), fused=True)
     assert layer(np.zeros((1, 2, FEATURES)), training=True).shape == (1, 2, UNITS)
 
 

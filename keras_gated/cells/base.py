@@ -18,16 +18,10 @@ from keras_gated.cells.arguments import (
     resolve,
 )
 from keras_gated.cells.dropout import MasksOfACall, dropped
+from keras_gated.cells.products import product
 
 UPDATE_WRITES = "update_gate_writes"  # marks the weights of our GRU in a file: see `gru.py`
 _SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
-
-
-def product(vectors, matrix):
-    """Returns `vectors @ matrix`, where the matrix may be a tuple of blocks of its columns."""
-    if not isinstance(matrix, tuple):
-        return ops.matmul(vectors, matrix)
-    return ops.concatenate([ops.matmul(vectors, block) for block in matrix], axis=-1)
 
 
 class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):

@@ -20,8 +20,9 @@ _OF_CLASS = ("gates", "inputs_and_state_are_summed", "state_names", "step_type")
 class Equations:
     """What the loops over time ask of a cell."""
 
-    def __init__(self, cell, methods, projects_as_all):
+    def __init__(self, cell, methods, projects_as_all, written):
         self.projects_as_all = projects_as_all  # whether `project` is that of `GatedCell`
+        self.written = written  # whether `step_gradient` is the derivative of `step`
         self.width = len(cell.gates) * cell.units
         for name in (*_OF_CLASS, "units"):
             setattr(self, name, getattr(cell, name))
@@ -40,13 +41,15 @@ def equations_of(cell):
     standard = owner(cell, "project") is GatedCell and owner(cell, "step_gradient") is stated_by
     if standard and "reads" in vars(stated_by):
         names = ("units", *stated_by.reads)
-        return _shared(stated_by, tuple((name, getattr(cell, name)) for name in names))
+        constants = tuple((name, getattr(cell, name)) for name in names)
+        return _shared(stated_by, constants, why_not_written(cell) is None)
     if cell not in _OWN:
         itself = weakref.proxy(cell)
         methods = {
             name: types.MethodType(getattr(owner(cell, name), name), itself) for name in _METHODS
         }
-        _OWN[cell] = Equations(itself, methods, owner(cell, "project") is GatedCell)
+        as_all = owner(cell, "project") is GatedCell
+        _OWN[cell] = Equations(itself, methods, as_all, why_not_written(cell) is None)
     return _OWN[cell]
 
 
@@ -54,12 +57,12 @@ _OWN = weakref.WeakKeyDictionary()
 
 
 @functools.cache
-def _shared(cell_class, constants):
+def _shared(cell_class, constants, written):
     itself = types.SimpleNamespace(**dict(constants))
     for name in _OF_CLASS:
         setattr(itself, name, getattr(cell_class, name))
     methods = {name: types.MethodType(getattr(cell_class, name), itself) for name in _METHODS}
-    return Equations(itself, methods, True)
+    return Equations(itself, methods, True, written)
 
 
 def owner(cell, method):
@@ -67,7 +70,7 @@ def owner(cell, method):
     return next(c for c in type(cell).__mro__ if method in vars(c))
 
 
-def why_no_derivative(cell):
+def why_not_written(cell):
     """Returns why `step_gradient` may not be the derivative of a cell's `step`, or None."""
     for name, default in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         function = getattr(cell, name, None)
@@ -79,3 +82,35 @@ def why_no_derivative(cell):
     if not getattr(cell, "reset_after", True):
         return "`reset_after=False` has a second recurrent product at every step"
     return None
+
+
+def why_not_given(cell):
+    """Returns which weights a `step` reads without being given them, as a clause, or None.
+
+    The loops give a step its weights and take the derivatives by those. By any other there would
+    be none.
+    """
+    equations = equations_of(cell)
+    if cell not in _OWN:
+        return None
+    if why_not_given not in equations.functions:
+        equations.functions[why_not_given] = _read_by_step(cell)
+    names = equations.functions[why_not_given]
+    return names and (
+        f"the `step` of {type(cell).__name__} reads the weights {names} of the cell itself: return "
+        "them from `recurrent_weights`, and take them from its argument `weights`"
+    )
+
+
+def _read_by_step(cell):
+    import tensorflow as tf  # which asks, and is there then
+
+    dtype = cell.state_dtype
+    x = tf.TensorSpec([1, len(cell.gates) * cell.units], dtype)
+    states = [tf.TensorSpec([1, cell.units], dtype) for _ in cell.state_names]
+    with tf.init_scope():
+        weights = [tf.TensorSpec(w.shape, w.dtype) for w in cell.recurrent_weights()]
+    function = tf.function(lambda *given: tuple(cell.step(*given)), autograph=False)
+    captured = function.get_concrete_function(x, states, weights).captured_inputs
+    handles = [t for t in captured if t.dtype == tf.resource]
+    return [v.name for v in cell.weights if any(v.value.handle is h for h in handles)]

@@ -7,9 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_gated.cells.arguments import arguments_of
-from keras_gated.cells.base import UPDATE_WRITES, GatedCell, product
+from keras_gated.cells.base import UPDATE_WRITES, GatedCell
 from keras_gated.cells.dropout import dropped
 from keras_gated.cells.gates import GRU_GATES, GRUStep
+from keras_gated.cells.products import product
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")
@@ -105,11 +106,12 @@ class GRUCell(GatedCell):
             u = product(kept, U)
             u_z, u_r, u_h = ops.split(u + c[0] if c else u, 3, axis=-1)
         else:
-            u_z, u_r = ops.split(ops.matmul(kept, U[:, : 2 * self.units]), 2, axis=-1)
+            [U_h] = c
+            u_z, u_r = ops.split(product(kept, U), 2, axis=-1)
         z = self.recurrent_activation(x_z + u_z)
         r = self.recurrent_activation(x_r + u_r)
         if not self.reset_after:
-            u_h = ops.matmul(r * kept, U[:, 2 * self.units :])
+            u_h = product(r * kept, U_h)
         n = self.activation(x_h + (r * u_h if self.reset_after else u_h))
         h = z * n + (1 - z) * h
         return GRUStep(update=z, reset=r, candidate=n, recalled=u_h, hidden=h)
@@ -162,6 +164,9 @@ class GRUCell(GatedCell):
 
     def recurrent_weights(self, mask=None):
         weights = super().recurrent_weights(mask)
-        if not (self.use_bias and self.reset_after):
+        if not self.reset_after:  # the reset gate stands between two products
+            [U] = weights
+            return U[:, : 2 * self.units], U[:, 2 * self.units :]
+        if not self.use_bias:
             return weights
         return (*weights, *self.tensors(self.bias[1]))

@@ -4,9 +4,10 @@ import keras
 from keras import ops
 
 from keras_gated.cells.arguments import arguments_of
-from keras_gated.cells.base import GatedCell, product
+from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import dropped
 from keras_gated.cells.gates import LSTM_GATES, LSTMStep
+from keras_gated.cells.products import product
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")

@@ -2,8 +2,8 @@
 
 Forwards, the input product `W x + b` of all steps is one matrix product, and a loop does only
 what depends on the step before. Backwards there are two motions: at each step, the derivative of
-the step's equations with one recurrent product (`step_gradient` in the family's file); then, for
-all steps together, the derivatives by `U`, `W`, `b` and `x` as one product each.
+the step's equations, written down or derived (`derivative.py`); then, for all steps together, the
+derivatives by `U`, `W`, `b` and `x` as one product each.
 
 A derivative of this derivative is TensorFlow's, of the same equations in a plain loop.
 """
@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.eager.record import stop_recording
 
 from keras_gated.paths import packing
+from keras_gated.paths.derivative import Derived, Written
 from keras_gated.paths.gradients import custom_gradient
 
 
@@ -21,7 +22,7 @@ def run(equations, group, fields, project, recur):
     """Runs equations over a `packing.Group` with loops compiled by XLA.
 
     Args:
-        equations: `Equations` whose `step_gradient` is the derivative of their `step`.
+        equations: `Equations`.
         group: A `packing.Group`.
         fields: `("hidden",)` or none: the gates themselves have no derivative here.
         project: The cell's `input_weights`.
@@ -30,7 +31,9 @@ def run(equations, group, fields, project, recur):
     Returns:
         The fields, each `(slots, units)`, and the final states.
     """
-    if not equations.projects_as_all:  # it may read weights that only TensorFlow knows of
+    rule = rule_of(equations)
+    # A projection of one's own may read weights that only TensorFlow knows of.
+    if rule.reads_inputs or not equations.projects_as_all:
         group, project = group._replace(x=equations.project(group.x, project)), ()
     number = len(group.states)
     ends = [1, 1 + number, 1 + number + len(project), 1 + number + len(project) + len(recur)]
@@ -45,33 +48,30 @@ def run(equations, group, fields, project, recur):
         x, states, project, recur, _ = taken_apart(given)
         with stop_recording():  # or TensorFlow derives what nobody asks it for
             xs = _projected(equations, x, project)
-            saved, finals = _forwards(equations, xs, group.chunks, states, recur)
+            saved, finals = _forwards(rule, xs, group.chunks, states, recur)
         # Their derivatives, and those of the derivatives, are what the functions below return.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
 
         def gradient(*d_results):
             return derivative(saved)(*given, *d_results, *sizes.values())
 
-        return (saved[_place(equations, "hidden")], *finals), gradient
+        return (saved[rule.places[0]], *finals), gradient
 
     def derivative(saved):
         @custom_gradient
         def of_results(*given):
             # It may be differentiated in a graph that knows nothing of the one of `given`.
             given = [tf.identity(tensor) for tensor in given]
-            x, states, project, (U, *c), (d_outputs, *rest) = taken_apart(given)
+            x, states, project, recur, (d_outputs, *rest) = taken_apart(given)
             d_finals, own = rest[:number], dict(zip(sizes, rest[number:], strict=True))
             chunks = group.chunks._replace(**own)
             with stop_recording():
-                sums, before, d_states = _backwards(
-                    equations, saved, chunks, states, tf.transpose(U), d_outputs, d_finals
+                d_xs, d_recur, d_states = _backwards(
+                    rule, x, saved, chunks, states, recur, d_outputs, d_finals
                 )
-            # For all time steps: one product each.
-            d_xs, d_u = sums[0], sums[-1]
             d_x, *d_project = _derivative(
                 lambda: [_projected(equations, x, project)], [x, *project], [d_xs]
             )
-            d_U, d_c = tf.matmul(before, d_u, transpose_a=True), [tf.reduce_sum(d_u, 0) for _ in c]
 
             def second_derivative(*dd):
                 def results():
@@ -83,7 +83,7 @@ def run(equations, group, fields, project, recur):
                 by_floats = _derivative(first, given[: ends[-1] + 1 + number], dd)
                 return [*by_floats, *(None for _ in sizes)]
 
-            return [d_x, *d_states, *d_project, d_U, *d_c], second_derivative
+            return [d_x, *d_states, *d_project, *d_recur], second_derivative
 
         return of_results
 
@@ -139,39 +139,45 @@ def step_by_step(equations, chunks, x, states, project, recur):
     return [tf.scatter_nd(slots[:, None], hidden, shape), *finals]
 
 
-def _forwards(equations, xs, chunks, states, recur):
-    """Runs the chunks in order. Returns every field of every step, `(slots, units)`, and states."""
-    width, units = xs.shape[-1], equations.units
-    loop = _compiled(equations, _forwards_loop)
+def rule_of(equations):
+    """Returns the derivative of a step of these equations: `Written` or `Derived`."""
+    if rule_of not in equations.functions:
+        equations.functions[rule_of] = (Written if equations.written else Derived)(equations)
+    return equations.functions[rule_of]
+
+
+def _forwards(rule, xs, chunks, states, recur):
+    """Runs the chunks in order. Returns what is kept of every step, `(slots, ...)`, and states."""
+    width = xs.shape[-1]
+    loop = _compiled(rule, _forwards_loop)
 
     def chunk(j, states):
         rows, offset = chunks.rows[j], chunks.offsets[j]
         piece = tf.reshape(xs[offset : offset + chunks.size * rows], [chunks.size, rows, width])
         active = [s[:rows] for s in states]
-        fields, active = loop(piece, active, recur, *_extent(chunks, j))
+        kept, active = loop(piece, active, recur, *_extent(chunks, j))
         states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
-        return [tf.reshape(f, [-1, units]) for f in fields], states
+        return [tf.reshape(k, [-1, k.shape[-1]]) for k in kept], states
 
-    return packing.over_chunks(chunks, chunk, states, [units] * len(equations.step_type._fields))
+    return packing.over_chunks(chunks, chunk, states, rule.plan(xs, recur).kept)
 
 
-def _backwards(equations, saved, chunks, states, U_T, d_outputs, d_states):
+def _backwards(rule, xs, saved, chunks, states, recur, d_outputs, d_states):
     """Runs the chunks from the last to the first.
 
     Returns:
-        The derivatives by `W x + b` and by `U h + c`, `(slots, gates * units)` (one where they
-        are the same); the hidden state before every step, `(slots, units)`; and the derivatives
-        by the states before the first step.
+        The derivatives by `W x + b`, `(slots, gates * units)`, by the weights of the step, and by
+        the states before the first step.
     """
-    units = equations.units
-    places = [_place(equations, name) for name in equations.state_names]
-    loop = _compiled(equations, _backwards_loop)
+    plan, prepared = rule.plan(xs, recur), rule.prepared(recur)
+    loop = _compiled(rule, _backwards_loop)
+    read = [xs] if rule.reads_inputs else []
 
     def chunk(j, d_states):
         rows, offset = chunks.rows[j], chunks.offsets[j]
-        shape = tf.stack([chunks.size, rows, units])
 
         def piece(array):
+            shape = tf.stack([chunks.size, rows, array.shape[-1]])
             return tf.reshape(array[offset : offset + chunks.size * rows], shape)
 
         def first_states():
@@ -179,30 +185,36 @@ def _backwards(equations, saved, chunks, states, U_T, d_outputs, d_states):
 
         def states_of_the_chunk_before():
             # Every row of this chunk ran to the end of the chunk before.
-            return [saved[place][offset - chunks.rows[j - 1] :][:rows] for place in places]
+            return [saved[place][offset - chunks.rows[j - 1] :][:rows] for place in rule.places]
 
         before = first_states()
         if not chunks.single:
             before = tf.cond(j > 0, states_of_the_chunk_before, first_states)
         active = [d[:rows] for d in d_states]
         pieces = [piece(array) for array in saved]
-        sums, active = loop(pieces, before, U_T, piece(d_outputs), active, *_extent(chunks, j))
+        by_step, sums, active = loop(
+            [piece(x) for x in read], pieces, before, recur, prepared, piece(d_outputs), active,
+            *_extent(chunks, j),
+        )  # fmt: skip
         d_states = [packing.put_back(a, d, rows) for a, d in zip(active, d_states, strict=True)]
-        hidden_before = tf.concat([before[0][None], pieces[places[0]][:-1]], 0)
-        return [tf.reshape(a, [-1, a.shape[-1]]) for a in (*sums, hidden_before)], d_states
+        multiplied = [
+            tf.concat([before[n][None], pieces[rule.places[n]][:-1]], 0) for n in plan.states
+        ]
+        flat = [tf.reshape(a, [-1, a.shape[-1]]) for a in (*by_step, *multiplied)]
+        return [*flat, *(tf.reshape(s, [1, -1]) for s in sums)], d_states
 
-    widths = [U_T.shape[0]] * _sums(equations) + [units]
-    (*sums, before), d_states = packing.over_chunks(chunks, chunk, d_states, widths, backwards=True)
-    return sums, before, d_states
-
-
-def _place(equations, name):
-    return equations.step_type._fields.index(name)
-
-
-def _sums(equations):
-    """Returns how many derivatives there are: by `W x + b` and by `U h + c`, or by their sum."""
-    return 1 if equations.inputs_and_state_are_summed else 2
+    widths = [*plan.by_step, *(saved[rule.places[n]].shape[-1] for n in plan.states)]
+    ends = [len(plan.by_step), len(widths)]
+    widths += [recur[n].shape.num_elements() for n in plan.direct]
+    found, d_states = packing.over_chunks(chunks, chunk, d_states, widths, backwards=True)
+    sums = [  # of every chunk
+        tf.reshape(tf.reduce_sum(s, 0), recur[n].shape)
+        for n, s in zip(plan.direct, found[ends[1] :], strict=True)
+    ]
+    by_step = found[: ends[0]]
+    # For all time steps: one product for each matrix.
+    d_recur = rule.by_weights(xs, recur, by_step, sums, found[ends[0] : ends[1]])
+    return by_step[0], d_recur, d_states
 
 
 def _extent(chunks, j):
@@ -213,29 +225,31 @@ def _extent(chunks, j):
     return chunks.steps[j], remaining
 
 
-def _compiled(equations, loop):
+def _compiled(rule, loop):
     """Returns a loop over one chunk that XLA compiles once for every shape of a chunk."""
-    if loop not in equations.functions:
+    functions = rule.equations.functions
+    if loop not in functions:
         # Not a method: TensorFlow warns of a function's code that is traced for many cells.
-        own = functools.partial(loop, equations)
-        equations.functions[loop] = tf.function(own, jit_compile=True, autograph=False)
-    return equations.functions[loop]
+        own = functools.partial(loop, rule)
+        functions[loop] = tf.function(own, jit_compile=True, autograph=False)
+    return functions[loop]
 
 
-def _forwards_loop(equations, xs, states, recur, steps, remaining):
+def _forwards_loop(rule, xs, states, recur, steps, remaining):
     size = xs.shape[0]
 
     def body(t, states, arrays):
-        step = equations.step(xs[t], states, recur)
-        after = [getattr(step, name) for name in equations.state_names]
+        after, kept = rule.step(xs[t], states, recur)
         if remaining is not None:
             after = packing.where_rows(t < remaining, after, states)
-            step = step._replace(**dict(zip(equations.state_names, after, strict=True)))
-        return t + 1, after, [a.write(t, v) for a, v in zip(arrays, step, strict=True)]
+            for place, state in zip(rule.places, after, strict=True):
+                kept[place] = state
+        return t + 1, after, [a.write(t, v) for a, v in zip(arrays, kept, strict=True)]
 
+    rows = states[0].shape[0]
     arrays = [
-        tf.TensorArray(xs.dtype, size, element_shape=states[0].shape)
-        for _ in equations.step_type._fields
+        tf.TensorArray(xs.dtype, size, element_shape=[rows, width])
+        for width in rule.plan(xs, recur).kept
     ]
     _, states, arrays = tf.while_loop(
         lambda t, *_: t < steps, body, (0, list(states), arrays), maximum_iterations=size
@@ -243,26 +257,34 @@ def _forwards_loop(equations, xs, states, recur, steps, remaining):
     return [a.stack() for a in arrays], states
 
 
-def _backwards_loop(equations, saved, states, U_T, d_outputs, d_states, steps, remaining):
-    size = d_outputs.shape[0]
-    places = [_place(equations, name) for name in equations.state_names]
+def _backwards_loop(
+    rule, xs, saved, states, recur, prepared, d_outputs, d_states, steps, remaining
+):
+    size, plan = d_outputs.shape[0], rule.plan(xs[0] if xs else d_outputs, recur)
 
-    def body(t, d_states, arrays):
-        step = equations.step_type(*(s[t] for s in saved))
-        earlier = [saved[place][tf.maximum(t - 1, 0)] for place in places]
+    def body(t, d_states, sums, arrays):
+        kept = [s[t] for s in saved]
+        earlier = [saved[place][tf.maximum(t - 1, 0)] for place in rule.places]
         before = [tf.where(t > 0, a, b) for a, b in zip(earlier, states, strict=True)]
         d_after = [d_states[0] + d_outputs[t], *d_states[1:]]
-        d_x, d_u, d_before = equations.step_gradient(step, before, d_after, U_T)
-        sums = [d_x] if equations.inputs_and_state_are_summed else [d_x, d_u]
         if remaining is not None:
-            valid = t < remaining
+            valid, none = t < remaining, [tf.zeros_like(d) for d in d_after]
+            d_after = packing.where_rows(valid, d_after, none)
+        x = xs[0][t] if xs else None
+        d_before, by_step, summed = rule.back(x, kept, before, recur, prepared, d_after)
+        if remaining is not None:
             d_before = packing.where_rows(valid, d_before, d_states)
-            sums = packing.where_rows(valid, sums, [tf.zeros_like(s) for s in sums])
-        return t - 1, d_before, [a.write(t, v) for a, v in zip(arrays, sums, strict=True)]
+            by_step = packing.where_rows(valid, by_step, [tf.zeros_like(b) for b in by_step])
+        sums = [s + d for s, d in zip(sums, summed, strict=True)]
+        return t - 1, d_before, sums, [a.write(t, v) for a, v in zip(arrays, by_step, strict=True)]
 
-    shape = [d_outputs.shape[1], U_T.shape[0]]
-    arrays = [tf.TensorArray(U_T.dtype, size, element_shape=shape) for _ in range(_sums(equations))]
-    _, d_states, arrays = tf.while_loop(
-        lambda t, *_: t >= 0, body, (steps - 1, list(d_states), arrays), maximum_iterations=size
+    rows, dtype = d_outputs.shape[1], d_outputs.dtype
+    arrays = [tf.TensorArray(dtype, size, element_shape=[rows, w]) for w in plan.by_step]
+    sums = [tf.zeros_like(recur[n]) for n in plan.direct]
+    _, d_states, sums, arrays = tf.while_loop(
+        lambda t, *_: t >= 0,
+        body,
+        (steps - 1, list(d_states), sums, arrays),
+        maximum_iterations=size,
     )
-    return [a.stack() for a in arrays], d_states
+    return [a.stack() for a in arrays], sums, d_states

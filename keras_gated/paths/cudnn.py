@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import dropped
-from keras_gated.cells.equations import owner
+from keras_gated.cells.equations import owner, why_not_written
 from keras_gated.cells.gates import to_library
 from keras_gated.paths.fused import equations_differ, inside_xla, last_output
 
@@ -50,7 +50,7 @@ def why_not(layer, training):
     ):
         if owner(layer.cell, method) not in (standard if type(standard) is tuple else (standard,)):
             return f"{type(layer.cell).__name__} has a `{method}` of its own"
-    return equations_differ(layer, training)
+    return why_not_written(layer.cell) or equations_differ(layer, training)
 
 
 def _gpu():

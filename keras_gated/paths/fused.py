@@ -11,7 +11,7 @@ from tensorflow.python.ops.control_flow_v2_func_graphs import WhileBodyFuncGraph
 
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import dropped
-from keras_gated.cells.equations import equations_of, owner, why_no_derivative
+from keras_gated.cells.equations import equations_of, owner, why_not_given
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
 from keras_gated.paths.recorder import weights_given
@@ -41,7 +41,7 @@ def equations_differ(layer, training):
     for method in ("call", "whole_step"):
         if owner(cell, method) is not GatedCell:
             return f"{type(cell).__name__} has a `{method}` of its own, which only that loop calls"
-    return why_no_derivative(cell)
+    return why_not_given(cell)
 
 
 def inside_xla():
@@ -62,6 +62,8 @@ def _is_compiled(training, fields):
     is exported must run on a server that does not compile.
     """
     if not set(fields) <= {"hidden"} or should_invoke_op_callbacks():  # XLA has no such operations
+        return False
+    if tf.config.functions_run_eagerly():  # nothing is compiled then
         return False
     return could_possibly_record() or inside_xla() or (training and tf.executing_eagerly())
 

@@ -105,7 +105,7 @@ def by_gate(cell, weights):
     matrix, *others = weights
     if isinstance(matrix, tuple) or matrix.shape.num_elements() < LARGE:
         return weights
-    return (tuple(tf.split(matrix, len(cell.gates), axis=1)), *others)
+    return (tuple(tf.split(matrix, matrix.shape[1] // cell.units, axis=1)), *others)
 
 
 def one_step(equations, x, states, mask, project, recur, fields):

@@ -1,0 +1,199 @@
+"""The derivative of a cell's one step, as the compiled loops use it: written down, or derived.
+
+A rule says what is kept of a step forwards (`step`) and how a step is taken back (`back`). What
+is done for all steps at once is done afterwards: the derivative by a matrix is one product.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_gated.cells.products import products_by
+from keras_gated.paths.gradients import custom_gradient
+
+
+class Plan(NamedTuple):
+    """What a rule keeps of a step, and what it returns of its derivative."""
+
+    kept: list  # widths of the states and products
+    by_step: list  # widths of the derivatives by the input and by products, and of vectors
+    products: list  # of each: the number of its matrix, of its derivative, and of its vectors
+    direct: list  # numbers of the weights that a step reads otherwise than by `product`
+    states: list  # numbers of the states that are multiplied as they are
+
+
+class Written:
+    """The `step_gradient` of a family, for equations whose derivative it is."""
+
+    reads_inputs = False  # whether `back` needs the inputs of the step
+
+    def __init__(self, equations):
+        self.equations, fields = equations, equations.step_type._fields
+        self.places = [fields.index(name) for name in equations.state_names]  # of what is kept
+
+    def plan(self, x, recur):
+        """Returns the `Plan` for inputs `(slots, width)` and weights of a step."""
+        equations = self.equations
+        sums = 1 if equations.inputs_and_state_are_summed else 2
+        kept = [equations.units] * len(equations.step_type._fields)
+        return Plan(kept, [equations.width] * sums, [(0, sums - 1, 0)], [], [0])
+
+    def step(self, x, states, recur):
+        """Returns the states after a step, and what is kept of it, the states among it."""
+        step = self.equations.step(x, states, recur)
+        return [getattr(step, name) for name in self.equations.state_names], list(step)
+
+    def prepared(self, recur):
+        """Returns what `back` needs of the weights, made once for all steps."""
+        return [tf.transpose(recur[0])]
+
+    def back(self, x, kept, before, recur, prepared, d_after):
+        """Returns the derivatives by the states before a step, those by what all steps share, and
+        those to be summed over the steps."""
+        step = self.equations.step_type(*kept)
+        d_x, d_u, d_before = self.equations.step_gradient(step, before, d_after, prepared[0])
+        return d_before, [d_x] if self.equations.inputs_and_state_are_summed else [d_x, d_u], []
+
+    def by_weights(self, x, recur, by_step, sums, before):
+        """Returns the derivatives by the weights of a step, from those of all steps."""
+        d_u = by_step[-1]
+        d_U = tf.matmul(before[0], d_u, transpose_a=True)
+        return [d_U, *(tf.reduce_sum(d_u, 0) for _ in recur[1:])]
+
+
+class Derived:
+    """The derivative of whatever a `step` computes, taken by TensorFlow of one step.
+
+    Products are kept forwards. Backwards each is recalled, and its derivative noted; a matrix has
+    no derivative at any single step. Other weights have, and the loop sums them.
+    """
+
+    reads_inputs = True
+
+    def __init__(self, equations):
+        self.equations = equations
+        self.places = list(range(len(equations.state_names)))
+
+    def step(self, x, states, recur):
+        products = []
+
+        def noted(vectors, matrix):
+            made = tf.matmul(vectors, matrix)
+            if _number_of(matrix, recur) is not None:
+                products.append(made)
+            return made
+
+        with products_by(noted):
+            step = self.equations.step(x, states, recur)
+        after = [getattr(step, name) for name in self.equations.state_names]
+        return after, [*after, *products]
+
+    def prepared(self, recur):
+        return [tf.transpose(w) if w.shape.rank == 2 else w for w in recur]
+
+    def back(self, x, kept, before, recur, prepared, d_after):
+        plan = self.plan(x, recur)
+        d_x, d_before, d_recur, met, d_products = self._derived(
+            x, kept, before, recur, prepared, d_after
+        )
+        by_step = [d_x] + [None] * (len(plan.by_step) - 1)
+        for (_, place, of_vectors), (_, vectors, _), d in zip(
+            plan.products, met, d_products, strict=True
+        ):
+            by_step[place] = d if place else d_x
+            if isinstance(of_vectors, tuple):
+                by_step[of_vectors[1]] = vectors
+        return d_before, by_step, [tf.convert_to_tensor(d_recur[n]) for n in plan.direct]
+
+    def _derived(self, x, kept, before, recur, prepared, d_after):
+        saved, met = iter(kept[len(before) :]), []
+        own = [tf.identity(w) for w in recur]  # of the graph of this step
+
+        def recalled(vectors, matrix):
+            number = _number_of(matrix, own)
+            if number is None:
+                return tf.matmul(vectors, matrix)
+            value = next(saved)
+            probe = tf.zeros_like(value)
+            met.append((number, vectors, probe))
+            return _recalled(value, prepared[number], vectors) + probe
+
+        with products_by(recalled):
+            step = self.equations.step(x, before, own)
+        after = [getattr(step, name) for name in self.equations.state_names]
+        # Not a tape: none records while a derivative is made.
+        sources = [x, *before, *own, *(probe for *_, probe in met)]
+        found = iter(tf.gradients(after, sources, list(d_after)))
+        d_x, *d_before = (next(found) for _ in range(1 + len(before)))
+        d_recur, d_products = [next(found) for _ in own], list(found)
+        d_before = [_or_zeros(d, b) for d, b in zip(d_before, before, strict=True)]
+        d_products = [_or_zeros(d, p) for d, (*_, p) in zip(d_products, met, strict=True)]
+        return _or_zeros(d_x, x), d_before, d_recur, met, d_products
+
+    def by_weights(self, x, recur, by_step, sums, before):
+        plan = self.plan(x, recur)
+        found = [tf.zeros_like(w) for w in recur]
+        for number, d in zip(plan.direct, sums, strict=True):
+            found[number] += d
+        for number, own, vectors in plan.products:
+            v = (
+                by_step[vectors[1]]
+                if isinstance(vectors, tuple)
+                else before[plan.states.index(vectors)]
+            )
+            found[number] += tf.matmul(v, by_step[own], transpose_a=True)
+        return found
+
+    def plan(self, x, recur):
+        """Derives one step in a graph of its own."""
+        functions = self.equations.functions
+        key = (Plan, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
+        if key not in functions:
+            with tf.Graph().as_default():
+                like = [tf.zeros(w.shape, w.dtype) for w in recur]
+                x = tf.zeros([8, x.shape[-1]], x.dtype)
+                states = [tf.zeros([8, self.equations.units], x.dtype) for _ in self.places]
+                after, kept = self.step(x, states, like)
+                d_x, _, d_recur, met, d_products = self._derived(
+                    x, kept, states, like, self.prepared(like), after
+                )
+                by_step, products = [d_x], []
+                for (number, vectors, _), d in zip(met, d_products, strict=True):
+                    place = next((n for n, other in enumerate(by_step) if other is d), None)
+                    if place is None:  # what is added to the input has the same derivative
+                        place, by_step = len(by_step), [*by_step, d]
+                    state = next((n for n, s in enumerate(states) if s is vectors), None)
+                    if state is None:
+                        state, by_step = ("vectors", len(by_step)), [*by_step, vectors]
+                    products.append((number, place, state))
+                functions[key] = Plan(
+                    [k.shape[-1] for k in kept],
+                    [d.shape[-1] for d in by_step],
+                    products,
+                    [n for n, d in enumerate(d_recur) if d is not None],
+                    sorted({s for *_, s in products if isinstance(s, int)}),
+                )
+        return functions[key]
+
+
+def _number_of(matrix, weights):
+    return next((n for n, weight in enumerate(weights) if weight is matrix), None)
+
+
+def _or_zeros(derivative, like):
+    return tf.zeros_like(like) if derivative is None else tf.convert_to_tensor(derivative)
+
+
+def _recalled(value, transposed, vectors):
+    """Returns a product that is known, with its derivative by the vectors."""
+
+    @custom_gradient
+    def recall(vectors):
+        return tf.identity(value), functools.partial(_by_vectors, transposed)
+
+    return recall(vectors)
+
+
+def _by_vectors(transposed, d) -> Any:
+    return tf.matmul(d, transposed)
