@@ -5,8 +5,16 @@ import importlib
 import keras
 
 from keras_gated.cells.arguments import tensorflow_for
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.coupled_lstm import CoupledLSTMCell
 from keras_gated.cells.gru import GRUCell
+from keras_gated.cells.layer_norm_gru import LayerNormGRUCell
+from keras_gated.cells.layer_norm_lstm import LayerNormLSTMCell
 from keras_gated.cells.lstm import LSTMCell
+from keras_gated.cells.mgu import MGUCell
+from keras_gated.cells.minimal import MinGRUCell, MinLSTMCell
+from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
+from keras_gated.cells.products import product
 from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.convert import (
     from_keras,
@@ -19,9 +27,21 @@ from keras_gated.convert import (
 )
 from keras_gated.inside.find_units import find_units
 from keras_gated.inside.trace import trace_gates
+from keras_gated.layers.base import RNN
 from keras_gated.layers.bidirectional import Bidirectional
 from keras_gated.layers.config import set_fused
-from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+from keras_gated.layers.families import (
+    GRU,
+    LSTM,
+    MGU,
+    CoupledLSTM,
+    LayerNormGRU,
+    LayerNormLSTM,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+    SimpleRNN,
+)
 from keras_gated.layers.states import ResetState, get_state, reset_state, windows
 
 if keras.backend.backend() == "tensorflow":
@@ -36,10 +56,26 @@ __version__ = "0.2.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "MGU",
+    "RNN",
     "Bidirectional",
+    "CoupledLSTM",
+    "CoupledLSTMCell",
     "GRUCell",
+    "GatedCell",
     "GradientFlowLogger",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormGRUCell",
+    "LayerNormLSTM",
+    "LayerNormLSTMCell",
+    "MGUCell",
+    "MinGRU",
+    "MinGRUCell",
+    "MinLSTM",
+    "MinLSTMCell",
+    "PeepholeLSTM",
+    "PeepholeLSTMCell",
     "ResetState",
     "SimpleRNN",
     "SimpleRNNCell",
@@ -51,6 +87,7 @@ __all__ = [
     "from_torch",
     "get_state",
     "gradient_flow",
+    "product",
     "reset_state",
     "set_fused",
     "to_keras",

@@ -52,6 +52,90 @@ def gru_reset_before(x, states, W, U, b):
     return {"update": z, "reset": r, "candidate": n, "hidden": z * n + (1 - z) * h}
 
 
+def peephole_lstm(x, states, W, U, b, p_i, p_f, p_o):
+    h, c = states
+    a_i, a_f, a_g, a_o = np.split(x @ W + h @ U + b, 4)
+    i, f, g = sigmoid(a_i + p_i * c), sigmoid(a_f + p_f * c), np.tanh(a_g)
+    c = f * c + i * g
+    o = sigmoid(a_o + p_o * c)
+    gates = {"input": i, "forget": f, "candidate": g, "output": o}
+    return {**gates, "hidden": o * np.tanh(c), "memory": c}
+
+
+def projected_lstm(x, states, W, U, b, P):
+    step = lstm(x, states, W, U, b)
+    return {**step, "hidden": step["hidden"] @ P}
+
+
+def coupled_lstm(x, states, W, U, b):
+    h, c = states
+    a_i, a_g, a_o = np.split(x @ W + h @ U + b, 3)
+    i, g, o = sigmoid(a_i), np.tanh(a_g), sigmoid(a_o)
+    c = c - i * c + i * g
+    return {"input": i, "candidate": g, "output": o, "hidden": o * np.tanh(c), "memory": c}
+
+
+def normalized(a, gamma, beta, epsilon=1e-3):
+    return (a - a.mean()) / np.sqrt(((a - a.mean()) ** 2).mean() + epsilon) * gamma + beta
+
+
+def layer_norm_lstm(x, states, W, U, b, g_x, s_x, g_h, s_h, g_c, s_c):
+    h, c = states
+    a = normalized(x @ W, g_x, s_x) + normalized(h @ U, g_h, s_h) + b
+    a_i, a_f, a_g, a_o = np.split(a, 4)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    c = normalized(f * c + i * g, g_c, s_c)
+    gates = {"input": i, "forget": f, "candidate": g, "output": o}
+    return {**gates, "hidden": o * np.tanh(c), "memory": c}
+
+
+def layer_norm_gru(x, states, W, U, b, g_x, s_x, g_h, s_h):
+    [h] = states
+    two = 2 * len(h)
+    gates = normalized((x @ W)[:two], g_x[:two], s_x[:two]) + b[:two]
+    gates = gates + normalized((h @ U)[:two], g_h[:two], s_h[:two])
+    z, r = np.split(sigmoid(gates), 2)
+    recalled = normalized((h @ U)[two:], g_h[two:], s_h[two:])
+    n = np.tanh(normalized((x @ W)[two:], g_x[two:], s_x[two:]) + b[two:] + r * recalled)
+    return {"update": z, "reset": r, "candidate": n, "hidden": z * n + (1 - z) * h}
+
+
+def mgu(x, states, W, U, b):
+    [h] = states
+    u = len(h)
+    z = sigmoid(x @ W[:, :u] + h @ U[:, :u] + b[:u])
+    n = np.tanh(x @ W[:, u:] + (z * h) @ U[:, u:] + b[u:])
+    return {"update": z, "candidate": n, "hidden": z * n + (1 - z) * h}
+
+
+def min_gru(x, states, W, b):
+    [h] = states
+    a_z, n = np.split(x @ W + b, 2)
+    z = sigmoid(a_z)
+    return {"update": z, "candidate": n, "hidden": z * n + (1 - z) * h}
+
+
+def min_lstm(x, states, W, b):
+    [h] = states
+    a_i, a_f, n = np.split(x @ W + b, 3)
+    i, f = sigmoid(a_i), sigmoid(a_f)
+    i, f = i / (i + f), f / (i + f)
+    return {"input": i, "forget": f, "candidate": n, "hidden": f * h + i * n}
+
+
+def zoned(step, rates):
+    """Returns a step with zoneout at inference: each state keeps its rate of what it was."""
+
+    def zoned_step(x, states, *weights):
+        new = step(x, states, *weights)
+        names = [name for name in ("hidden", "memory") if name in new]
+        for name, old, rate in zip(names, states, rates, strict=True):
+            new[name] = rate * old + (1 - rate) * new[name]
+        return new
+
+    return zoned_step
+
+
 def sequence(step, x, mask, states, weights, go_backwards=False, zero_output_for_mask=False):
     """Runs `step` over sequences: returns outputs `(batch, time, units)` and final states.
 
@@ -67,7 +151,7 @@ def trace(step, x, mask, states, weights, go_backwards=False, zero_output_for_ma
     batch, time, features = x.shape
     kind = np.result_type(x, *states, *weights)
     names = step(np.zeros(features), [np.zeros(s.shape[1]) for s in states], *weights)
-    fields = {name: np.zeros((batch, time, states[0].shape[1]), kind) for name in names}
+    fields = {name: np.zeros((batch, time, len(v)), kind) for name, v in names.items()}
     finals = [np.array(s, kind) for s in states]
     order = range(time)[::-1] if go_backwards else range(time)
     for row in range(batch):

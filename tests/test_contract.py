@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import FAMILIES, MASKS, mask_array
+from families import ALL, MASKS, mask_array
 from grids import pairwise
 from keras import ops
 from numpy.testing import assert_allclose
@@ -37,7 +37,7 @@ def weights_of(family, dtype="float64"):
 
 def build(layer, family, features=FEATURES, batch=None, dtype="float64"):
     layer.build((batch, None, features))
-    layer.set_weights(weights_of(family, dtype)[: len(layer.weights)])
+    layer.set_weights(weights_of(family, dtype))
     return layer
 
 
@@ -66,13 +66,7 @@ class Loop(Cell):
 
 
 class Fused(Loop):
-    how = {"fused": True, "use_cudnn": False}  # noqa: RUF012
-
-    def layer(self, family, **options):
-        how = dict(self.how)
-        if family.layer is keras_gated.SimpleRNN:
-            del how["use_cudnn"]
-        return family.make(UNITS, dtype="float64", **how, **options)
+    how = {"fused": True}  # noqa: RUF012
 
 
 class Cudnn(Fused):
@@ -97,8 +91,9 @@ class Exported(Loop):
 
             specs = [tf.TensorSpec((None, None, FEATURES), "float64", "x")]
             specs += [tf.TensorSpec((None, None), tf.bool, "mask")]
+            widths = layer.cell.state_widths()
             specs += [
-                tf.TensorSpec((None, UNITS), "float64", f"state_{i}") for i in range(family.states)
+                tf.TensorSpec((None, w), "float64", f"state_{i}") for i, w in enumerate(widths)
             ]
             directory = self.directory / str(len(self.loaded))
             signatures = {"serving_default": Signature(answer, specs)}
@@ -114,10 +109,12 @@ class Exported(Loop):
 
 
 PATHS = {"cell": Cell(), "loop": Loop(), "fused": Fused(), "cudnn": Cudnn(), "exported": Exported()}
-CASES = [(path, family) for path in PATHS for family in FAMILIES if family in {
-    "fused": ("simple_rnn", "lstm", "gru"),
-    "cudnn": ("lstm", "gru"),
-}.get(path, FAMILIES) and (TENSORFLOW or path in ("cell", "loop"))]  # fmt: skip
+CASES = [
+    (path, family)
+    for path in PATHS
+    for family in ALL
+    if (family in ("lstm", "gru") or path != "cudnn") and (TENSORFLOW or path in ("cell", "loop"))
+]
 
 
 def path_and_family(path, family, monkeypatch, tmp_path_factory):
@@ -126,7 +123,7 @@ def path_and_family(path, family, monkeypatch, tmp_path_factory):
         monkeypatch.setattr(tf.raw_ops, "CudnnRNNV3", cudnn_stand_in)
     if path == "exported":
         Exported.directory = tmp_path_factory.mktemp("exported")
-    return PATHS[path], FAMILIES[family]
+    return PATHS[path], ALL[family]
 
 
 @pytest.fixture
@@ -140,7 +137,7 @@ def data(family, shape=(3, 5), mask=None):
     x = rng.normal(size=(*shape, FEATURES))
     if mask is not None:
         x = np.where(mask[..., None], x, np.resize([np.nan, np.inf], x.shape))
-    return x, [rng.normal(size=(shape[0], UNITS)) for _ in range(family.states)]
+    return x, family.random_states(rng, shape[0], UNITS)
 
 
 OPTIONS = {

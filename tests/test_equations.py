@@ -1,6 +1,6 @@
 """Cells and layers against NumPy (float64) and against keras.layers, gradients included.
 
-The layers run their cell here; test_fused.py holds the fused path against it.
+The gradients of NumPy's equations are exact, by the complex step.
 """
 
 import keras
@@ -8,7 +8,8 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import mask_array
+from families import ALL, MASKS, mask_array
+from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -19,10 +20,10 @@ BATCH, TIME, FEATURES, UNITS = 3, 5, 2, 2
 def data(family, dtype="float64"):
     rng = np.random.default_rng(7)
     x = rng.normal(size=(BATCH, TIME, FEATURES)).astype(dtype)
-    states = [rng.normal(size=(BATCH, UNITS)).astype(dtype) for _ in range(family.states)]
+    states = family.random_states(rng, BATCH, UNITS, dtype)
     # One weight for every output and final state, so that the loss tells them apart.
-    outputs = rng.normal(size=(BATCH, TIME, UNITS)).astype(dtype)
-    finals = [rng.normal(size=(BATCH, UNITS)).astype(dtype) for _ in range(family.states)]
+    outputs = rng.normal(size=(BATCH, TIME, states[0].shape[1])).astype(dtype)
+    finals = family.random_states(rng, BATCH, UNITS, dtype)
     return x, states, outputs, finals
 
 
@@ -39,8 +40,12 @@ def run(layer, x, mask, states, weigh_outputs, weigh_finals):
     return [outputs.numpy(), *(f.numpy() for f in finals)], [g.numpy() for g in gradients]
 
 
-@pytest.mark.parametrize("go_backwards", [False, True])
-def test_layers_follow_the_equations_to_1e_10_in_float64(family, mask_name, go_backwards):
+@pytest.mark.parametrize(
+    "name, mask_name, go_backwards, fused",
+    product(ALL, MASKS, (False, True), (False, True)),
+)
+def test_layers_follow_the_equations_to_1e_10_in_float64(name, mask_name, go_backwards, fused):
+    family = ALL[name]
     x, states, weigh_outputs, weigh_finals = data(family)
     mask, weights = mask_array(mask_name), family.random_weights(FEATURES, UNITS)
     layer = family.make(
@@ -49,7 +54,7 @@ def test_layers_follow_the_equations_to_1e_10_in_float64(family, mask_name, go_b
         return_state=True,
         go_backwards=go_backwards,
         dtype="float64",
-        fused=False,
+        fused=fused,
     )
     layer.build(x.shape)
     layer.set_weights(weights)

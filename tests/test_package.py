@@ -17,6 +17,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 def test_the_public_names_are_these():
     assert set(keras_gated.__all__) == {
         "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "Bidirectional",
+        "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "LayerNormGRU", "MGU", "MinGRU", "MinLSTM",
+        "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell", "LayerNormGRUCell", "MGUCell",
+        "MinGRUCell", "MinLSTMCell", "RNN", "GatedCell", "product",
         "get_state", "reset_state", "ResetState", "windows", "set_fused",
         "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
         "export_model", "check_export",

@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -31,13 +32,21 @@ def arguments_of(scope):
 
 def argument_names(cls):
     """Returns the names of the constructor arguments of a cell or layer and of its bases."""
-    return list(dict.fromkeys(p.name for part in reversed(_named(cls)) for p in part))
+    return [p.name for p in parameters_of(cls)]
+
+
+def parameters_of(cls):
+    """Returns the arguments of a cell or layer and of its bases: those given by name alone last."""
+    found = {}
+    for parameter in (p for part in _named(cls) for p in part):
+        found.setdefault(parameter.name, parameter)
+    return sorted(found.values(), key=lambda p: p.kind == p.KEYWORD_ONLY)
 
 
 def _ours(cls):
     """Returns the class and those of its bases whose arguments belong to a cell or layer."""
     base = next(part for part in cls.__mro__ if Configurable in part.__bases__)
-    return cls.__mro__[: cls.__mro__.index(base)]
+    return cls.__mro__[: cls.__mro__.index(base) + 1]
 
 
 def _named(cls):
@@ -46,7 +55,10 @@ def _named(cls):
     for part in _ours(cls):
         if "__init__" in vars(part):
             _, *parameters = inspect.signature(part.__init__).parameters.values()
-            named.append([p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)])
+            kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            named.append([
+                p for p in parameters if p.kind not in kinds and p.name not in cls.without
+            ])  # fmt: skip
     return named
 
 
@@ -58,16 +70,31 @@ class Configurable:
     stays out, as it would be given twice.
     """
 
+    without = ()  # names of the arguments of its bases that a class does not have
+
     def __new__(cls, *args, **kwargs):
+        unknown = kwargs.keys() & set(cls.without)
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has no argument {sorted(unknown)}. Received: "
+                f"{ {name: kwargs[name] for name in sorted(unknown)} }. Its arguments are "
+                f"{argument_names(cls)}."
+            )
         made = super().__new__(cls, *args, **kwargs)
         parameters = [p for part in _named(cls) for p in part]
         names = dict.fromkeys(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
         made._given = frozenset([*list(names)[: len(args)], *kwargs])
         return made
 
-    def config_with_arguments(self, config):
-        """Returns a config, which may hold some of the arguments, with all of them."""
-        config, named = dict(config), _named(type(self))
+    def further_config(self):
+        """Returns what a config holds besides Keras's and the arguments."""
+        return {}
+
+    def get_config(self):
+        """Returns the config of Keras with all arguments of the class."""
+        config = {**super().get_config(), **self.further_config()}
+        config = {name: value for name, value in config.items() if name not in self.without}
+        named = _named(type(self))
         for name in argument_names(type(self)):
             if name not in config and self._has_argument(name):
                 value = getattr(self, name)
@@ -107,6 +134,41 @@ def _is_default(name, value, default):
     if kind(name) and default is not inspect.Parameter.empty:
         default = kind(name).serialize(kind(name).get(default))
     return np.array_equal(value, default)
+
+
+def section(text, name):
+    """Returns a section of a docstring, without its name and the indentation of its first line."""
+    text = inspect.cleandoc(text or "")
+    if f"\n{name}:\n" not in text:
+        return ""
+    body = text.split(f"\n{name}:\n")[1].split("\n\n")[0]
+    return body.removeprefix("    ")
+
+
+def documented(cls):
+    """Writes what a docstring leaves to that of a base: `{arguments}` and `{call}` of a cell.
+
+    What stands below `{arguments}` is said of the cell's own arguments, and in place of the base.
+    """
+    if "{arguments}" not in (cls.__doc__ or ""):
+        return
+    text = inspect.cleandoc(cls.__doc__)
+    said = next(c.__doc__ for c in cls.__mro__[1:] if section(c.__doc__, "Call arguments"))
+    before, after = text.split("{arguments}")
+    own, _, after = after.partition("\n\n")
+    entries = {**_entries("\n    " + section(said, "Args")), **_entries(own)}
+    lines = [text for names, text in entries.items() if not {*names} <= {*cls.without}]
+    calls = [
+        f"{name}:\n    {section(said, name)}" for name in ("Call arguments", "Returns", "Raises")
+    ]
+    text = before + "Args:" + "".join(lines) + "\n\n" + after
+    cls.__doc__ = text.replace("{call}", "\n\n".join(calls))
+
+
+def _entries(lines):
+    """Returns the entries of a section by the names that each is about."""
+    entries = [f"\n    {entry}" for entry in re.split(r"\n    (?=\S)", lines)[1:]]
+    return {tuple(re.split(r",\s*", e.partition(":")[0].strip())): e for e in entries}
 
 
 def tensorflow_for(name):

@@ -1,73 +1,149 @@
-"""What the three cells share: weights, the input projection, dropout and the config."""
+"""The base of all cells: weights, the input projection, dropout, the config; `step` is theirs."""
 
-import numbers
+import collections
 
 import keras
 from keras import ops
 
+from keras_gated.cells import contract
 from keras_gated.cells.arguments import (
     Configurable,
     argument_names,
+    arguments_of,
     boolean,
     check_axes,
     compatible,
+    documented,
     kind,
     number_of_rows,
     positive_integer,
     rate,
     resolve,
 )
-from keras_gated.cells.dropout import MasksOfACall, dropped
-from keras_gated.cells.products import product
+from keras_gated.cells.dropout import DropsInTraining, Masks, dropped, with_zones
+from keras_gated.cells.products import dropping, product
 
 UPDATE_WRITES = "update_gate_writes"  # marks the weights of our GRU in a file: see `gru.py`
-_SWITCHES = ("use_bias", "unit_forget_bias", "reset_after")
 
 
-class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
-    """One step of a recurrent network: the base of the three cells.
+class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
+    """One step of a recurrent network: a subclass states its equations, the rest is here.
 
-    A family states its equations in `step` and names its gates (in the order of the kernel's
-    columns) and its states. The rest is here.
+    A subclass names its `gates` and states and writes `step`. `keras_gated.RNN` then runs it over
+    sequences, trains, traces and exports it as it does an LSTM. For example, a minimal gated unit:
+
+        @keras.saving.register_keras_serializable()
+        class MinimalCell(keras_gated.GatedCell):
+            gates = ("forget", "candidate")
+
+            def recurrent_weights(self, mask=None):
+                [U] = super().recurrent_weights(mask)
+                return U[:, : self.units], U[:, self.units :]
+
+            def step(self, x, states, weights):
+                [h] = states
+                U_f, U_h = weights
+                x_f, x_h = ops.split(x, 2, axis=-1)
+                f = self.recurrent_activation(x_f + product(h, U_f))
+                n = self.activation(x_h + product(f * h, U_h))
+                return dict(forget=f, candidate=n, hidden=(1 - f) * h + f * n)
+
+    What a subclass may state besides, each with a default: `state_names` and `state_widths`;
+    `weight_shapes` and `initializer_of` for further weights; `project`, `recurrent_weights`,
+    `carried`, `step_gradient`, `step_type`, `reads`, `without`. A constructor of its own names
+    the arguments that it adds, hands the others on as `**kwargs`, and keeps each of its own as an
+    attribute of the same name: then it is in the config.
+
+    Args:
+        units: Positive integer, the size of the hidden state.
+        activation: The function of the new memory content. Default: `tanh`.
+        recurrent_activation: The function of the gates. Default: `sigmoid`.
+        use_bias: Whether there is a bias.
+        kernel_initializer, recurrent_initializer, bias_initializer: For the kernel, the recurrent
+            kernel and the bias.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: For the same.
+        kernel_constraint, recurrent_constraint, bias_constraint: For the same.
+        dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
+        recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the recurrent products.
+        seed: Integer seed of all dropouts.
+        recurrent_weight_dropout: Fraction of the entries of the recurrent kernel dropped in
+            training, the same ones for all rows and steps of a call (DropConnect: Merity, Keskar
+            and Socher 2017, arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of the states that stay as they were before a step, other
+            ones at every step in training, and the expectation of that at inference (Krueger et
+            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
+
+    Call arguments:
+        inputs: `(batch, features)`, one step.
+        states: The states before the step, each `(batch, width)`.
+        training: Whether dropout is applied.
+
+    Returns:
+        The hidden state, `(batch, units)`, and the new states in the form they came.
+
+    Raises:
+        ValueError: For an argument that is not accepted, or equations that do not fit what the
+            class names; the message names it.
     """
 
-    gates: tuple  # names, in the order of the kernel's columns
-    step_type: type  # the named tuple that `step` returns
-    # Whether `step` uses the input and the recurrent product only through their sum: both then have
-    # the same gradient.
+    gates: tuple[str, ...] = ()  # in the order of the kernel's columns, `units` of them each
+    state_names: tuple[str, ...] = ("hidden",)  # the first one is the output
+    step_type: type  # a named tuple of all that `step` returns. Default: the gates and the states.
+    # Names of the attributes, numbers and functions, that `step`, `step_gradient` and `project`
+    # read besides `units` and what those of a base read. Cells of a class that says so share what
+    # is traced and compiled.
+    reads: tuple[str, ...]
+    without: tuple[str, ...] = ()  # names of the arguments above that a family does not have
+    # Whether `step` uses the input and the recurrent product only through their sum: for a
+    # `step_gradient`, which then returns one derivative of both.
     inputs_and_state_are_summed = True
-    state_names = ("hidden",)  # the first one is the output
     seed_before_weights = False  # whether Keras draws the seed of dropouts before initializers'
+
+    kernel = recurrent_kernel = bias = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "step_type" not in vars(cls) and {"gates", "state_names"} & vars(cls).keys():
+            names = dict.fromkeys([*cls.gates, *cls.state_names])
+            cls.step_type = collections.namedtuple(f"{cls.__name__}Step", names)
+        documented(cls)
 
     def __init__(
         self,
-        *,
-        units,
-        dropout,
-        recurrent_dropout,
-        recurrent_weight_dropout,
-        seed,
-        implementation=2,
-        owner=None,
-        **arguments,
+        units: int,
+        activation="tanh",
+        recurrent_activation="sigmoid",
+        use_bias: bool = True,
+        kernel_initializer="glorot_uniform",
+        recurrent_initializer="orthogonal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        recurrent_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        recurrent_constraint=None,
+        bias_constraint=None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        recurrent_weight_dropout: float = 0.0,
+        zoneout: float | list[float] = 0.0,
+        **kwargs,
     ):
-        names = [name for name in arguments if name in self.argument_names()]
-        functions = {k: arguments.pop(k) for k in names if kind(k)}
-        switches = {k: arguments.pop(k) for k in names if k in _SWITCHES}
+        arguments = arguments_of(locals())
+        implementation, owner = kwargs.pop("implementation", 2), kwargs.pop("owner", None)
         # Half precision is a matter of what goes in and out: a step computes in float32, or the
         # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
-        super().__init__(**{**arguments, "autocast": False})
+        super().__init__(**{**kwargs, "autocast": False})
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
         self.owner = owner = owner or type(self).__name__  # whose name errors bear: the layer's
+        contract.check_class(type(self), owner)
         self.units = positive_integer(owner, "units", units)
-        for name, value in switches.items():
-            setattr(self, name, boolean(owner, name, value))
-        self.dropout = rate(owner, "dropout", dropout)
-        self.recurrent_dropout = rate(owner, "recurrent_dropout", recurrent_dropout)
-        self.recurrent_weight_dropout = rate(
-            owner, "recurrent_weight_dropout", recurrent_weight_dropout
-        )
+        self.use_bias = boolean(owner, "use_bias", use_bias)
+        for name in ("dropout", "recurrent_dropout", "recurrent_weight_dropout"):
+            setattr(self, name, rate(owner, name, arguments[name]))
+        self.zoneout = contract.rates_of_states(owner, zoneout, self.state_names)
         if implementation not in (0, 1, 2):
             raise ValueError(
                 f"{owner}: `implementation` must be 0, 1 or 2 (as in `keras.layers`; all give the "
@@ -78,67 +154,91 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         # Seeds that nobody gives are drawn in Keras's order, so that weights start as Keras's do.
         if self.seed_before_weights:
             self.seed_generator = keras.random.SeedGenerator(seed=seed)
-        for name, value in functions.items():
-            setattr(self, name, resolve(owner, name, value))
+        for name, value in arguments.items():
+            if kind(name) and name not in self.without:
+                setattr(self, name, resolve(owner, name, value))
         if not self.seed_before_weights:
             self.seed_generator = keras.random.SeedGenerator(seed=seed)
-        self.state_size = (
-            self.units if len(self.state_names) == 1 else [self.units] * len(self.state_names)
-        )
-        self.output_size = self.units
+
+    @property
+    def state_size(self):
+        widths = self.state_widths()
+        return widths if len(widths) > 1 else widths[0]
+
+    @property
+    def output_size(self) -> int:
+        return self.state_widths()[0]
+
+    def state_widths(self) -> list[int]:
+        """Returns the width of each state, in the order of `state_names`."""
+        return [self.units] * len(self.state_names)
+
+    def width_of(self, field: str) -> int:
+        """Returns the width of a gate or state."""
+        return dict(zip(self.state_names, self.state_widths(), strict=True)).get(field, self.units)
+
+    def zoneout_rates(self) -> list[float]:
+        """Returns the fraction of each state that zoneout leaves as it was."""
+        if isinstance(self.zoneout, list):
+            return self.zoneout
+        return [self.zoneout] * len(self.state_names)
 
     @classmethod
-    def argument_names(cls):
+    def argument_names(cls) -> list[str]:
         """Returns the names of the constructor arguments that a config holds."""
         return [*argument_names(cls), "implementation"]
 
     @classmethod
-    def fields(cls):
+    def fields(cls) -> tuple[str, ...]:
         """Returns the names of a step's gates and states, in the order of `step_type`."""
         named = {*cls.gates, *cls.state_names}
         return tuple(name for name in cls.step_type._fields if name in named)
 
     # Weights
 
-    def bias_shape(self):
+    def bias_shape(self) -> tuple[int, ...]:
         return (len(self.gates) * self.units,)
+
+    def weight_shapes(self, features: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the weights by name, in the order in which they are stored.
+
+        A subclass may add some. Those whose names begin with `kernel_` are given to `project`
+        after the bias, the others to `step` after the recurrent kernel.
+        """
+        width = len(self.gates) * self.units
+        shapes = {"kernel": (features, width), "recurrent_kernel": (self.output_size, width)}
+        return {**shapes, "bias": self.bias_shape()} if self.use_bias else shapes
 
     def build(self, input_shape):
         check_axes(self.owner, ("batch", "features"), input_shape)
-        features = input_shape[-1]
-        if not isinstance(features, numbers.Integral):
-            raise ValueError(
-                f"{self.owner} needs to know the number of features (the last axis of "
-                f"its input) when it is built. Received: input_shape={tuple(input_shape)}. "
-                "Give the last axis of `keras.Input(shape=(None, features))` a number."
-            )
-        width = len(self.gates) * self.units
-        for name, shape in (
-            ("kernel", (features, width)),
-            ("recurrent_kernel", (self.units, width)),
-            ("bias", self.bias_shape() if self.use_bias else None),
-        ):
+        features = contract.number_of_features(self.owner, input_shape)
+        shapes = self.weight_shapes(features)
+        for name, shape in shapes.items():
             short = name.removesuffix("_kernel")
-            weight = shape and self.add_weight(
+            weight = self.add_weight(
                 shape=shape,
                 name=name,
                 initializer=self.initializer_of(short),
-                regularizer=getattr(self, f"{short}_regularizer"),
-                constraint=getattr(self, f"{short}_constraint"),
+                regularizer=getattr(self, f"{short}_regularizer", None),
+                constraint=getattr(self, f"{short}_constraint", None),
                 autocast=False,
             )
             setattr(self, name, weight)
+        self._further = [n for n in shapes if n not in ("kernel", "recurrent_kernel", "bias")]
         self.built = True
 
-    def initializer_of(self, weight):
-        """Returns the initializer of `kernel`, `recurrent` or `bias`."""
-        return getattr(self, f"{weight}_initializer")
+    def initializer_of(self, weight: str):
+        """Returns the initializer of `kernel`, `recurrent`, `bias`, or a further weight.
+
+        That of a further weight is the argument `<name>_initializer`, if there is one, or the
+        kernel's.
+        """
+        return getattr(self, f"{weight}_initializer", self.kernel_initializer)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        if (
-            self.dropout or self.recurrent_dropout or self.recurrent_weight_dropout
-        ):  # so that training goes on with the same draws
+        rates = (self.dropout, self.recurrent_dropout, self.recurrent_weight_dropout)
+        if any([*rates, *self.zoneout_rates()]):  # so that training goes on with the same draws
             store["seed"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store):
@@ -163,8 +263,13 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
     # One step
 
     def input_weights(self):
-        """Returns `W`, and `b` where there is one, as tensors."""
-        return self.tensors(self.kernel, *(() if self.bias is None else (self.input_bias(),)))
+        """Returns what `project` is given: `W`, and `b` where there is one, as tensors."""
+        bias = () if self.bias is None else (self.input_bias(),)
+        return self.tensors(self.kernel, *bias, *self._further_weights(True))
+
+    def _further_weights(self, of_inputs):
+        names = [n for n in self._further if n.startswith("kernel_") == of_inputs]
+        return [getattr(self, name) for name in names]
 
     def tensors(self, *weights):
         """Returns weights as tensors of the dtype in which a step computes."""
@@ -182,44 +287,54 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         return product(inputs, W) + b[0] if b else product(inputs, W)
 
     def recurrent_weights(self, mask=None):
-        """Returns what `step` multiplies the state with and adds to that product, as tensors.
+        """Returns what `step` is given: the recurrent kernel, and further weights, as tensors.
 
         Args:
             mask: Optional dropout mask of the recurrent kernel.
         """
-        [U] = self.tensors(self.recurrent_kernel)
-        return (dropped(U, mask),)
+        kernel = () if self.recurrent_kernel is None else self.tensors(self.recurrent_kernel)
+        return (*(dropped(U, mask) for U in kernel), *self.tensors(*self._further_weights(False)))
 
-    def step(self, x, states, weights, keep=None):
+    def step(self, x, states, weights):
         """Computes the equations of one step; each family states its own.
 
         Args:
-            x: `W x_t + b`, `(batch, gates * units)`, as `project` returns it.
-            states: The states before the step, each `(batch, units)`.
-            weights: What `recurrent_weights` returns; the matrix may be a tuple of the columns of
-                each gate.
-            keep: Optional dropout mask for h_{t-1} in the recurrent product, `(batch, units)`.
+            x: `W x_t + b`, `(batch, gates * units)`, or whatever `project` returns.
+            states: The states before the step, each `(batch, width)`.
+            weights: What `recurrent_weights` returns, and nothing else of the cell: to be
+                multiplied with by `product`.
 
         Returns:
-            Every gate and state of the step by name: a named tuple of `gates.py`.
+            Every gate and state of the step by name: a dict, or a `step_type`.
         """
         raise NotImplementedError
 
     def step_gradient(self, step, states, d_states, U_T):
-        """Computes the derivative of `step`; each family writes it below its equations.
+        """Computes the derivative of `step`, for a class that knows a faster one than the derived.
+
+        It is used where the class that writes it states the equations, too, and
+        `step_gradient_holds`.
 
         Args:
             step: What `step` returned.
-            states: The states before the step, each `(batch, units)`.
+            states: The states before the step, each `(batch, width)`.
             d_states: The loss's derivatives by the states after the step, through the outputs
-                of this step and of all later ones, each `(batch, units)`.
-            U_T: The recurrent kernel transposed, `(gates * units, units)`.
+                of this step and of all later ones, each `(batch, width)`.
+            U_T: The recurrent kernel transposed, `(gates * units, width)`.
 
         Returns:
             The derivatives by `W x + b` and by `U h + c`, each `(batch, gates * units)` (the same
             tensor if `inputs_and_state_are_summed`), and by the states before the step.
         """
         raise NotImplementedError
+
+    def step_gradient_holds(self) -> bool:
+        """Whether `step_gradient` is the derivative of `step` with this cell's arguments."""
+        standard = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+        return all(
+            getattr(self, name, None) in (None, getattr(keras.activations, function))
+            for name, function in standard.items()
+        )
 
     def carried(self, step):
         """Returns what part of the memory before a step it keeps as it is, or None: no gate says.
@@ -240,24 +355,20 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
         output = ops.cast(step.hidden, self.compute_dtype)
         return output, new_states if nested else new_states[0]
 
-    def whole_step(self, inputs, states, training=False):
-        """Returns every gate and state of one step by name: what `step` returns.
+    def whole_step(self, inputs, states, training=False, masks=None):
+        """Returns every gate and state of one step by name, as a `step_type`.
 
         Args:
             inputs: `(batch, features)`.
-            states: The states before the step, each `(batch, units)`.
+            states: The states before the step, each `(batch, width)`.
             training: Whether dropout is applied.
+            masks: Optional `Masks` of dropout. Default in training: drawn.
         """
         inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
-        drop = keep = drop_weights = None
-        if training and self.dropout:
-            drop = self.dropout_mask(inputs)
-        if training and self.recurrent_dropout:
-            keep = self.recurrent_dropout_mask(before[0])
-        if training:
-            drop_weights = self.recurrent_weight_mask()
-        projected = self.project(dropped(inputs, drop), self.input_weights())
-        return self.step(projected, before, self.recurrent_weights(drop_weights), keep)
+        if masks is None:
+            masks = self.masks_of_a_step(inputs, before[0]) if training else Masks()
+        projected = self.project(dropped(inputs, masks.inputs), self.input_weights())
+        return masked_step(self, projected, before, self.recurrent_weights(masks.kernel), masks)
 
     def check(self, owner, axes, inputs, states):
         """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
@@ -276,28 +387,45 @@ class GatedCell(Configurable, keras.layers.Layer, MasksOfACall):
             )
         if states is None:
             return
-        shapes = [tuple(getattr(s, "shape", ())) for s in states]
-        expected = (shape[0], self.units)
-        fit = [compatible(s, expected) or compatible(s, (1, self.units)) for s in shapes]
-        if len(shapes) != len(self.state_names) or not all(fit):
+        shapes, widths = [tuple(getattr(s, "shape", ())) for s in states], self.state_widths()
+        fit = [
+            compatible(own, (shape[0], width)) or compatible(own, (1, width))
+            for own, width in zip(shapes, widths, strict=False)
+        ]
+        if len(shapes) != len(widths) or not all(fit):
+            expected = " and ".join(str((shape[0], width)) for width in dict.fromkeys(widths))
             raise ValueError(
-                f"{owner}: the states before must be {len(self.state_names)} tensor(s) "
+                f"{owner}: the states before must be {len(widths)} tensor(s) "
                 f"{self.state_names}, each of shape (batch, units) = {expected}. "
                 f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them; a state "
-                f"of one row, (1, {self.units}), is that of every row."
+                f"of one row, (1, {widths[0]}), is that of every row."
             )
 
     def get_initial_state(self, batch_size=None, dtype=None, inputs=None):
-        """Returns zeros for every state: a list of `(batch_size, units)`.
+        """Returns zeros for every state: a list of `(batch_size, width)`.
 
         Args:
             batch_size: Number of rows.
             dtype: Default: the dtype in which a step computes.
             inputs: A tensor with as many rows, in place of `batch_size` (as in Keras 2).
         """
-        shape = (number_of_rows(batch_size, inputs), self.units)
-        return [ops.zeros(shape, dtype=dtype or self.state_dtype) for _ in self.state_names]
+        rows, dtype = number_of_rows(batch_size, inputs), dtype or self.state_dtype
+        return [ops.zeros((rows, width), dtype=dtype) for width in self.state_widths()]
 
-    def get_config(self):
-        own = {"implementation": self.implementation}
-        return self.config_with_arguments({**super().get_config(), **own})
+    def further_config(self):
+        return {"implementation": self.implementation}
+
+
+def masked_step(cell, x, states, weights, masks):
+    """Returns a step of a cell, or of its `Equations`, with what is dropped in it.
+
+    Args:
+        cell: What has a `step`, `step_type`, `state_names` and `zoneout_rates`.
+        x: What `project` returned.
+        states: The states before the step.
+        weights: What `recurrent_weights` returned.
+        masks: `Masks`: the hidden state's, and the zones of this step.
+    """
+    with dropping(masks.hidden):
+        step = contract.by_name(cell, cell.step(x, states, weights))
+    return with_zones(step, states, cell.state_names, cell.zoneout_rates(), masks.zones)

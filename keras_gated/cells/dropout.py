@@ -1,11 +1,23 @@
-"""Masks of dropout: drawn once a call, for all steps of a sequence."""
+"""What a call drops in training: masks, drawn once for all steps of a sequence."""
 
+from typing import Any, NamedTuple
+
+import keras
 from keras import ops
 
-# Keras's recurrent layers draw a dropout mask once a sequence only for cells of this class.
-# It is not public; a cell without it would be given a new mask at every step.
-from keras.src.backend.common import global_state
-from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras_gated.cells.gates import apart
+from keras_gated.keras_private import DropoutRNNCell, is_inference_call
+
+
+class Masks(NamedTuple):
+    """What a call drops; None: nothing."""
+
+    inputs: Any = None  # of the inputs of every step, (batch, features)
+    kernel: Any = None  # of the recurrent kernel, of its shape
+    hidden: Any = None  # of the hidden state in recurrent products, (batch, width)
+    # 1 where zoneout leaves a unit of a state as it was, else 0: (batch, time, widths of all
+    # states), or of one step (batch, widths of all states).
+    zones: Any = None
 
 
 def dropped(tensor, mask):
@@ -13,52 +25,98 @@ def dropped(tensor, mask):
     return tensor if mask is None else tensor * ops.cast(mask, tensor.dtype)
 
 
-class MasksOfACall(DropoutRNNCell):
-    """What a cell drops in a call, of its inputs, its hidden state and its recurrent kernel."""
+def with_zones(step, before, names, rates, zones):
+    """Returns a step of whose states some units stay as they were before: zoneout.
 
-    _recurrent_weight_mask = None
+    At inference a unit stays by its rate, the expectation.
 
-    def dropout_mask(self, step_input):
-        """Returns the mask of this call, drawn for `step_input` if there is none yet."""
-        if step_input is not None:  # Keras scales it, so it must not be of whole numbers
-            step_input = ops.cast(step_input, self.state_dtype)
-        return super().get_dropout_mask(step_input)
+    Args:
+        step: The named tuple of a step.
+        before: The states before it, each `(batch, width)`.
+        names: The names of the states.
+        rates: The fraction of each state that stays.
+        zones: As in `Masks`, of one step; None at inference.
 
-    def recurrent_dropout_mask(self, hidden):
-        """Returns the mask of the hidden state of this call, drawn if there is none yet."""
-        self.recurrent_weight_mask()  # now, before Keras's loop begins
-        return super().get_recurrent_dropout_mask(hidden)
+    Reference: Krueger et al. 2016, arXiv:1606.01305, section 3.
+    """
+    if not any(rates):
+        return step
+    stays = rates
+    if zones is not None:
+        stays = apart(zones, [state.shape[-1] for state in before])
+    mixed = {
+        name: stay * old + (1 - stay) * getattr(step, name)
+        for name, old, stay in zip(names, before, stays, strict=True)
+    }
+    return step._replace(**mixed)
 
-    def recurrent_weight_mask(self):
-        """Returns the mask of the recurrent kernel of this call, drawn if there is none yet."""
-        if self.recurrent_weight_dropout and self._recurrent_weight_mask is None:
-            ones = ops.ones(self.recurrent_kernel.shape, self.state_dtype)
-            self._recurrent_weight_mask = self._create_dropout_mask(
-                ones, self.recurrent_weight_dropout
-            )
-        return self._recurrent_weight_mask
+
+class DropsInTraining(DropoutRNNCell):
+    """Draws the masks of a cell. Keras draws them once a sequence only for cells of its class.
+
+    Our layers draw masks as values (`draw_masks`). Keras's layers ask the cell, which keeps its
+    masks until they say that the call is over: `get_...` and `reset_...` are their protocol.
+    """
+
+    _kernel_mask = None
+
+    def draw_masks(self, rows, features, steps):
+        """Returns the `Masks` of a call with inputs `(rows, steps, features)`."""
+        inputs = kernel = hidden = zones = None
+        if self.dropout:
+            inputs = self._drawn((rows, features), self.dropout)
+        if self.recurrent_weight_dropout:
+            kernel = self._drawn(self.recurrent_kernel.shape, self.recurrent_weight_dropout)
+        if self.recurrent_dropout:
+            hidden = self._drawn((rows, self.output_size), self.recurrent_dropout)
+        if any(self.zoneout_rates()):
+            zones = self._zones((rows, steps))
+        return Masks(inputs, kernel, hidden, zones)
+
+    def masks_of_a_step(self, inputs, hidden):
+        """Returns the `Masks` of one step; all but the zones stay until the call is over."""
+        inputs = super().get_dropout_mask(inputs) if self.dropout else None
+        kernel = self._kernel_mask_of_a_call()
+        rows = ops.shape(hidden)[0]
+        hidden = super().get_recurrent_dropout_mask(hidden) if self.recurrent_dropout else None
+        zones = self._zones((rows,)) if any(self.zoneout_rates()) else None
+        return Masks(inputs, kernel, hidden, zones)
 
     def get_dropout_mask(self, step_input):
-        """As `dropout_mask`, for `keras.layers.RNN`, which asks for it in every call.
-
-        At inference none may be drawn: a graph that draws cannot be served.
-        """
-        return None if _at_inference() else self.dropout_mask(step_input)
+        """As in Keras. At inference none may be drawn: a graph that draws cannot be served."""
+        if is_inference_call():
+            return None
+        # Keras scales it, so it must not be of whole numbers.
+        return super().get_dropout_mask(ops.cast(step_input, self.state_dtype))
 
     def get_recurrent_dropout_mask(self, step_input):
-        """As `recurrent_dropout_mask`, where `keras.layers.RNN` asks for it."""
-        return None if _at_inference() else self.recurrent_dropout_mask(step_input)
+        """As in Keras; the mask of the recurrent kernel is drawn, too, before Keras's loop."""
+        if is_inference_call():
+            return None
+        self._kernel_mask_of_a_call()
+        return super().get_recurrent_dropout_mask(step_input)
 
     def reset_recurrent_dropout_mask(self):
         super().reset_recurrent_dropout_mask()
-        self._recurrent_weight_mask = None
+        self._kernel_mask = None
+
+    def _kernel_mask_of_a_call(self):
+        if self.recurrent_weight_dropout and self._kernel_mask is None:
+            shape = self.recurrent_kernel.shape
+            self._kernel_mask = self._drawn(shape, self.recurrent_weight_dropout)
+        return self._kernel_mask
+
+    def _drawn(self, shape, rate):
+        return self._create_dropout_mask(ops.ones(shape, self.state_dtype), rate)
 
     def _create_dropout_mask(self, step_input, dropout_rate):
         if dropout_rate == 1:  # Keras 3.12 refuses to drop everything
             return ops.zeros_like(step_input)
         return super()._create_dropout_mask(step_input, dropout_rate)
 
-
-def _at_inference():
-    context = global_state.get_global_attribute("current_call_ctx")
-    return context is not None and not context.get_value("training")
+    def _zones(self, shape):
+        drawn = [
+            keras.random.uniform((*shape, width), seed=self.seed_generator) < rate
+            for width, rate in zip(self.state_widths(), self.zoneout_rates(), strict=True)
+        ]
+        return ops.cast(ops.concatenate(drawn, axis=-1), self.state_dtype)

@@ -6,111 +6,91 @@ weights reach them as arguments: all layers with the same equations share one se
 """
 
 import functools
-import types
 import weakref
 
-import keras
+from keras import ops
 
-from keras_gated.cells.base import GatedCell
+from keras_gated.cells.base import GatedCell, masked_step
+from keras_gated.cells.dropout import Masks
 
 _METHODS = ("project", "step", "step_gradient")
-_OF_CLASS = ("gates", "inputs_and_state_are_summed", "state_names", "step_type")
+_STATED = (*_METHODS, "gates", "state_names", "state_widths", "step_type")
 
 
 class Equations:
-    """What the loops over time ask of a cell."""
+    """What the loops over time ask of a cell.
 
-    def __init__(self, cell, methods, projects_as_all, written):
-        self.projects_as_all = projects_as_all  # whether `project` is that of `GatedCell`
-        self.written = written  # whether `step_gradient` is the derivative of `step`
-        self.width = len(cell.gates) * cell.units
-        for name in (*_OF_CLASS, "units"):
-            setattr(self, name, getattr(cell, name))
-        for name, method in methods.items():
-            setattr(self, name, method)
+    Args:
+        cell: The cell, or what holds no more of it than its equations read.
+        projects_as_all: Whether `project` is that of `GatedCell`.
+        written: Whether `step_gradient` is the derivative of `step`.
+        zoned: Whether the zones of every step stand beside its inputs, in the last columns.
+    """
+
+    def __init__(self, cell, projects_as_all, written, zoned):
+        self._cell = cell
+        self.state_names, self.step_type = cell.state_names, cell.step_type
+        self.inputs_and_state_are_summed = cell.inputs_and_state_are_summed
+        self.units, self.width = cell.units, len(cell.gates) * cell.units
+        self.widths = {name: cell.width_of(name) for name in cell.step_type._fields}
+        self.state_widths = [self.widths[name] for name in self.state_names]
+        self._zones = sum(self.state_widths) if zoned else 0
+        self.projects_as_all = projects_as_all and not zoned
+        self.written = written and not any(cell.zoneout_rates())
         self.functions = {}  # whatever is traced of them, by what it was traced for
 
+    def project(self, x, weights):
+        x, zones = self._apart(x)
+        x = self._cell.project(x, weights)
+        return x if zones is None else ops.concatenate([x, zones], axis=-1)
 
-def equations_of(cell):
+    def step(self, x, states, weights, keep=None):
+        """Returns a step as the cell's `step`, with what is dropped in it."""
+        x, zones = self._apart(x)
+        return masked_step(self._cell, x, states, weights, Masks(hidden=keep, zones=zones))
+
+    def step_gradient(self, *given):
+        return self._cell.step_gradient(*given)
+
+    def _apart(self, x):
+        if not self._zones:
+            return x, None
+        return x[..., : -self._zones], ops.stop_gradient(x[..., -self._zones :])
+
+
+def equations_of(cell, zoned=False):
     """Returns the `Equations` of a built cell.
 
-    They are shared by all cells whose class says what its `step` reads (`reads`). A cell that may
-    read anything of itself has equations of its own, which end with it.
+    They are shared by all cells whose class says what its equations read (`reads`). A cell that
+    may read anything of itself has equations of its own, which end with it.
     """
-    stated_by = owner(cell, "step")
-    standard = owner(cell, "project") is GatedCell and owner(cell, "step_gradient") is stated_by
-    if standard and "reads" in vars(stated_by):
-        names = ("units", *stated_by.reads)
+    order = type(cell).__mro__
+    owners = {owner(cell, name) for name in _METHODS} - {GatedCell}
+    standard = owner(cell, "project") is GatedCell
+    by = owner(cell, "step")
+    written = owner(cell, "step_gradient") is by is not GatedCell and cell.step_gradient_holds()
+    if all("reads" in vars(one) for one in owners):
+        stated_by = min((owner(cell, name) for name in _STATED), key=order.index)
+        reads = [name for part in order for name in vars(part).get("reads", ())]
+        names = dict.fromkeys(["units", *reads])
         constants = tuple((name, getattr(cell, name)) for name in names)
-        return _shared(stated_by, constants, why_not_written(cell) is None)
-    if cell not in _OWN:
-        itself = weakref.proxy(cell)
-        methods = {
-            name: types.MethodType(getattr(owner(cell, name), name), itself) for name in _METHODS
-        }
-        as_all = owner(cell, "project") is GatedCell
-        _OWN[cell] = Equations(itself, methods, as_all, why_not_written(cell) is None)
-    return _OWN[cell]
+        return _shared(stated_by, constants, tuple(cell.zoneout_rates()), standard, written, zoned)
+    own = _OWN.setdefault(cell, {})
+    if zoned not in own:
+        own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned)
+    return own[zoned]
 
 
 _OWN = weakref.WeakKeyDictionary()
 
 
 @functools.cache
-def _shared(cell_class, constants, written):
-    itself = types.SimpleNamespace(**dict(constants))
-    for name in _OF_CLASS:
-        setattr(itself, name, getattr(cell_class, name))
-    methods = {name: types.MethodType(getattr(cell_class, name), itself) for name in _METHODS}
-    return Equations(itself, methods, True, written)
+def _shared(cell_class, constants, zoneout, *options):
+    itself = object.__new__(cell_class)  # no layer: it has no weights, and nothing but these
+    vars(itself).update(constants, zoneout=list(zoneout))
+    return Equations(itself, *options)
 
 
-def owner(cell, method):
-    """Returns the class that a method of a cell stands in."""
-    return next(c for c in type(cell).__mro__ if method in vars(c))
-
-
-def why_not_written(cell):
-    """Returns why `step_gradient` may not be the derivative of a cell's `step`, or None."""
-    for name, default in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
-        function = getattr(cell, name, None)
-        if function is not None and function is not getattr(keras.activations, default):
-            return f"its derivative is that of `{name}={default!r}`"
-    stated_by = owner(cell, "step")
-    if stated_by is GatedCell or owner(cell, "step_gradient") is not stated_by:
-        return f"{type(cell).__name__} has a `step` of its own without a `step_gradient`"
-    if not getattr(cell, "reset_after", True):
-        return "`reset_after=False` has a second recurrent product at every step"
-    return None
-
-
-def why_not_given(cell):
-    """Returns which weights a `step` reads without being given them, as a clause, or None.
-
-    The loops give a step its weights and take the derivatives by those. By any other there would
-    be none.
-    """
-    equations = equations_of(cell)
-    if cell not in _OWN:
-        return None
-    if why_not_given not in equations.functions:
-        equations.functions[why_not_given] = _read_by_step(cell)
-    names = equations.functions[why_not_given]
-    return names and (
-        f"the `step` of {type(cell).__name__} reads the weights {names} of the cell itself: return "
-        "them from `recurrent_weights`, and take them from its argument `weights`"
-    )
-
-
-def _read_by_step(cell):
-    import tensorflow as tf  # which asks, and is there then
-
-    dtype = cell.state_dtype
-    x = tf.TensorSpec([1, len(cell.gates) * cell.units], dtype)
-    states = [tf.TensorSpec([1, cell.units], dtype) for _ in cell.state_names]
-    with tf.init_scope():
-        weights = [tf.TensorSpec(w.shape, w.dtype) for w in cell.recurrent_weights()]
-    function = tf.function(lambda *given: tuple(cell.step(*given)), autograph=False)
-    captured = function.get_concrete_function(x, states, weights).captured_inputs
-    handles = [t for t in captured if t.dtype == tf.resource]
-    return [v.name for v in cell.weights if any(v.value.handle is h for h in handles)]
+def owner(cell, name):
+    """Returns the class that a method or attribute of a cell's class stands in."""
+    return next(c for c in type(cell).__mro__ if name in vars(c))

@@ -20,6 +20,7 @@ are sigmoids between 0 (closed) and 1 (open); `candidate` is the new memory cont
 `memory` is the LSTM's separate cell state; `hidden` is the state that is also the output.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 SIMPLE_RNN_GATES = ("hidden",)
@@ -55,6 +56,12 @@ def from_library(library, gates, blocks):
 def _turned(gate, block):
     """Every other library's update gate keeps what ours overwrites."""
     return -block if gate == "update" else block
+
+
+def apart(tensor, widths):
+    """Returns the columns of a tensor, `(..., sum of the widths)`, as tensors of these widths."""
+    ends = list(itertools.accumulate(widths, initial=0))
+    return [tensor[..., start:end] for start, end in itertools.pairwise(ends)]
 
 
 class SimpleRNNStep(NamedTuple):

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gated.cells.arguments import arguments_of
+from keras_gated.cells.arguments import arguments_of, boolean
 from keras_gated.cells.base import UPDATE_WRITES, GatedCell
-from keras_gated.cells.dropout import dropped
 from keras_gated.cells.gates import GRU_GATES, GRUStep
 from keras_gated.cells.products import product
 
@@ -47,6 +46,9 @@ class GRUCell(GatedCell):
         recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
             ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
             arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of the states that stay as they were before a step, other
+            ones at every step in training, and the expectation of that at inference (Krueger et
+            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
 
     Call arguments:
         inputs: `(batch, features)`, one step.
@@ -93,25 +95,28 @@ class GRUCell(GatedCell):
         reset_after=True,
         seed=None,
         recurrent_weight_dropout=0.0,
+        zoneout=0.0,
         **kwargs,
     ):
-        super().__init__(**arguments_of(locals()))
+        arguments = arguments_of(locals())
+        del arguments["reset_after"]
+        super().__init__(**arguments)
+        self.reset_after = boolean(self.owner, "reset_after", reset_after)
 
-    def step(self, x, states, weights, keep=None):
+    def step(self, x, states, weights):
         [h] = states
         U, *c = weights
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
-        kept = dropped(h, keep)
         if self.reset_after:
-            u = product(kept, U)
+            u = product(h, U)
             u_z, u_r, u_h = ops.split(u + c[0] if c else u, 3, axis=-1)
         else:
             [U_h] = c
-            u_z, u_r = ops.split(product(kept, U), 2, axis=-1)
+            u_z, u_r = ops.split(product(h, U), 2, axis=-1)
         z = self.recurrent_activation(x_z + u_z)
         r = self.recurrent_activation(x_r + u_r)
         if not self.reset_after:
-            u_h = product(r * kept, U_h)
+            u_h = product(r * h, U_h)
         n = self.activation(x_h + (r * u_h if self.reset_after else u_h))
         h = z * n + (1 - z) * h
         return GRUStep(update=z, reset=r, candidate=n, recalled=u_h, hidden=h)
@@ -126,6 +131,9 @@ class GRUCell(GatedCell):
         dx = ops.concatenate([dz, dr, dn], axis=-1)
         du = ops.concatenate([dz, dr, dn * r], axis=-1)
         return dx, du, [dh * (1 - z) + ops.matmul(du, U_T)]
+
+    def step_gradient_holds(self):
+        return self.reset_after and super().step_gradient_holds()
 
     def carried(self, step):
         return 1 - step.update

@@ -3,9 +3,8 @@
 import keras
 from keras import ops
 
-from keras_gated.cells.arguments import arguments_of
+from keras_gated.cells.arguments import arguments_of, boolean, positive_integer
 from keras_gated.cells.base import GatedCell
-from keras_gated.cells.dropout import dropped
 from keras_gated.cells.gates import LSTM_GATES, LSTMStep
 from keras_gated.cells.products import product
 
@@ -39,10 +38,16 @@ class LSTMCell(GatedCell):
         recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
             ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
             arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of the states that stay as they were before a step, other
+            ones at every step in training, and the expectation of that at inference (Krueger et
+            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
+        projection: Optional positive integer, the size of the hidden state and of the output where
+            it is not `units`: `h_t = P (o_t * tanh(c_t))` (Sak, Senior and Beaufays 2014,
+            arXiv:1402.1128, section 2).
 
     Call arguments:
         inputs: `(batch, features)`, one step.
-        states: `[h_{t-1}, c_{t-1}]`, each `(batch, units)`.
+        states: `[h_{t-1}, c_{t-1}]`, each `(batch, units)`, or `h` as wide as the projection.
         training: Whether dropout is applied.
 
     Returns:
@@ -52,7 +57,8 @@ class LSTMCell(GatedCell):
         ValueError: For an argument that is not accepted; the message names it.
 
     Weights: `kernel (features, 4 * units)`, `recurrent_kernel (units, 4 * units)`,
-    `bias (4 * units,)`, as `keras.layers.LSTMCell`.
+    `bias (4 * units,)`, as `keras.layers.LSTMCell`; with a projection, `recurrent_kernel` has
+    `projection` rows, and `projection_kernel (units, projection)` comes last.
 
     Reference: Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000;
     as in Jozefowicz, Zaremba and Sutskever 2015, section 2.
@@ -60,7 +66,7 @@ class LSTMCell(GatedCell):
 
     gates = LSTM_GATES
     step_type = LSTMStep
-    reads = ("activation", "recurrent_activation")
+    reads = ("activation", "recurrent_activation", "projection")
     cudnn_mode = "lstm"
     state_names = ("hidden", "memory")
 
@@ -84,20 +90,39 @@ class LSTMCell(GatedCell):
         recurrent_dropout=0.0,
         seed=None,
         recurrent_weight_dropout=0.0,
+        zoneout=0.0,
+        projection=None,
         **kwargs,
     ):
-        super().__init__(**arguments_of(locals()))
+        arguments = arguments_of(locals())
+        del arguments["unit_forget_bias"], arguments["projection"]
+        super().__init__(**arguments)
+        self.unit_forget_bias = boolean(self.owner, "unit_forget_bias", unit_forget_bias)
+        self.projection = projection
+        if projection is not None:
+            self.projection = positive_integer(self.owner, "projection", projection)
 
-    def step(self, x, states, weights, keep=None):
+    def state_widths(self):
+        return [self.projection or self.units, self.units]
+
+    def weight_shapes(self, features):
+        shapes = super().weight_shapes(features)
+        if self.projection:
+            shapes["projection_kernel"] = (self.units, self.projection)
+        return shapes
+
+    def step(self, x, states, weights):
         h, c = states
-        [U] = weights
-        a_i, a_f, a_g, a_o = ops.split(x + product(dropped(h, keep), U), 4, axis=-1)
+        U, *P = weights
+        a_i, a_f, a_g, a_o = ops.split(x + product(h, U), 4, axis=-1)
         f = self.recurrent_activation(a_f)
         i = self.recurrent_activation(a_i)
         g = self.activation(a_g)
         c = f * c + i * g
         o = self.recurrent_activation(a_o)
         h = o * self.activation(c)
+        if self.projection:
+            h = product(h, *P, recurrent=False)
         return LSTMStep(input=i, forget=f, candidate=g, output=o, memory=c, hidden=h)
 
     def step_gradient(self, step, states, d_states, U_T):
@@ -111,6 +136,9 @@ class LSTMCell(GatedCell):
         da = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g * g), do * o * (1 - o)]
         da = ops.concatenate(da, axis=-1)
         return da, da, [ops.matmul(da, U_T), dc * f]
+
+    def step_gradient_holds(self):
+        return not self.projection and super().step_gradient_holds()
 
     def carried(self, step):
         return step.forget

@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_gated.cells.arguments import arguments_of
 from keras_gated.cells.base import GatedCell
-from keras_gated.cells.dropout import dropped
 from keras_gated.cells.gates import SIMPLE_RNN_GATES, SimpleRNNStep
 from keras_gated.cells.products import product
 
@@ -29,6 +28,9 @@ class SimpleRNNCell(GatedCell):
         recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
             ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
             arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of the states that stay as they were before a step, other
+            ones at every step in training, and the expectation of that at inference (Krueger et
+            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
 
     Call arguments:
         inputs: `(batch, features)`, one step.
@@ -50,6 +52,7 @@ class SimpleRNNCell(GatedCell):
     gates = SIMPLE_RNN_GATES
     step_type = SimpleRNNStep
     reads = ("activation",)
+    without = ("recurrent_activation",)
     seed_before_weights = True
 
     def __init__(
@@ -70,14 +73,15 @@ class SimpleRNNCell(GatedCell):
         recurrent_dropout=0.0,
         seed=None,
         recurrent_weight_dropout=0.0,
+        zoneout=0.0,
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))
 
-    def step(self, x, states, weights, keep=None):
+    def step(self, x, states, weights):
         [h] = states
         [U] = weights
-        h = self.activation(x + product(dropped(h, keep), U))
+        h = self.activation(x + product(h, U))
         return SimpleRNNStep(hidden=h)
 
     def step_gradient(self, step, states, d_states, U_T):

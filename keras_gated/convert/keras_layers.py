@@ -6,15 +6,17 @@ weights follow, the columns of a GRU's update gate with the other sign (`gates.p
 """
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 import keras_gated.layers.bidirectional
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
-from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.base import RNN
 
-_ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout")
+_ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
+              "projection")  # fmt: skip
 
 # What is the same for a weight and its negative, and so may stay on a GRU.
 _SYMMETRIC = {
@@ -147,10 +149,16 @@ def _renamed(config, classes, owner):
             f"does. Received: recurrent_weight_dropout={arguments['recurrent_weight_dropout']}. "
             "Set it to 0 for a model that is not trained any more."
         )
+    for name in ("zoneout", "projection"):
+        if np.any(arguments.get(name)):
+            raise ValueError(
+                f"{owner}: {arguments['name']!r} has equations that no layer of Keras has. "
+                f"Received: {name}={arguments[name]}. Convert a layer without."
+            )
     arguments = {k: v for k, v in arguments.items() if k not in _ONLY_OURS}
     if key[0].startswith("GRU"):
         _check_symmetry(arguments, owner)
-    ours = issubclass(new, (GatedCell, GatedLayer, keras_gated.Bidirectional))
+    ours = issubclass(new, (GatedCell, RNN, keras_gated.Bidirectional))
     return {
         **config,
         "class_name": new.__name__,

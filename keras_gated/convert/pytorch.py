@@ -8,7 +8,7 @@ import numpy as np
 import keras_gated.layers.bidirectional
 from keras_gated.cells.gates import from_library, to_library
 from keras_gated.convert import torch_weights
-from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.base import RNN
 from keras_gated.layers.families import GRU, LSTM, SimpleRNN
 
 _BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
@@ -190,7 +190,7 @@ def _directions(layer, owner):
     return pair
 
 
-def _check_options(layer: GatedLayer, backward, owner):
+def _check_options(layer: RNN, backward, owner):
     relu = isinstance(layer, SimpleRNN) and layer.activation is keras.activations.relu
     for name, value, accepted in (
         ("go_backwards", layer.go_backwards, layer.go_backwards == backward),

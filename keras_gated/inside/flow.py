@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_gated.cells.base import GatedCell
 from keras_gated.inside.trace import by_layer, each
-from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.base import RNN
 from keras_gated.paths.packing import where_rows
 from keras_gated.paths.recorder import recording
 
@@ -75,7 +75,7 @@ def gradient_flow(model, x, y, layer=None, contributions=True):
         )
     with tf.GradientTape() as tape, recording("states") as calls:
         for part in model._flatten_layers():
-            if isinstance(part, GatedLayer) and part.built:
+            if isinstance(part, RNN) and part.built:
                 tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
@@ -233,7 +233,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
     has_path = type(cell).carried is not GatedCell.carried
     begin = (0, list(states), arrays(states), arrays(states[:has_path]))
     *_, saved, kept = tf.while_loop(lambda t, *_: t < time, forwards, begin)
-    nothing = [tf.zeros_like(states[0]) for _ in fields]
+    nothing = [tf.zeros([tf.shape(mask)[1], cell.width_of(n)], states[0].dtype) for n in fields]
     begin = (time - 1, nothing, list(by_finals), arrays(states), arrays(weights))
     *_, by_states, by_weights = tf.while_loop(lambda t, *_: t >= 0, backwards, begin)
     stacked = [[array.stack() for array in own] for own in (by_states, kept, by_weights)]

@@ -1,14 +1,14 @@
-"""What the three layers share: a sequence around a cell, with states, masks and directions.
+"""The layer around a cell: a sequence, with its states, masks and directions.
 
 A step's equations are its cell's. Which of the paths runs them over a sequence is decided here.
 """
 
 import inspect
-import re
 
 import keras
 from keras import ops
 
+from keras_gated import keras_private
 from keras_gated.cells.arguments import (
     Configurable,
     boolean,
@@ -16,16 +16,22 @@ from keras_gated.cells.arguments import (
     check_axes,
     compatible,
     number_of_rows,
+    section,
 )
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.contract import check_step
+from keras_gated.cells.dropout import Masks, dropped
+from keras_gated.cells.equations import equations_of
 from keras_gated.layers.config import fused_default
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder
+from keras_gated.paths.path import Call, own_call
 
 _CALL = """
     Call arguments:
         sequences: float, `(batch, time, features)`; any of the first two may be unknown.
-        initial_state: Optional list of the states before the first step, each `(batch, units)`.
-            A state of one row, `(1, units)`, is that of every row: a learned one, for example.
+        initial_state: Optional list of the states before the first step, each `(batch, width)`.
+            A state of one row, `(1, width)`, is that of every row: a learned one, for example.
             Default: zeros, or with `stateful=True` the states after the last call.
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
             repeats the output of the step before it (zeros, if there is none before it, or at
@@ -53,6 +59,9 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
         zero_output_for_mask: Whether the output of a masked step is zero.
         activity_regularizer: Regularizer of the output.
+        use_cudnn: "auto" runs cuDNN on a GPU for the families that it knows (LSTM, GRU), wherever
+            `fused` would be valid (and in float16); True raises with the reason where it does not
+            run; False never runs it.
         return_gates: Whether to return every gate and state of every step, too.
         fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
             wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
@@ -60,38 +69,56 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         name, dtype, trainable: As for any Keras layer."""
 
 
-class GatedLayer(Configurable, keras.layers.RNN):
-    """A `keras.layers.RNN` over one of our cells: the base of the three layers."""
+def document(cls, cell_class=None):
+    """Writes the arguments of a cell, those of a sequence and the call into a docstring."""
+    text = cls.__doc__ or ""
+    if "{sequence}" in text:
+        text = inspect.cleandoc(text.replace("{sequence}", _SEQUENCE) + _CALL)
+        cls.__doc__ = text.replace("{cell}", section(cell_class.__doc__, "Args"))
 
-    cell_class: type
 
-    def __init_subclass__(cls, **kwargs):
-        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
-        super().__init_subclass__(**kwargs)
-        if "{sequence}" in (cls.__doc__ or ""):
-            cls.__doc__ = inspect.cleandoc(cls.__doc__.replace("{sequence}", _SEQUENCE) + _CALL)
-        for name in cls.cell_class.argument_names():
-            setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
+@keras.saving.register_keras_serializable(package="keras_gated")
+class RNN(Configurable, keras.layers.RNN):
+    """A recurrent layer around a cell of this package or one of your own: see `GatedCell`.
 
-    def __init__(self, **arguments):
-        names = self.cell_class.argument_names()
-        cell_arguments = {k: arguments.pop(k) for k in names if k in arguments}
-        for name in _SWITCHES:
-            if name in arguments:
-                arguments[name] = boolean(type(self).__name__, name, arguments[name])
-        self.return_gates = arguments.pop("return_gates", False)
-        own = ("fused", "use_cudnn") if self._in_cudnn() else ("fused",)
-        for name in own:
-            value = arguments.pop(name, "auto")
-            setattr(self, name, boolean_or_auto(type(self).__name__, name, value))
-        cell = self.cell_class(
-            **cell_arguments,
-            dtype=arguments.get("dtype"),
-            trainable=arguments.get("trainable", True),
-            name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
-            owner=type(self).__name__,
-        )
-        super().__init__(cell, **arguments)
+    Args:
+        cell: A `GatedCell`. (`keras.layers.RNN` takes any other cell, and lists of them.)
+        {sequence}
+    """
+
+    def __init__(
+        self,
+        cell: GatedCell,
+        return_sequences: bool = False,
+        return_state: bool = False,
+        go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
+        zero_output_for_mask: bool = False,
+        use_cudnn: bool | str = "auto",
+        return_gates: bool = False,
+        fused: bool | str = "auto",
+        **kwargs,
+    ):
+        owner = type(self).__name__
+        if not isinstance(cell, GatedCell):
+            raise ValueError(
+                f"{owner}: `cell` must be a keras_gated.GatedCell. Received: cell={cell!r}. "
+                "`keras.layers.RNN` runs any other cell, and a list of cells."
+            )
+        switches = {
+            "return_sequences": return_sequences,
+            "return_state": return_state,
+            "go_backwards": go_backwards,
+            "stateful": stateful,
+            "unroll": unroll,
+            "zero_output_for_mask": zero_output_for_mask,
+        }
+        switches = {name: boolean(owner, name, value) for name, value in switches.items()}
+        self.return_gates = boolean(owner, "return_gates", return_gates)
+        self.fused = boolean_or_auto(owner, "fused", fused)
+        self.use_cudnn = boolean_or_auto(owner, "use_cudnn", use_cudnn)
+        super().__init__(cell, **switches, **kwargs)
         self.supports_masking = True
         # The fused path compiles its loops itself, once for all lengths.
         self.supports_jit = self.fused is False
@@ -99,13 +126,18 @@ class GatedLayer(Configurable, keras.layers.RNN):
     def build(self, sequences_shape, initial_state_shape=None):
         check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
         super().build(sequences_shape, initial_state_shape)
+        if not own_call(self.cell):
+            equations = equations_of(self.cell)
+            if check_step not in equations.functions:  # once for all that share them
+                check_step(self.cell, equations)
+                equations.functions[check_step] = True
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
             mask = _mask_of_ragged(sequences) if mask is None else mask
             sequences = ops.convert_to_tensor(sequences, ragged=False)
         if mask is None:
-            mask = getattr(sequences, "_keras_mask", None)  # not given if `initial_state` is
+            mask = keras_private.mask_of(sequences)  # not given if `initial_state` is
         if mask is not None:
             mask = ops.cast(mask, "bool")
         self._check_call(sequences, initial_state, mask)
@@ -114,25 +146,15 @@ class GatedLayer(Configurable, keras.layers.RNN):
             sequences = self._with_batch_checked(sequences)
         sequences = ops.cast(sequences, self.compute_dtype)
         sequences, mask, states = self._with_states(sequences, mask, initial_state)
-        if training:  # a mask for all steps
-            one_step = ops.zeros((ops.shape(sequences)[0], sequences.shape[-1]), sequences.dtype)
-            self.cell.dropout_mask(one_step)
-            self.cell.recurrent_dropout_mask(states[0])
-        looked_at = self.return_gates or recorder.is_recording("gates")
-        fields = ("hidden",) if self.return_sequences else ()
-        fields = self.cell.fields() if looked_at else fields
-        # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
-        reversed_ = self.go_backwards and not looked_at
-        run = self._path_of(sequences, mask, training, looked_at)
-        output, steps, finals = run(self, sequences, states, mask, training, fields, reversed_)
-        self._maybe_reset_dropout_masks(self.cell)
+        call = self._asked(sequences, states, mask, training)
+        output, steps, finals = self._path_of(call).run(call)
         if self.stateful and not recorder.is_recording():
             for variable, state in zip(self.states, finals, strict=True):
                 variable.assign(state)
-        gates = dict(zip(fields, steps, strict=True))
+        gates = dict(zip(call.fields, steps, strict=True))
         if self.return_sequences:
             output = gates["hidden"]
-            if self.go_backwards and not reversed_:
+            if self.go_backwards and not call.outputs_reversed:
                 output = ops.flip(output, axis=1)
         results = [output, *(finals if self.return_state else ())]
         results = [ops.cast(result, self.compute_dtype) for result in results]
@@ -142,39 +164,52 @@ class GatedLayer(Configurable, keras.layers.RNN):
             results.append(gates)
         return tuple(results) if len(results) > 1 else results[0]
 
-    def _in_cudnn(self):
-        return hasattr(self.cell_class, "cudnn_mode")
+    def _asked(self, sequences, states, mask, training):
+        """Returns the `Call` of a path, with what it drops drawn once for all steps."""
+        masks = Masks()
+        if training and not own_call(self.cell):  # a `call` of its own asks for them itself
+            batch, time = ops.shape(sequences)[:2]
+            masks = self.cell.draw_masks(batch, sequences.shape[-1], time)
+            if masks.inputs is not None:
+                sequences = dropped(sequences, masks.inputs[:, None])
+                masks = masks._replace(inputs=None)
+        looked_at = self.return_gates or recorder.is_recording("gates")
+        fields = ("hidden",) if self.return_sequences else ()
+        fields = self.cell.fields() if looked_at else fields
+        # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
+        reversed_ = self.go_backwards and not looked_at
+        weights = recorder.weights_given(self)
+        return Call(
+            self, sequences, states, mask, bool(training), masks, fields, reversed_, weights
+        )
 
-    def _path_of(self, sequences, mask, training, looked_at):
-        """Returns the `run` of cuDNN, of the fused path or of the cell's own loop."""
-        if keras.backend.backend() == "tensorflow":
-            # Other backends do without TensorFlow.
-            from keras_gated.paths import cudnn, fused
+    def _path_of(self, call):
+        """Returns the first path that can run a call: cuDNN, the fused one, or the cell's own loop.
 
-            reasons = {
-                "use_cudnn": cudnn.why_not(self, training) if self._in_cudnn() else "it has none",
-                "fused": fused.why_not(self, sequences, mask, training, looked_at),
-            }
-        else:
-            name = keras.backend.backend()
-            reasons = dict.fromkeys(("use_cudnn", "fused"), f"Keras runs on {name}")
-        if looked_at:
-            reasons["use_cudnn"] = "cuDNN keeps its gates to itself"
-        if self.fused is False:
-            reasons = dict.fromkeys(reasons, "of `fused=False`")
-        elif not fused_default():
-            automatic = [name for name in reasons if getattr(self, name, "auto") == "auto"]
-            reasons |= dict.fromkeys(automatic, "of `set_fused(False)`")
-        for argument, reason in reasons.items():
-            kept = getattr(self, argument, False) is True and not recorder.is_recording()
-            if kept and reason:
+        Raises:
+            ValueError: If an argument asks for a path that cannot.
+        """
+        for path in _paths():
+            wanted = getattr(self, path.ARGUMENT) if path.ARGUMENT else "auto"
+            reason = self._switched_off(path, wanted) or path.why_not(call)
+            if wanted is not False and not reason:
+                return path
+            if wanted is True and not recorder.is_recording():
                 raise ValueError(
-                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
-                    f"Use {argument}='auto', which then runs another loop of the same equations."
+                    f"{type(self).__name__}: `{path.ARGUMENT}=True` cannot be kept, because "
+                    f"{reason}. Use {path.ARGUMENT}='auto', which then runs another loop of the "
+                    "same equations."
                 )
-        if getattr(self, "use_cudnn", False) and not reasons["use_cudnn"]:
-            return cudnn.run
-        return keras_loop.run if reasons["fused"] else fused.run
+        raise AssertionError("the cell's own loop runs whatever there is")
+
+    def _switched_off(self, path, wanted):
+        if path is keras_loop:
+            return None
+        if keras.backend.backend() != "tensorflow":
+            return f"Keras runs on {keras.backend.backend()}"
+        if self.fused is False:
+            return "of `fused=False`"
+        return None if fused_default() or wanted != "auto" else "of `set_fused(False)`"
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
@@ -184,8 +219,12 @@ class GatedLayer(Configurable, keras.layers.RNN):
         )
         if not self.return_gates:
             return spec
-        shape, dtype = (*sequences.shape[:2], self.units), self.cell.state_dtype
-        gates = {name: keras.KerasTensor(shape, dtype) for name in self.cell.fields()}
+        gates = {
+            name: keras.KerasTensor(
+                (*sequences.shape[:2], self.cell.width_of(name)), self.cell.state_dtype
+            )
+            for name in self.cell.fields()
+        }
         return (*spec, gates) if self.return_state else (spec, gates)
 
     def _with_states(self, sequences, mask, initial_state):
@@ -297,27 +336,17 @@ class GatedLayer(Configurable, keras.layers.RNN):
             "(`drop_remainder=True`) or use `stateful=False`."
         )
 
-    def get_config(self):
-        config = super().get_config()
-        del config["cell"]
-        cell_config = self.cell.get_config()
-        names = self.cell_class.argument_names()
-        config.update((name, cell_config[name]) for name in names if name in cell_config)
-        if self._in_cudnn():
-            config["use_cudnn"] = self.use_cudnn
-        own = {"return_gates": self.return_gates, "fused": self.fused}
-        return self.config_with_arguments({**config, **own})
+
+document(RNN)
 
 
-_SWITCHES = (
-    "return_sequences",
-    "return_state",
-    "go_backwards",
-    "stateful",
-    "unroll",
-    "zero_output_for_mask",
-    "return_gates",
-)
+def _paths():
+    """Returns the paths, the fastest first."""
+    if keras.backend.backend() != "tensorflow":
+        return [keras_loop]  # other backends do without TensorFlow
+    from keras_gated.paths import cudnn, fused
+
+    return [cudnn, fused, keras_loop]
 
 
 def outputs_mask(layer, mask):
@@ -347,7 +376,3 @@ def _mask_of_ragged(sequences):
     import tensorflow as tf  # only TensorFlow has ragged tensors
 
     return tf.sequence_mask(sequences.row_lengths())
-
-
-def _snake_case(name):
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,160 +1,140 @@
-"""Recurrent layers over whole sequences: `SimpleRNN`, `LSTM` and `GRU`.
+"""Short names for `RNN` around the cells of this package, with the arguments of `keras.layers`."""
 
-They stand where `keras.layers.SimpleRNN`, `LSTM` and `GRU` stand, with the same arguments.
-"""
+import inspect
+import re
 
 import keras
 
-from keras_gated.cells.arguments import arguments_of
+from keras_gated.cells.arguments import parameters_of
+from keras_gated.cells.coupled_lstm import CoupledLSTMCell
 from keras_gated.cells.gru import GRUCell
+from keras_gated.cells.layer_norm_gru import LayerNormGRUCell
+from keras_gated.cells.layer_norm_lstm import LayerNormLSTMCell
 from keras_gated.cells.lstm import LSTMCell
+from keras_gated.cells.mgu import MGUCell
+from keras_gated.cells.minimal import MinGRUCell, MinLSTMCell
+from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
 from keras_gated.cells.simple_rnn import SimpleRNNCell
-from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.base import RNN, document
+
+_LAST = (
+    "recurrent_weight_dropout",
+    "zoneout",
+    "projection",
+)  # arguments of cells that Keras does not have
 
 
-@keras.saving.register_keras_serializable(package="keras_gated")
-class SimpleRNN(GatedLayer):
+def _constructor(cls):
+    """Returns the constructor of a short name, with the arguments of its cell and of `RNN`."""
+    of_cell = {p.name: p for p in parameters_of(cls.cell_class)}
+    of_rnn = {p.name: p for p in parameters_of(RNN) if p.name not in cls.without}
+    first = [name for name in of_cell if name not in (*cls.late, *_LAST)]
+    if "bias_regularizer" in of_cell:
+        of_rnn["activity_regularizer"] = of_cell["bias_regularizer"].replace(
+            name="activity_regularizer"
+        )
+        first.insert(first.index("bias_regularizer") + 1, "activity_regularizer")
+    of_sequence = ("return_sequences", "return_state", "go_backwards", "stateful", "unroll")
+    order = [*first, *of_sequence, *cls.late, "use_cudnn", *_LAST, *of_rnn]
+    found = {**of_rnn, **of_cell}
+    parameters = [found[name] for name in dict.fromkeys(order) if name in found]
+    parameters.sort(key=lambda p: p.kind == p.KEYWORD_ONLY)
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    others = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+    signature = inspect.Signature([this, *parameters, others])
+
+    def init(self, *args, **kwargs):
+        arguments = signature.bind(self, *args, **kwargs).arguments
+        del arguments["self"]
+        super(cls, self).__init__(**{**arguments.pop("kwargs", {}), **arguments})
+
+    init.__signature__ = signature
+    init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
+    return init
+
+
+def _snake_case(name):
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class OfAFamily(RNN):
+    """A short name for `RNN` around a cell of one family, which takes the cell's arguments.
+
+    A subclass names its `cell_class`. Its constructor has the arguments of the cell and those of a
+    sequence, in Keras's order.
+    """
+
+    cell_class: type
+    late = ()  # names of the cell's arguments that Keras's layer has after those of a sequence
+    without = ("cell",)
+
+    def __init_subclass__(cls, **kwargs):
+        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
+        if not hasattr(cls.cell_class, "cudnn_mode"):
+            cls.without = (*cls.without, "use_cudnn")
+        if "__init__" not in vars(cls) and "cell_class" in vars(cls):
+            cls.__init__ = _constructor(cls)
+        super().__init_subclass__(**kwargs)
+        document(cls, cls.cell_class)
+        for name in cls.cell_class.argument_names():
+            setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
+
+    def __init__(self, **arguments):
+        names = self.cell_class.argument_names()
+        cell_arguments = {name: arguments.pop(name) for name in names if name in arguments}
+        cell = self.cell_class(
+            **cell_arguments,
+            dtype=arguments.get("dtype"),
+            trainable=arguments.get("trainable", True),
+            name=f"{_snake_case(self.cell_class.__name__.removesuffix('Cell'))}_cell",
+            owner=type(self).__name__,
+        )
+        super().__init__(cell, **arguments)
+
+    def further_config(self):
+        config, names = self.cell.get_config(), self.cell_class.argument_names()
+        return {name: config[name] for name in names if name in config}
+
+
+serializable = keras.saving.register_keras_serializable(package="keras_gated")
+
+
+@serializable
+class SimpleRNN(OfAFamily):
     """The vanilla recurrent network over a sequence: see `SimpleRNNCell` for the equation.
 
     Args:
-        units: Positive integer, the size of the hidden state and of the output.
-        activation, use_bias, kernel_*, recurrent_*, bias_*, dropout, recurrent_dropout, seed,
-            recurrent_weight_dropout: As for `SimpleRNNCell`.
+        {cell}
         {sequence}
     """
 
-    cell_class = SimpleRNNCell
-
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        seed=None,
-        recurrent_weight_dropout=0.0,
-        return_gates=False,
-        fused="auto",
-        **kwargs,
-    ):
-        super().__init__(**arguments_of(locals()))
+    cell_class, late = SimpleRNNCell, ("seed",)
 
 
-@keras.saving.register_keras_serializable(package="keras_gated")
-class LSTM(GatedLayer):
+@serializable
+class LSTM(OfAFamily):
     """Long short-term memory over a sequence: see `LSTMCell` for the equations.
 
     Args:
-        units: Positive integer, the size of the hidden state, the cell state and the output.
-        activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*,
-            unit_forget_bias, dropout, recurrent_dropout, seed, recurrent_weight_dropout: As for
-            `LSTMCell`.
-        use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
-            True raises with the reason where it does not run; False never runs it.
+        {cell}
         {sequence}
     """
 
     cell_class = LSTMCell
 
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        unit_forget_bias=True,
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        use_cudnn="auto",
-        recurrent_weight_dropout=0.0,
-        return_gates=False,
-        fused="auto",
-        **kwargs,
-    ):
-        super().__init__(**arguments_of(locals()))
 
-
-@keras.saving.register_keras_serializable(package="keras_gated")
-class GRU(GatedLayer):
+@serializable
+class GRU(OfAFamily):
     """The gated recurrent unit over a sequence: see `GRUCell` for the equations.
 
     Its update gate is the complement of that of `keras.layers.GRU`: 1 writes the new memory.
 
     Args:
-        units: Positive integer, the size of the hidden state and of the output.
-        activation, recurrent_activation, use_bias, kernel_*, recurrent_*, bias_*, reset_after,
-            dropout, recurrent_dropout, seed, recurrent_weight_dropout: As for `GRUCell`.
-        use_cudnn: "auto" runs cuDNN on a GPU wherever `fused` would be valid (and in float16);
-            True raises with the reason where it does not run; False never runs it.
+        {cell}
         {sequence}
     """
 
-    cell_class = GRUCell
-
-    def __init__(
-        self,
-        units,
-        activation="tanh",
-        recurrent_activation="sigmoid",
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        recurrent_initializer="orthogonal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        recurrent_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        recurrent_constraint=None,
-        bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        return_sequences=False,
-        return_state=False,
-        go_backwards=False,
-        stateful=False,
-        unroll=False,
-        reset_after=True,
-        use_cudnn="auto",
-        recurrent_weight_dropout=0.0,
-        return_gates=False,
-        fused="auto",
-        **kwargs,
-    ):
-        super().__init__(**arguments_of(locals()))
+    cell_class, late = GRUCell, ("reset_after",)
 
     def set_weights(self, weights):
         """Sets the weights, a list of arrays as `get_weights` returns them.
@@ -163,3 +143,87 @@ class GRU(GatedLayer):
         here without an error and answer otherwise: `keras_gated.from_keras` converts them.
         """
         super().set_weights(weights)
+
+
+@serializable
+class PeepholeLSTM(OfAFamily):
+    """The LSTM with peepholes over a sequence: see `PeepholeLSTMCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = PeepholeLSTMCell
+
+
+@serializable
+class CoupledLSTM(OfAFamily):
+    """The LSTM with coupled gates over a sequence: see `CoupledLSTMCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = CoupledLSTMCell
+
+
+@serializable
+class LayerNormLSTM(OfAFamily):
+    """The LSTM with layer normalization over a sequence: see `LayerNormLSTMCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = LayerNormLSTMCell
+
+
+@serializable
+class LayerNormGRU(OfAFamily):
+    """The GRU with layer normalization over a sequence: see `LayerNormGRUCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = LayerNormGRUCell
+
+
+@serializable
+class MGU(OfAFamily):
+    """The minimal gated unit over a sequence: see `MGUCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = MGUCell
+
+
+@serializable
+class MinGRU(OfAFamily):
+    """minGRU over a sequence: see `MinGRUCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = MinGRUCell
+
+
+@serializable
+class MinLSTM(OfAFamily):
+    """minLSTM over a sequence: see `MinLSTMCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = MinLSTMCell

@@ -11,14 +11,14 @@ A derivative of this derivative is TensorFlow's, of the same equations in a plai
 import functools
 
 import tensorflow as tf
-from tensorflow.python.eager.record import stop_recording
 
+from keras_gated import keras_private
 from keras_gated.paths import packing
-from keras_gated.paths.derivative import Derived, Written
+from keras_gated.paths.derivative import rule_of
 from keras_gated.paths.gradients import custom_gradient
 
 
-def run(equations, group, fields, project, recur):
+def run_group(equations, group, fields, project, recur):
     """Runs equations over a `packing.Group` with loops compiled by XLA.
 
     Args:
@@ -31,24 +31,26 @@ def run(equations, group, fields, project, recur):
     Returns:
         The fields, each `(slots, units)`, and the final states.
     """
-    rule = rule_of(equations)
+    rule = rule_of(equations, bool(group.keep))
     # A projection of one's own may read weights that only TensorFlow knows of.
     if rule.reads_inputs or not equations.projects_as_all:
         group, project = group._replace(x=equations.project(group.x, project)), ()
-    number = len(group.states)
-    ends = [1, 1 + number, 1 + number + len(project), 1 + number + len(project) + len(recur)]
+    number, keep = len(group.states), group.keep
+    ends = [1]
+    for part in (group.states, project, recur, keep):
+        ends.append(ends[-1] + len(part))
     sizes = {name: value for name, value in group.chunks._asdict().items() if tf.is_tensor(value)}
 
     def taken_apart(given):
-        """Returns the inputs, the states, the weights of `project` and of `step`, and the rest."""
+        """Returns inputs, states, the weights of `project` and `step`, `keep`, and the rest."""
         return given[0], *(given[a:b] for a, b in zip(ends, [*ends[1:], None], strict=True))
 
     @custom_gradient
     def through_time(*given):
-        x, states, project, recur, _ = taken_apart(given)
-        with stop_recording():  # or TensorFlow derives what nobody asks it for
+        x, states, project, recur, keep, _ = taken_apart(given)
+        with keras_private.stop_recording():  # or TensorFlow derives what nobody asks it for
             xs = _projected(equations, x, project)
-            saved, finals = _forwards(rule, xs, group.chunks, states, recur)
+            saved, finals = _forwards(rule, xs, group.chunks, states, recur, keep)
         # Their derivatives, and those of the derivatives, are what the functions below return.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
 
@@ -62,12 +64,12 @@ def run(equations, group, fields, project, recur):
         def of_results(*given):
             # It may be differentiated in a graph that knows nothing of the one of `given`.
             given = [tf.identity(tensor) for tensor in given]
-            x, states, project, recur, (d_outputs, *rest) = taken_apart(given)
+            x, states, project, recur, keep, (d_outputs, *rest) = taken_apart(given)
             d_finals, own = rest[:number], dict(zip(sizes, rest[number:], strict=True))
             chunks = group.chunks._replace(**own)
-            with stop_recording():
+            with keras_private.stop_recording():
                 d_xs, d_recur, d_states = _backwards(
-                    rule, x, saved, chunks, states, recur, d_outputs, d_finals
+                    rule, x, saved, chunks, states, recur, keep, d_outputs, d_finals
                 )
             d_x, *d_project = _derivative(
                 lambda: [_projected(equations, x, project)], [x, *project], [d_xs]
@@ -83,11 +85,12 @@ def run(equations, group, fields, project, recur):
                 by_floats = _derivative(first, given[: ends[-1] + 1 + number], dd)
                 return [*by_floats, *(None for _ in sizes)]
 
-            return [d_x, *d_states, *d_project, *d_recur], second_derivative
+            by_keep = [tf.zeros_like(mask) for mask in keep]  # drawn: nobody asks for it
+            return [d_x, *d_states, *d_project, *d_recur, *by_keep], second_derivative
 
         return of_results
 
-    outputs, *finals = through_time(group.x, *group.states, *project, *recur)
+    outputs, *finals = through_time(group.x, *group.states, *project, *recur, *keep)
     return [outputs] * len(fields), finals
 
 
@@ -106,7 +109,7 @@ def _derivative(function, sources, d_values):
     return tape.gradient(values, sources, list(d_values), **options)
 
 
-def step_by_step(equations, chunks, x, states, project, recur):
+def step_by_step(equations, chunks, x, states, project, recur, keep):
     """Runs equations over the chunks of a group in a loop that TensorFlow differentiates.
 
     It is slow, and any derivative can be taken of it. Slots without a step are zero.
@@ -128,7 +131,7 @@ def step_by_step(equations, chunks, x, states, project, recur):
     )
 
     def body(t, states, array):
-        step = equations.step(xs[t], states, recur)
+        step = equations.step(xs[t], states, recur, *keep)
         after = [getattr(step, name) for name in equations.state_names]
         return t + 1, packing.where_rows(valid[t], after, states), array.write(t, step.hidden)
 
@@ -139,14 +142,7 @@ def step_by_step(equations, chunks, x, states, project, recur):
     return [tf.scatter_nd(slots[:, None], hidden, shape), *finals]
 
 
-def rule_of(equations):
-    """Returns the derivative of a step of these equations: `Written` or `Derived`."""
-    if rule_of not in equations.functions:
-        equations.functions[rule_of] = (Written if equations.written else Derived)(equations)
-    return equations.functions[rule_of]
-
-
-def _forwards(rule, xs, chunks, states, recur):
+def _forwards(rule, xs, chunks, states, recur, keep):
     """Runs the chunks in order. Returns what is kept of every step, `(slots, ...)`, and states."""
     width = xs.shape[-1]
     loop = _compiled(rule, _forwards_loop)
@@ -155,14 +151,15 @@ def _forwards(rule, xs, chunks, states, recur):
         rows, offset = chunks.rows[j], chunks.offsets[j]
         piece = tf.reshape(xs[offset : offset + chunks.size * rows], [chunks.size, rows, width])
         active = [s[:rows] for s in states]
-        kept, active = loop(piece, active, recur, *_extent(chunks, j))
+        own = [k[:rows] for k in keep]
+        kept, active = loop(piece, active, recur, own, *_extent(chunks, j))
         states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
         return [tf.reshape(k, [-1, k.shape[-1]]) for k in kept], states
 
     return packing.over_chunks(chunks, chunk, states, rule.plan(xs, recur).kept)
 
 
-def _backwards(rule, xs, saved, chunks, states, recur, d_outputs, d_states):
+def _backwards(rule, xs, saved, chunks, states, recur, keep, d_outputs, d_states):
     """Runs the chunks from the last to the first.
 
     Returns:
@@ -193,8 +190,8 @@ def _backwards(rule, xs, saved, chunks, states, recur, d_outputs, d_states):
         active = [d[:rows] for d in d_states]
         pieces = [piece(array) for array in saved]
         by_step, sums, active = loop(
-            [piece(x) for x in read], pieces, before, recur, prepared, piece(d_outputs), active,
-            *_extent(chunks, j),
+            [piece(x) for x in read], pieces, before, recur, prepared, [k[:rows] for k in keep],
+            piece(d_outputs), active, *_extent(chunks, j),
         )  # fmt: skip
         d_states = [packing.put_back(a, d, rows) for a, d in zip(active, d_states, strict=True)]
         multiplied = [
@@ -227,19 +224,19 @@ def _extent(chunks, j):
 
 def _compiled(rule, loop):
     """Returns a loop over one chunk that XLA compiles once for every shape of a chunk."""
-    functions = rule.equations.functions
-    if loop not in functions:
+    functions, key = rule.equations.functions, (loop, rule)
+    if key not in functions:
         # Not a method: TensorFlow warns of a function's code that is traced for many cells.
         own = functools.partial(loop, rule)
-        functions[loop] = tf.function(own, jit_compile=True, autograph=False)
-    return functions[loop]
+        functions[key] = tf.function(own, jit_compile=True, autograph=False)
+    return functions[key]
 
 
-def _forwards_loop(rule, xs, states, recur, steps, remaining):
+def _forwards_loop(rule, xs, states, recur, keep, steps, remaining):
     size = xs.shape[0]
 
     def body(t, states, arrays):
-        after, kept = rule.step(xs[t], states, recur)
+        after, kept = rule.step(xs[t], states, recur, keep)
         if remaining is not None:
             after = packing.where_rows(t < remaining, after, states)
             for place, state in zip(rule.places, after, strict=True):
@@ -258,7 +255,7 @@ def _forwards_loop(rule, xs, states, recur, steps, remaining):
 
 
 def _backwards_loop(
-    rule, xs, saved, states, recur, prepared, d_outputs, d_states, steps, remaining
+    rule, xs, saved, states, recur, prepared, keep, d_outputs, d_states, steps, remaining
 ):
     size, plan = d_outputs.shape[0], rule.plan(xs[0] if xs else d_outputs, recur)
 
@@ -271,7 +268,7 @@ def _backwards_loop(
             valid, none = t < remaining, [tf.zeros_like(d) for d in d_after]
             d_after = packing.where_rows(valid, d_after, none)
         x = xs[0][t] if xs else None
-        d_before, by_step, summed = rule.back(x, kept, before, recur, prepared, d_after)
+        d_before, by_step, summed = rule.back(x, kept, before, recur, prepared, keep, d_after)
         if remaining is not None:
             d_before = packing.where_rows(valid, d_before, d_states)
             by_step = packing.where_rows(valid, by_step, [tf.zeros_like(b) for b in by_step])

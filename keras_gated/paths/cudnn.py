@@ -11,10 +11,10 @@ import contextvars
 import tensorflow as tf
 
 from keras_gated.cells.base import GatedCell
-from keras_gated.cells.dropout import dropped
-from keras_gated.cells.equations import owner, why_not_written
+from keras_gated.cells.equations import owner
 from keras_gated.cells.gates import to_library
 from keras_gated.paths.fused import equations_differ, inside_xla, last_output
+from keras_gated.paths.path import Results
 
 _OFF = contextvars.ContextVar("keras_gated_cudnn_off", default=False)
 
@@ -29,28 +29,41 @@ def off():
         _OFF.reset(token)
 
 
-def why_not(layer, training):
-    """Returns why cuDNN cannot run a layer, as a clause, or None where it can."""
+ARGUMENT = "use_cudnn"
+
+
+def why_not(call):
+    """As in `Path`."""
+    layer, cell, training = call.layer, call.cell, call.training
+    name = type(cell).__name__
     if _OFF.get():
         return "what is exported must run without a GPU"
-    if training and layer.recurrent_weight_dropout:
+    if not hasattr(cell, "cudnn_mode"):
+        return f"it does not know {name}"
+    if call.looked_at:
+        return "cuDNN keeps its gates to itself"
+    if training and cell.recurrent_weight_dropout:
         return "`recurrent_weight_dropout` changes the weights in training"
+    if training and cell.recurrent_dropout:
+        return "`recurrent_dropout` changes the recurrent product in training"
+    if any(cell.zoneout_rates()):
+        return "`zoneout` changes every step"
     if not _gpu():
         return "TensorFlow sees no GPU that CUDA runs on"
     if layer.compute_dtype not in ("float16", "float32", "float64"):
         return f"it computes in float16, float32 or float64, not in {layer.compute_dtype}"
     if inside_xla():
         return "XLA does not compile it"
-    family = owner(layer.cell, "cudnn_mode")
-    for method, standard in (
-        ("step", family),
-        ("project", GatedCell),
-        ("input_weights", GatedCell),
-        ("recurrent_weights", (family, GatedCell)),
-    ):
-        if owner(layer.cell, method) not in (standard if type(standard) is tuple else (standard,)):
-            return f"{type(layer.cell).__name__} has a `{method}` of its own"
-    return why_not_written(layer.cell) or equations_differ(layer, training)
+    family = owner(cell, "cudnn_mode")
+    for method in ("step", "project", "input_weights", "recurrent_weights"):
+        if owner(cell, method) not in (family, GatedCell):
+            return f"{name} has a `{method}` of its own"
+    if not cell.step_gradient_holds():
+        return (
+            "its equations have `activation='tanh'`, `recurrent_activation='sigmoid'`, "
+            "`reset_after=True` and no projection"
+        )
+    return equations_differ(call)
 
 
 def _gpu():
@@ -59,10 +72,9 @@ def _gpu():
     )
 
 
-def run(layer, x, states, mask, training, fields, outputs_reversed):
-    """As `keras_loop.run`, for a layer for which `why_not` returns None, without its gates."""
-    if training and layer.dropout:
-        x = dropped(x, layer.cell.dropout_mask(None)[:, None])
+def run(call):
+    """As in `Path`."""
+    layer, x, states, mask = call.layer, call.sequences, call.states, call.mask
     batch, time = tf.shape(x)[0], tf.shape(x)[1]
     if mask is None:
         lengths = tf.fill([batch], time)
@@ -85,11 +97,12 @@ def run(layer, x, states, mask, training, fields, outputs_reversed):
         outputs = tf.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
         shown = tf.where(mask, read, 0) if layer.zero_output_for_mask else read
         outputs = tf.gather(outputs, shown, batch_dims=1)
-    if outputs_reversed if mask is not None else layer.go_backwards and not outputs_reversed:
+    reversed_ = call.outputs_reversed
+    if reversed_ if mask is not None else layer.go_backwards and not reversed_:
         outputs = tf.reverse(outputs, [1])
-    outputs = tf.ensure_shape(outputs, [*x.shape[:2], layer.units])
+    outputs = tf.ensure_shape(outputs, [*x.shape[:2], layer.cell.units])
     last = last_output(x, mask, layer.go_backwards, layer.zero_output_for_mask, finals)
-    return last, [outputs] * len(fields), finals
+    return Results(last, [outputs] * len(call.fields), finals)
 
 
 def _run(cell, steps, states, lengths):

@@ -18,7 +18,7 @@ class Plan(NamedTuple):
 
     kept: list  # widths of the states and products
     by_step: list  # widths of the derivatives by the input and by products, and of vectors
-    products: list  # of each: the number of its matrix, of its derivative, and of its vectors
+    products: list  # of each: the number of its matrix, and places of its derivative and vectors
     direct: list  # numbers of the weights that a step reads otherwise than by `product`
     states: list  # numbers of the states that are multiplied as they are
 
@@ -36,19 +36,19 @@ class Written:
         """Returns the `Plan` for inputs `(slots, width)` and weights of a step."""
         equations = self.equations
         sums = 1 if equations.inputs_and_state_are_summed else 2
-        kept = [equations.units] * len(equations.step_type._fields)
+        kept = list(equations.widths.values())
         return Plan(kept, [equations.width] * sums, [(0, sums - 1, 0)], [], [0])
 
-    def step(self, x, states, recur):
+    def step(self, x, states, recur, keep):
         """Returns the states after a step, and what is kept of it, the states among it."""
-        step = self.equations.step(x, states, recur)
+        step = self.equations.step(x, states, recur, *keep)
         return [getattr(step, name) for name in self.equations.state_names], list(step)
 
     def prepared(self, recur):
         """Returns what `back` needs of the weights, made once for all steps."""
         return [tf.transpose(recur[0])]
 
-    def back(self, x, kept, before, recur, prepared, d_after):
+    def back(self, x, kept, before, recur, prepared, keep, d_after):
         """Returns the derivatives by the states before a step, those by what all steps share, and
         those to be summed over the steps."""
         step = self.equations.step_type(*kept)
@@ -67,35 +67,39 @@ class Derived:
 
     Products are kept forwards. Backwards each is recalled, and its derivative noted; a matrix has
     no derivative at any single step. Other weights have, and the loop sums them.
+
+    Args:
+        equations: `Equations`.
+        drops: Whether recurrent dropout drops in the products.
     """
 
     reads_inputs = True
 
-    def __init__(self, equations):
-        self.equations = equations
+    def __init__(self, equations, drops):
+        self.equations, self._drops = equations, drops
         self.places = list(range(len(equations.state_names)))
 
-    def step(self, x, states, recur):
+    def step(self, x, states, recur, keep):
         products = []
 
         def noted(vectors, matrix):
             made = tf.matmul(vectors, matrix)
-            if _number_of(matrix, recur) is not None:
+            if number_of(matrix, recur) is not None:
                 products.append(made)
             return made
 
         with products_by(noted):
-            step = self.equations.step(x, states, recur)
+            step = self.equations.step(x, states, recur, *keep)
         after = [getattr(step, name) for name in self.equations.state_names]
         return after, [*after, *products]
 
     def prepared(self, recur):
         return [tf.transpose(w) if w.shape.rank == 2 else w for w in recur]
 
-    def back(self, x, kept, before, recur, prepared, d_after):
+    def back(self, x, kept, before, recur, prepared, keep, d_after):
         plan = self.plan(x, recur)
         d_x, d_before, d_recur, met, d_products = self._derived(
-            x, kept, before, recur, prepared, d_after
+            x, kept, before, recur, prepared, keep, d_after
         )
         by_step = [d_x] + [None] * (len(plan.by_step) - 1)
         for (_, place, of_vectors), (_, vectors, _), d in zip(
@@ -106,12 +110,12 @@ class Derived:
                 by_step[of_vectors[1]] = vectors
         return d_before, by_step, [tf.convert_to_tensor(d_recur[n]) for n in plan.direct]
 
-    def _derived(self, x, kept, before, recur, prepared, d_after):
+    def _derived(self, x, kept, before, recur, prepared, keep, d_after):
         saved, met = iter(kept[len(before) :]), []
         own = [tf.identity(w) for w in recur]  # of the graph of this step
 
         def recalled(vectors, matrix):
-            number = _number_of(matrix, own)
+            number = number_of(matrix, own)
             if number is None:
                 return tf.matmul(vectors, matrix)
             value = next(saved)
@@ -120,7 +124,7 @@ class Derived:
             return _recalled(value, prepared[number], vectors) + probe
 
         with products_by(recalled):
-            step = self.equations.step(x, before, own)
+            step = self.equations.step(x, before, own, *keep)
         after = [getattr(step, name) for name in self.equations.state_names]
         # Not a tape: none records while a derivative is made.
         sources = [x, *before, *own, *(probe for *_, probe in met)]
@@ -148,22 +152,23 @@ class Derived:
     def plan(self, x, recur):
         """Derives one step in a graph of its own."""
         functions = self.equations.functions
-        key = (Plan, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
+        key = (Plan, self._drops, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
         if key not in functions:
             with tf.Graph().as_default():
                 like = [tf.zeros(w.shape, w.dtype) for w in recur]
                 x = tf.zeros([8, x.shape[-1]], x.dtype)
-                states = [tf.zeros([8, self.equations.units], x.dtype) for _ in self.places]
-                after, kept = self.step(x, states, like)
+                states = [tf.zeros([8, width], x.dtype) for width in self.equations.state_widths]
+                keep = [tf.zeros_like(states[0])] if self._drops else []
+                after, kept = self.step(x, states, like, keep)
                 d_x, _, d_recur, met, d_products = self._derived(
-                    x, kept, states, like, self.prepared(like), after
+                    x, kept, states, like, self.prepared(like), keep, after
                 )
                 by_step, products = [d_x], []
                 for (number, vectors, _), d in zip(met, d_products, strict=True):
                     place = next((n for n, other in enumerate(by_step) if other is d), None)
                     if place is None:  # what is added to the input has the same derivative
                         place, by_step = len(by_step), [*by_step, d]
-                    state = next((n for n, s in enumerate(states) if s is vectors), None)
+                    state = number_of(vectors, states)
                     if state is None:
                         state, by_step = ("vectors", len(by_step)), [*by_step, vectors]
                     products.append((number, place, state))
@@ -177,8 +182,18 @@ class Derived:
         return functions[key]
 
 
-def _number_of(matrix, weights):
-    return next((n for n, weight in enumerate(weights) if weight is matrix), None)
+def rule_of(equations, drops):
+    """Returns the rule of these equations: `Written` where that is right, else `Derived`."""
+    key = (rule_of, drops)
+    if key not in equations.functions:
+        written = equations.written and not drops  # it knows of no mask
+        equations.functions[key] = Written(equations) if written else Derived(equations, drops)
+    return equations.functions[key]
+
+
+def number_of(tensor, tensors):
+    """Returns the place of a tensor among others, or None."""
+    return next((n for n, other in enumerate(tensors) if other is tensor), None)
 
 
 def _or_zeros(derivative, like):

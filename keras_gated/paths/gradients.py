@@ -4,7 +4,8 @@ import functools
 import weakref
 
 import tensorflow as tf
-from tensorflow.python.framework.ops import gradient_registry
+
+from keras_gated.keras_private import gradient_registry
 
 
 def custom_gradient(function):

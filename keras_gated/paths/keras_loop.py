@@ -3,30 +3,29 @@
 import keras
 from keras import ops
 
+from keras_gated.cells.gates import apart
+from keras_gated.keras_private import inner_loop
+from keras_gated.paths.path import Results, own_call
 
-def run(layer, sequences, states, mask, training, fields, outputs_reversed):
-    """Runs a layer's cell over sequences, whatever its options.
+ARGUMENT = None
 
-    Keras's loop wants a step, and computes masked steps, too.
 
-    Args:
-        layer: A built layer.
-        sequences: `(batch, time, features)`.
-        states: The states before the first step, each `(batch, units)`.
-        mask: Optional bool, `(batch, time)`.
-        training: Whether dropout is applied.
-        fields: Names of the gates and states wanted of every step.
-        outputs_reversed: Whether they are wanted with the last step of the inputs first.
+def why_not(call):
+    """As in `Path`: it runs whatever there is."""
+    del call
 
-    Returns:
-        The last output, `(batch, units)`; the fields, each `(batch, time, units)`; and the final
-        states.
-    """
+
+def run(call):
+    """As in `Path`. Keras's loop wants a step, and computes masked steps, too."""
+    layer, sequences, states, mask = call.layer, call.sequences, call.states, call.mask
+    if call.masks.zones is not None:  # beside the inputs of their steps
+        zones = ops.cast(call.masks.zones, sequences.dtype)
+        sequences = ops.concatenate([sequences, zones], axis=-1)
     batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
     if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
         sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
     if sequences.shape[1]:
-        outputs, new = _keras_loop(layer, sequences, states, mask, training, fields)
+        outputs, new = _keras_loop(call, sequences, mask)
     else:
         one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
         added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
@@ -34,7 +33,7 @@ def run(layer, sequences, states, mask, training, fields, outputs_reversed):
         if mask is not None:
             added = ops.zeros((batch, one_if_empty), "bool")
             of_longer = ops.concatenate([mask, added], axis=1)
-        outputs, new = _keras_loop(layer, longer, states, of_longer, training, fields)
+        outputs, new = _keras_loop(call, longer, of_longer)
         outputs = [output[:, :time] for output in outputs]
         new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
     if mask is None:
@@ -46,30 +45,40 @@ def run(layer, sequences, states, mask, training, fields, outputs_reversed):
             shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
         some = ops.any(shown[:, -1:], axis=1)
         outputs = [ops.where(shown[..., None], o, ops.zeros_like(o)) for o in outputs]
-    if layer.go_backwards and not outputs_reversed:
+    if layer.go_backwards and not call.outputs_reversed:
         outputs = [ops.flip(output, axis=1) for output in outputs]
-    return ops.where(some[:, None], new[0], ops.zeros_like(new[0])), outputs, new
+    last = ops.where(some[:, None], new[0], ops.zeros_like(new[0]))
+    return Results(last, outputs, new)
 
 
-def _keras_loop(layer, sequences, states, mask, training, fields):
+def _keras_loop(call, sequences, mask):
     """Returns the fields of all steps, and the final states."""
-    if not fields or (fields == ("hidden",) and layer.return_sequences):
-        _, outputs, new = _loop(layer, sequences, states, mask, training)
+    if call.training and own_call(call.cell):  # it draws its masks itself, before the loop
+        call.cell.get_dropout_mask(sequences[:, 0])
+        call.cell.get_recurrent_dropout_mask(call.states[0])
+    results = _looped(call, sequences, mask)
+    call.cell.reset_dropout_mask()
+    call.cell.reset_recurrent_dropout_mask()
+    return results
+
+
+def _looped(call, sequences, mask):
+    layer, states, fields = call.layer, call.states, call.fields
+    if own_call(call.cell) == "call" and not call.looked_at:
+        _, outputs, new = inner_loop(layer, sequences, states, mask, call.training)
         return [outputs] * len(fields), new
+    one = _WholeStep(call)
     whole = keras.layers.RNN(
-        _WholeStep(layer.cell, fields, training),
-        return_sequences=True,
+        one,
+        return_sequences=bool(fields),
         go_backwards=layer.go_backwards,
         unroll=layer.unroll,
         stateful=layer.stateful,
         name="whole_step",  # so that no layer of a user gets another number
     )
-    none_before = ops.zeros((ops.shape(sequences)[0], whole.cell.output_size), states[0].dtype)
-    _, outputs, [_, *new] = _loop(whole, sequences, [none_before, *states], mask)
-    return ops.split(outputs, len(fields), axis=-1), new
-
-
-_loop = keras.layers.RNN.inner_loop
+    none_before = ops.zeros((ops.shape(sequences)[0], one.output_size), states[0].dtype)
+    _, outputs, [_, *new] = inner_loop(whole, sequences, [none_before, *states], mask)
+    return apart(outputs, one.widths) if fields else [], new
 
 
 class _WholeStep:
@@ -78,13 +87,21 @@ class _WholeStep:
     Its first state is the output before: Keras takes it from there on some backends.
     """
 
-    def __init__(self, cell, fields, training):
-        self.cell, self.fields, self.training = cell, fields, training
-        self.output_size = len(fields) * cell.units
-        self.state_size = [self.output_size] + [cell.units] * len(cell.state_names)
+    def __init__(self, call):
+        self.cell = cell = call.cell
+        self.fields, self.training = call.fields or ("hidden",), call.training
+        self.masks = None if own_call(cell) else call.masks
+        self.features = call.sequences.shape[-1]
+        self.widths = [cell.width_of(name) for name in self.fields]
+        self.output_size = sum(self.widths)
+        self.state_size = [self.output_size, *cell.state_widths()]
 
     def call(self, inputs, states):
-        step = self.cell.whole_step(inputs, states[1:], self.training)
+        x, zones = inputs[:, : self.features], inputs[:, self.features :]
+        masks = self.masks
+        if masks and masks.zones is not None:
+            masks = masks._replace(zones=ops.cast(zones, self.cell.state_dtype))
+        step = self.cell.whole_step(x, states[1:], self.training, masks)
         output = ops.concatenate([getattr(step, name) for name in self.fields], axis=-1)
         return output, [output, *(getattr(step, name) for name in self.cell.state_names)]
 

@@ -48,8 +48,9 @@ class Group(NamedTuple):
     """Rows that run together."""
 
     x: Any  # (slots, features)
-    states: Any  # the states before the first step, each (rows, units)
+    states: Any  # the states before the first step, each (rows, width)
     chunks: Chunks
+    keep: Any = ()  # what recurrent dropout keeps of the hidden state, (rows, width), if it drops
 
 
 class Batch(NamedTuple):

@@ -6,10 +6,13 @@ steps at a time, which then stay in the processor's cache.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keras_gated.cells.products import products_by
 from keras_gated.paths import packing
+from keras_gated.paths.derivative import number_of
 
 # Numbers of an input product for all steps of a turn, from which on half of them are better: they
 # then stay in the processor's cache (measured: 10 % of a forward pass of 32 rows and 512 columns).
@@ -19,7 +22,7 @@ CACHED = 1 << 17
 LARGE = 3 << 16
 
 
-def run(equations, group, fields, project, recur):
+def run_group(equations, group, fields, project, recur):
     """Runs equations over a `packing.Group` in plain TensorFlow.
 
     Args:
@@ -30,9 +33,9 @@ def run(equations, group, fields, project, recur):
         recur: The cell's `recurrent_weights`.
 
     Returns:
-        The fields, each `(slots, units)`, and the final states.
+        The fields, each `(slots, width)`, and the final states.
     """
-    chunks, recur = group.chunks, by_gate(equations, recur)
+    chunks, weights = group.chunks, prepared(equations, project, recur)
     numbers = {name: value for name, value in chunks._asdict().items() if tf.is_tensor(value)}
     settings = tuple(
         (name, value) for name, value in chunks._asdict().items() if name not in numbers
@@ -43,10 +46,10 @@ def run(equations, group, fields, project, recur):
     if key not in equations.functions:
         own = functools.partial(_chunks, equations, fields, settings)
         equations.functions[key] = tf.function(own, autograph=False, reduce_retracing=True)
-    return equations.functions[key](group.x, group.states, numbers, project, recur)
+    return equations.functions[key](group.x, group.states, group.keep, numbers, weights)
 
 
-def _chunks(equations, fields, settings, x, states, numbers, project, recur):
+def _chunks(equations, fields, settings, x, states, keep, numbers, weights):
     chunks = packing.Chunks(**dict(settings), **numbers)
     masked = chunks.lengths is not None
 
@@ -54,30 +57,32 @@ def _chunks(equations, fields, settings, x, states, numbers, project, recur):
         rows, offset = chunks.rows[j], chunks.offsets[j]
         own = x if chunks.single else x[offset : offset + chunks.size * rows]
         active = [s[:rows] for s in states] if masked else states
-        outputs, after = _steps(equations, fields, chunks, j, own, active, project, recur)
+        kept = [k[:rows] for k in keep] if masked else keep
+        with _multiplying(weights):
+            outputs, after = _steps(equations, fields, chunks, j, own, active, kept, weights)
         if masked:
             after = [packing.put_back(a, s, rows) for a, s in zip(after, states, strict=True)]
         return outputs, after
 
-    return packing.over_chunks(chunks, chunk, states, [equations.units] * len(fields))
+    return packing.over_chunks(chunks, chunk, states, [equations.widths[name] for name in fields])
 
 
-def _steps(equations, fields, chunks, j, x, states, project, recur):
+def _steps(equations, fields, chunks, j, x, states, keep, weights):
     """Runs the steps of chunk j, written out.
 
     Args:
         x: `(slots of the chunk, features)`.
-        states: Those of its rows, each `(rows, units)`.
+        states: Those of its rows, each `(rows, width)`.
 
     Returns:
-        The fields, each `(slots of the chunk, units)`, and the states after each row's last step.
+        The fields, each `(slots of the chunk, width)`, and the states after each row's last step.
     """
     rows, size, steps, before = states[0].shape[0], chunks.size, [], states
     pieces = 2 if (rows or 0) * equations.width * size > CACHED and size % 2 == 0 else 1
     for piece in tf.split(x, pieces):
-        for xs in tf.split(equations.project(piece, project), size // pieces):
-            xs = tf.ensure_shape(xs, [rows, equations.width])
-            steps.append(equations.step(xs, states, recur))
+        for xs in tf.split(equations.project(piece, weights.project), size // pieces):
+            xs = tf.ensure_shape(xs, [rows, xs.shape[-1]])
+            steps.append(equations.step(xs, states, weights.recur, *keep))
             states = [getattr(steps[-1], name) for name in equations.state_names]
     names = {*fields, *(() if chunks.full else equations.state_names)}
     columns = {name: tf.concat([getattr(step, name) for step in steps], 0) for name in names}
@@ -95,34 +100,64 @@ def _steps(equations, fields, chunks, j, x, states, project, recur):
     return outputs, packing.where_rows(remaining > 0, ends, before)
 
 
-def weights(cell):
-    """Returns what `one_step` needs for many steps: to be read, and taken apart, but once."""
-    return by_gate(cell, cell.input_weights()), by_gate(cell, cell.recurrent_weights())
+class Weights(NamedTuple):
+    """A cell's weights as the steps of a plain loop read them."""
+
+    project: Any  # what `project` is given
+    recur: Any  # what `step` is given
+    blocks: Any  # of each of them: the columns of each gate if it is large, else none; (): unknown
 
 
-def by_gate(cell, weights):
-    """Returns weights with a large matrix as a tuple of the columns of each gate."""
-    matrix, *others = weights
-    if isinstance(matrix, tuple) or matrix.shape.num_elements() < LARGE:
-        return weights
-    return (tuple(tf.split(matrix, matrix.shape[1] // cell.units, axis=1)), *others)
+def weights_of(cell):
+    """Returns the `Weights` of a cell for many steps: read, and taken apart, but once."""
+    return prepared(cell, cell.input_weights(), cell.recurrent_weights())
 
 
-def one_step(equations, x, states, mask, project, recur, fields):
+def prepared(equations, project, recur):
+    """Returns `Weights` for equations whose gates are `units` wide."""
+
+    def blocks(weight):
+        large = weight.shape.rank == 2 and weight.shape.num_elements() >= LARGE
+        number = weight.shape[-1] // equations.units if large else 1
+        evenly = large and weight.shape[-1] % equations.units == 0
+        return tf.split(weight, number, axis=1) if evenly and number > 1 else []
+
+    return Weights(project, recur, [blocks(weight) for weight in (*project, *recur)])
+
+
+def _multiplying(weights):
+    """Lets a step multiply with a large matrix gate by gate."""
+    whole = [*weights.project, *weights.recur]
+
+    def multiply(vectors, matrix):
+        number = number_of(matrix, whole)
+        parts = () if number is None else weights.blocks[number]
+        if not parts:
+            return tf.matmul(vectors, matrix)
+        return tf.concat([tf.matmul(vectors, part) for part in parts], -1)
+
+    return products_by(multiply)
+
+
+def one_step(equations, x, states, mask, weights, keep, fields):
     """Runs equations over a single step.
 
     Args:
-        equations, project, recur, fields: As for `run`.
+        equations, fields: As for `run_group`.
         x: float, `(batch, 1, features)`.
-        states: The states before it, each `(batch, units)`.
+        states: The states before it, each `(batch, width)`.
         mask: Optional bool, `(batch, 1)`: a masked step keeps the states, and its fields are 0.
+        weights: `Weights`.
+        keep: As in a `packing.Group`.
 
     Returns:
-        The fields, each `(batch, 1, units)`, and the final states.
+        The fields, each `(batch, 1, width)`, and the final states.
     """
     if mask is not None:
         x = tf.where(mask[..., None], x, 0)  # whatever it holds reaches no gradient
-    step = equations.step(equations.project(x[:, 0], project), states, recur)
+    with _multiplying(weights):
+        xs = equations.project(x[:, 0], weights.project)
+        step = equations.step(xs, states, weights.recur, *keep)
     finals = [getattr(step, name) for name in equations.state_names]
     steps = [getattr(step, name) for name in fields]
     if mask is not None:

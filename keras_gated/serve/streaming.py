@@ -6,7 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
-from keras_gated.layers.base import GatedLayer
+from keras_gated.layers.base import RNN
 from keras_gated.paths import plain
 from keras_gated.paths.recorder import recording
 
@@ -20,7 +20,7 @@ class Stepper:
         model: A model whose recurrent layers are ours, read forwards and are called once each.
 
     Attributes:
-        states: State name to its `tf.TensorSpec`, `(batch, units)`: `<layer>_hidden`, and for an
+        states: State name to its `tf.TensorSpec`, `(batch, width)`: `<layer>_hidden`, and for an
             LSTM `<layer>_memory`, too.
 
     Raises:
@@ -43,9 +43,9 @@ class Stepper:
                 f"{model.name!r} has no states: it holds no recurrent layer of keras_gated."
             )
         self.states = {
-            f"{layer.name}_{name}": tf.TensorSpec((None, layer.units), layer.cell.state_dtype)
+            f"{layer.name}_{name}": tf.TensorSpec((None, width), layer.cell.state_dtype)
             for layer in self._layers
-            for name in layer.cell.state_names
+            for name, width in _widths(layer.cell).items()
         }
         count = sum(len(layer.cell.state_names) for layer in self._layers)
         if len(self.states) != count:
@@ -62,7 +62,7 @@ class Stepper:
 
     def weights(self):
         """Returns the layers' weights for a loop of single steps: read but once, outside of it."""
-        return {id(layer): plain.weights(layer.cell) for layer in self._layers}
+        return {id(layer): plain.weights_of(layer.cell) for layer in self._layers}
 
     def __call__(self, inputs, states, mask=None, weights=None):
         """Returns the outputs and the new states, by name."""
@@ -79,11 +79,17 @@ class Stepper:
                 f"outputs. Received: calls of {[call.layer.name for call in calls]}."
             )
         new = {
-            f"{call.layer.name}_{name}": tf.ensure_shape(state, [None, call.layer.units])
+            f"{call.layer.name}_{name}": tf.ensure_shape(state, [None, width])
             for call in calls
-            for name, state in zip(call.layer.cell.state_names, call.finals, strict=True)
+            for (name, width), state in zip(
+                _widths(call.layer.cell).items(), call.finals, strict=True
+            )
         }
         return outputs, {name: new[name] for name in self.states}
+
+
+def _widths(cell):
+    return dict(zip(cell.state_names, cell.state_widths(), strict=True))
 
 
 @contextlib.contextmanager
@@ -109,7 +115,7 @@ def check_masked(calls, mask):
 
 
 def _why_not(layer):
-    if not isinstance(layer, GatedLayer):
+    if not isinstance(layer, RNN):
         return "it is not a layer of keras_gated"
     if layer.go_backwards:
         return "it reads the sequence from its end, so what comes later comes before its state"

@@ -1,0 +1,61 @@
+"""Every name of Keras and TensorFlow that is used here and is not public, each with a test.
+
+A version of theirs that renames one breaks this file and its test, and nothing else. What is of
+TensorFlow is imported when it is asked for: Keras may run on another backend.
+"""
+
+import importlib
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras.src.models import Functional
+
+__all__ = [
+    "DropoutRNNCell",
+    "Functional",
+    "inner_loop",
+    "is_inference_call",
+    "mask_of",
+    "parts_of",
+]
+
+# Keras's own loop over the steps of a sequence, which `keras.layers.RNN` has as a method.
+inner_loop = keras.layers.RNN.inner_loop
+
+
+def is_inference_call():
+    """Whether a layer is being called that was not told to train."""
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is not None and not context.get_value("training")
+
+
+def mask_of(tensor):
+    """Returns the mask that Keras attached to a tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def parts_of(layer):
+    """Yields a layer or model and all layers in it."""
+    return layer._flatten_layers()
+
+
+# Names of TensorFlow and the modules they stand in, below `tensorflow.python`.
+_OF_TENSORFLOW = {
+    # Whether a derivative may be taken of what is computed now.
+    "could_possibly_record": "eager.record",
+    "stop_recording": "eager.record",
+    "pack_tangents": "eager.forwardprop_util",
+    # Whether the numbers of every operation are looked at (`enable_check_numerics`).
+    "should_invoke_op_callbacks": "framework.op_callbacks",
+    "gradient_registry": "framework.ops",
+    "GraphOrParentsInXlaContext": "ops.control_flow_util",
+    "WhileBodyFuncGraph": "ops.control_flow_v2_func_graphs",
+    "convert_variables_to_constants_v2": "framework.convert_to_constants",
+}
+
+
+def __getattr__(name):
+    if name not in _OF_TENSORFLOW:
+        raise AttributeError(f"module 'keras_gated.keras_private' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tensorflow.python.{_OF_TENSORFLOW[name]}"), name)

@@ -1,0 +1,56 @@
+"""What a path is: one way to run a sequence through a cell. A layer tries them in one order."""
+
+from typing import Any, NamedTuple, Protocol
+
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.dropout import Masks
+from keras_gated.cells.equations import owner
+
+
+class Call(NamedTuple):
+    """What a layer asks a path to run."""
+
+    layer: Any  # the built layer
+    sequences: Any  # (batch, time, features), what dropout drops of them already dropped
+    states: Any  # the states before the first step, each (batch, width)
+    mask: Any  # bool (batch, time), or None
+    training: bool
+    masks: Masks  # what is dropped at the steps
+    fields: tuple[str, ...]  # names of the gates and states wanted of every step
+    outputs_reversed: bool  # whether they are wanted with the last step of the inputs first
+    weights: Any  # the cell's weights as `plain.weights_of` returns them, or None: read them
+
+    @property
+    def cell(self):
+        return self.layer.cell
+
+    @property
+    def looked_at(self):
+        """Whether more than the output is wanted of every step."""
+        return not set(self.fields) <= {"hidden"}
+
+
+class Results(NamedTuple):
+    """What a path returns."""
+
+    output: Any  # the last output, (batch, width)
+    steps: Any  # the fields, each (batch, time, width)
+    finals: Any  # the states after the last step, each (batch, width)
+
+
+class Path(Protocol):
+    """A module of this package that runs calls."""
+
+    ARGUMENT: str | None  # the argument of a layer that asks for it or forbids it
+
+    def why_not(self, call: Call) -> str | None:
+        """Returns why the path cannot run a call, as a clause, or None where it can."""
+
+    def run(self, call: Call) -> Results:
+        """Runs a call for which `why_not` returns None."""
+
+
+def own_call(cell):
+    """Returns the method that a cell has in place of its equations, or None."""
+    names = ("call", "whole_step")
+    return next((name for name in names if owner(cell, name) is not GatedCell), None)
