@@ -10,10 +10,14 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models import Functional
+from keras.src.ops.numpy import Any, Flip, NotEqual
 
 __all__ = [
+    "Any",
     "DropoutRNNCell",
+    "Flip",
     "Functional",
+    "NotEqual",
     "inner_loop",
     "is_inference_call",
     "mask_of",

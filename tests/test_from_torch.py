@@ -56,6 +56,25 @@ def test_outputs_agree_both_ways(kind, num_layers, bidirectional, batch_first, b
         assert_allclose(back.bias_ih_l0.detach(), (theirs.bias_ih_l0 + theirs.bias_hh_l0).detach())
 
 
+@pytest.mark.parametrize(
+    "num_layers, bidirectional, bias", product((1, 2), (True, False), (True, False))
+)
+def test_a_projection_agrees_both_ways(num_layers, bidirectional, bias):
+    theirs = module(
+        "LSTM", proj_size=2, num_layers=num_layers, bidirectional=bidirectional, bias=bias,
+        batch_first=True,
+    )  # fmt: skip
+    ours = from_torch(theirs)
+    assert_allclose(ours(X), outputs(theirs, X), atol=2e-6)
+    back = to_torch(ours)
+    assert back.proj_size == 2 and back.hidden_size == 5
+    assert_allclose(outputs(back, X), outputs(theirs, X), atol=2e-6)
+    arrays = to_torch(ours, state_dict=True)
+    assert set(arrays) == set(theirs.state_dict()) and arrays["weight_hr_l0"].shape == (2, 5)
+    with pytest.raises(ValueError, match=r"weight_hr_l0 must have shape \(2, 4\)|must have shape"):
+        from_torch({**arrays, "weight_hr_l0": np.ones((3, 4), "float32")})
+
+
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_sequences_are_masks_and_initial_states_are_states(kind, bidirectional):
@@ -145,8 +164,6 @@ def test_what_does_not_fit_is_refused_by_name():
         changed = {k: v for k, v in {**good, **change}.items() if v is not None}
         with pytest.raises(ValueError, match=message):
             from_torch(changed)
-    with pytest.raises(ValueError, match="proj_size"):
-        from_torch(module("LSTM", proj_size=2))
     with pytest.raises(ValueError, match=r"must be a torch.nn.RNN, LSTM or GRU.*a Linear"):
         from_torch(torch.nn.Linear(3, 5))
 
@@ -158,6 +175,8 @@ def test_what_does_not_fit_is_refused_by_name():
         (keras_gated.LSTM(3, go_backwards=True), "go_backwards=True"),
         (keras_gated.GRU(3, reset_after=False), "reset_after=False"),
         (keras_gated.LSTM(3, activation="relu"), "activation='relu'"),
+        (keras_gated.LSTM(3, zoneout=0.1), r"zoneout=0\.1"),
+        (keras_gated.PeepholeLSTM(3), "must be built layers of keras_gated"),
         (keras_gated.LSTM(3, recurrent_activation="relu"), "recurrent_activation='relu'"),
         (keras_gated.Bidirectional(keras_gated.LSTM(3), merge_mode="sum"), "merge_mode='sum'"),
         (keras.layers.LSTM(3), "from_keras"),

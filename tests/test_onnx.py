@@ -296,6 +296,22 @@ def test_what_pytorch_exports_is_read_as_our_layers(kind, options, dynamo, tmp_p
     assert_allclose(keras.models.load_model(tmp_path / "ours.keras")(IDS), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("kind", [keras_gated.PeepholeLSTM, keras_gated.CoupledLSTM])
+def test_peepholes_and_coupled_gates_are_one_node_of_onnx_both_ways(kind, both, masked, tmp_path):
+    layer = kind(5, return_sequences=True, return_state=True)
+    model = of_ids(keras_gated.Bidirectional(layer) if both else layer, mask_zero=masked)
+    path = to_onnx(model, tmp_path / "model.onnx", check=False)  # compared below
+    assert [op for op in nodes(path) if op in RECURRENT] == ["LSTM"]
+    again = from_onnx(path)
+    inner = [getattr(one, "forward_layer", one) for one in again.layers]
+    assert kind in map(type, inner)
+    for ids in (PADDED, GAPS) if masked else (IDS,):
+        assert_same(session(path).run(None, {"ids": ids}), flat(model(ids)))
+        assert_same(flat(again(ids)), flat(model(ids)))
+
+
 def test_nodes_and_options_without_a_counterpart_are_refused_by_name():
     helper = onnx.helper
 
@@ -314,9 +330,9 @@ def test_nodes_and_options_without_a_counterpart_are_refused_by_name():
 
     for model, message in (
         (graph(clip=2.0), r"LSTM node 'told' has clip=2\.0"),
-        (graph(input_forget=1), "input_forget=1"),
+        (graph(input_forget=1, ops=["", "", "", "", "P"]), "input_forget=1 and peepholes"),
         (graph(layout=1), "layout=1"),
-        (graph(ops=["", "", "", "", "P"]), "peepholes"),
+        (graph(ops=["", "", "", "", "x"]), "weights `P` that are no constant"),
         (graph(activations=["Sigmoid", "Tanh", "Relu"]), "must be one"),
         (graph(activations=["HardSigmoid", "Tanh", "Tanh"]), "HardSigmoid"),
         (graph("Conv"), "Conv node 'told' has no counterpart"),

@@ -16,8 +16,9 @@ def integrator(family):
     """Weights that add up their input: what is added is small against the sum."""
     weights = [w * 0 for w in family.random_weights(FEATURES, UNITS, dtype="float32")]
     W, _, b = weights
-    gates = dict(zip(family.cell.gates, np.split(b, family.gates, axis=-1), strict=True))
-    columns = dict(zip(family.cell.gates, np.split(W, family.gates, axis=-1), strict=True))
+    names = family.cell.gates
+    gates = dict(zip(names, np.split(b, len(names), axis=-1), strict=True))
+    columns = dict(zip(names, np.split(W, len(names), axis=-1), strict=True))
     columns["candidate"] += 0.2
     gates["forget"] += 20
     gates["input"] -= 1

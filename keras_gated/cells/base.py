@@ -224,6 +224,12 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
                 autocast=False,
             )
             setattr(self, name, weight)
+        if "recurrent_kernel" not in shapes and self.recurrent_weight_dropout:
+            raise ValueError(
+                f"{self.owner}: `recurrent_weight_dropout` drops entries of the recurrent kernel, "
+                f"and {type(self).__name__} has none. Received: recurrent_weight_dropout="
+                f"{self.recurrent_weight_dropout}. Leave it out."
+            )
         self._further = [n for n in shapes if n not in ("kernel", "recurrent_kernel", "bias")]
         self.built = True
 

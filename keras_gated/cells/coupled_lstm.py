@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_gated.cells.base import GatedCell
+from keras_gated.cells.gates import COUPLED_LSTM_GATES
 from keras_gated.cells.products import product
 
 
@@ -29,7 +30,7 @@ class CoupledLSTMCell(GatedCell):
     Reference: Greff et al. 2015, arXiv:1503.04069, section 3 (CIFG).
     """
 
-    gates = ("input", "candidate", "output")
+    gates = COUPLED_LSTM_GATES
     state_names = ("hidden", "memory")
     reads = ("activation", "recurrent_activation")
 

@@ -25,18 +25,25 @@ from typing import Any, NamedTuple
 
 SIMPLE_RNN_GATES = ("hidden",)
 LSTM_GATES = ("input", "forget", "candidate", "output")
+COUPLED_LSTM_GATES = ("input", "candidate", "output")  # forgets what it does not store
 GRU_GATES = ("update", "reset", "candidate")
 
 _ORDERS = {
     "keras": {LSTM_GATES: LSTM_GATES, GRU_GATES: GRU_GATES},
     "torch": {LSTM_GATES: LSTM_GATES, GRU_GATES: ("reset", "update", "candidate")},
     "cudnn": {LSTM_GATES: LSTM_GATES, GRU_GATES: ("reset", "update", "candidate")},
-    "onnx": {LSTM_GATES: ("input", "output", "forget", "candidate"), GRU_GATES: GRU_GATES},
+    "onnx": {
+        LSTM_GATES: ("input", "output", "forget", "candidate"),
+        COUPLED_LSTM_GATES: ("input", "output", "forget", "candidate"),
+        GRU_GATES: GRU_GATES,
+    },
 }
 
 
 def to_library(library, gates, blocks):
     """Returns what another library stores in the place of our blocks, in its order.
+
+    Where it has a gate that we do not, that has zeros.
 
     Args:
         library: "keras", "torch", "cudnn" or "onnx".
@@ -44,13 +51,21 @@ def to_library(library, gates, blocks):
         blocks: Arrays or tensors, one a gate: its columns of a kernel or a bias.
     """
     of_gate = dict(zip(gates, blocks, strict=True))
-    return [_turned(gate, of_gate[gate]) for gate in _ORDERS[library].get(gates, gates)]
+    return [
+        _turned(gate, of_gate[gate]) if gate in of_gate else 0 * blocks[0]
+        for gate in order_in(library, gates)
+    ]
 
 
 def from_library(library, gates, blocks):
     """Returns our blocks, in our order, from those of another library: undoes `to_library`."""
-    of_gate = dict(zip(_ORDERS[library].get(gates, gates), blocks, strict=True))
+    of_gate = dict(zip(order_in(library, gates), blocks, strict=True))
     return [_turned(gate, of_gate[gate]) for gate in gates]
+
+
+def order_in(library, gates):
+    """Returns the names of the gates in the order of another library."""
+    return _ORDERS[library].get(gates, gates)
 
 
 def _turned(gate, block):

@@ -9,7 +9,6 @@ from keras_gated.cells.base import GatedCell
 class _Minimal(GatedCell):
     """A cell without a recurrent kernel."""
 
-    reads = ("activation", "recurrent_activation")
     without = ("recurrent_initializer", "recurrent_regularizer", "recurrent_constraint",
                "recurrent_dropout", "recurrent_weight_dropout")  # fmt: skip
 
@@ -39,7 +38,7 @@ class MinGRUCell(_Minimal):
     Reference: Feng et al. 2024, arXiv:2410.01201, section 3.1.3.
     """
 
-    gates = ("update", "candidate")
+    gates, reads = ("update", "candidate"), ("activation", "recurrent_activation")
 
     def step(self, x, states, weights):
         [h] = states
@@ -71,7 +70,7 @@ class MinLSTMCell(_Minimal):
     Reference: Feng et al. 2024, arXiv:2410.01201, section 3.2.4.
     """
 
-    gates = ("input", "forget", "candidate")
+    gates, reads = ("input", "forget", "candidate"), ("activation", "recurrent_activation")
 
     def step(self, x, states, weights):
         [h] = states

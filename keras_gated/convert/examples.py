@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_gated import keras_private
 from keras_gated.recipes.ngrams import NGrams
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
@@ -34,7 +35,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
         valid: Optional bool, `(rows, steps)`: the steps that are not masked. Default: at random.
     """
     rng = np.random.default_rng(seed)
-    maskings = [x for x in model._flatten_layers() if isinstance(x, keras.layers.Masking)]
+    maskings = [x for x in keras_private.parts_of(model) if isinstance(x, keras.layers.Masking)]
     given = []
     for tensor in model.inputs:
         free = [rows, steps] + [_FREE] * len(tensor.shape)
@@ -61,7 +62,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
 def _ids_below(model, tensor):
     """Returns what ids of an input must be below, or None for an input that takes no ids."""
     tables = (keras.layers.Embedding, NGrams)
-    readers = [layer for layer in model._flatten_layers() if isinstance(layer, tables)]
+    readers = [layer for layer in keras_private.parts_of(model) if isinstance(layer, tables)]
     own = [
         layer
         for layer in readers

@@ -9,6 +9,7 @@ import keras_gated.cells.lstm
 import keras_gated.cells.simple_rnn
 import keras_gated.layers.bidirectional
 import keras_gated.layers.families
+from keras_gated import keras_private
 
 _OURS = {
     "SimpleRNN": keras_gated.layers.families.SimpleRNN,
@@ -34,7 +35,7 @@ def subclasses(old, classes, owner):
         ValueError: If a subclass changes what that class does, and so cannot be converted exactly.
     """
     found = {}
-    for part in old._flatten_layers():
+    for part in keras_private.parts_of(old):
         cls, base = type(part), base_of(type(part))
         if cls is base or base not in classes:
             continue

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 import keras_gated.layers.bidirectional
+from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
@@ -80,14 +81,14 @@ def _converted(old, classes, owner):
             f"{type(old).__name__})."
         )
     classes = classes | subclasses(old, classes, owner)
-    if not any(type(part) in classes for part in old._flatten_layers()):
+    if not any(type(part) in classes for part in keras_private.parts_of(old)):
         names = sorted({c.__name__ for c in classes})
         raise ValueError(
             f"{owner}: there is nothing to convert in {old.name!r}, a {type(old).__name__}. "
             f"{', '.join(names)} of {next(iter(classes)).__module__.split('.')[0]} are converted."
         )
     if isinstance(old, keras.Model):
-        if not isinstance(old, (keras.Sequential, keras.src.models.Functional)):
+        if not isinstance(old, (keras.Sequential, keras_private.Functional)):
             raise ValueError(
                 f"{owner}: {old.name!r} must be a functional or sequential model; what the code "
                 f"of a {type(old).__name__} does cannot be rewritten. Convert its layers one by "
@@ -187,13 +188,13 @@ def _check_symmetry(arguments, owner):
 
 def _check_masks_with_states(model, owner):
     for layer in model.layers:
-        if isinstance(layer, keras.src.models.Functional):
+        if isinstance(layer, keras_private.Functional):
             _check_masks_with_states(layer, owner)
         if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
             continue
         for node in layer._inbound_nodes:
             sequences, *states = node.input_tensors
-            mask = getattr(sequences, "_keras_mask", None)
+            mask = keras_private.mask_of(sequences)
             if states and mask is not None and node.arguments.kwargs.get("mask") is None:
                 raise ValueError(
                     f"{owner}: {layer.name!r} is given an initial state and sequences with a mask. "
@@ -216,7 +217,7 @@ def _mask_is_read_after(model, node):
         if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
             continue
         for other in layer._inbound_nodes:
-            masked = getattr(other.input_tensors[0], "_keras_mask", None) is not None
+            masked = keras_private.mask_of(other.input_tensors[0]) is not None
             waiting, seen = [other] if masked and other is not node else [], set()
             while waiting:
                 current = waiting.pop()
@@ -232,7 +233,7 @@ def _mask_is_read_after(model, node):
 def _copy_weights(old, new):
     """Copies weights, states and seeds. Returns the ids of old weights that were negated."""
     negated = {}
-    for a, b in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+    for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
         if not a.built:
             continue
         if not b.built:
@@ -281,9 +282,4 @@ def _copy_optimizer(old, new, negated, owner):
 
 def has_keras_layers(model):
     """Whether a model holds recurrent layers of `keras.layers` that `from_keras` converts."""
-    return any(type(part) in TO_OURS for part in model._flatten_layers())
-
-
-def has_our_layers(model):
-    """Whether a model holds layers of ours that `to_keras` converts."""
-    return any(type(part) in TO_KERAS for part in model._flatten_layers())
+    return any(type(part) in TO_OURS for part in keras_private.parts_of(model))

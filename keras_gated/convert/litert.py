@@ -3,14 +3,14 @@
 import time
 from typing import NamedTuple
 
-import keras
 import numpy as np
 from keras import tree
 
+from keras_gated import keras_private
 from keras_gated.cells.arguments import tensorflow_for
 from keras_gated.convert import files
 from keras_gated.convert.examples import TOLERANCE, difference, random_inputs
-from keras_gated.convert.keras_layers import has_our_layers, to_keras
+from keras_gated.layers import config
 
 _STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
 
@@ -63,17 +63,17 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
                 f"to_litert: `{name}` must be a whole number above 0. Received: {name}={value!r}."
             )
     functional = getattr(model, "_functional", model)  # what a sequential model is once it is built
-    if not isinstance(functional, keras.src.models.Functional):
+    if not isinstance(functional, keras_private.Functional):
         raise ValueError(
             "to_litert: `model` must be a functional model, or a sequential one that knows its "
             f"input. Received: {model!r}."
         )
-    runs = to_keras(model) if has_our_layers(model) else model
     tf = tensorflow_for("to_litert")
     specs = [tf.TensorSpec([batch_size, *t.shape[1:]], t.dtype, t.name) for t in functional.inputs]
     given = tree.pack_sequence_as(functional.input, specs)
-    traced = tf.function(lambda given: runs(given, training=False), autograph=False)
-    written = _converted(_frozen(traced.get_concrete_function(given)), int8)
+    traced = tf.function(lambda given: model(given, training=False), autograph=False)
+    with config.cells_loop():  # of the loops, LiteRT has operations for Keras's alone
+        written = _converted(_frozen(traced.get_concrete_function(given)), int8)
     interpreter = Interpreter(model_content=written, num_threads=1)
     inputs = random_inputs(functional, batch_size, steps or _STEPS, seed=0)
     differs, milliseconds = _asked(interpreter, functional, inputs)
@@ -88,9 +88,7 @@ def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
 
 def _frozen(function):
     """Returns a function with constants for variables: a loop in LiteRT cannot read variables."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    return convert_variables_to_constants_v2(function)
+    return keras_private.convert_variables_to_constants_v2(function)
 
 
 def _converted(function, int8):

@@ -20,7 +20,8 @@ def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_seq
     Inputs are `(batch, time, features)` here, whatever `batch_first` says there. Packed sequences
     there are masks here: `pad_packed_sequence` writes zeros at masked steps, where an LSTM here
     repeats its last output (a `Bidirectional` writes zeros, too). The two biases there are kept
-    apart where there are two here, in a GRU, and added elsewhere.
+    apart where there are two here, in a GRU, and added elsewhere. An LSTM's `proj_size` there is
+    `projection` here.
 
     Args:
         module_or_state_dict: The module, or a dict of its arrays or tensors by their names
@@ -36,23 +37,27 @@ def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_seq
         some.
 
     Raises:
-        ValueError: If an entry is missing, unknown or of another shape, or for `proj_size`.
+        ValueError: If an entry is missing, unknown or of another shape.
     """
     owner = "from_torch"
     source, activation, dropout = torch_weights.source_of(module_or_state_dict, activation, owner)
     arrays = torch_weights.arrays_of(source, prefix, owner)
     number, directions, names = torch_weights.layout_of(arrays, owner)
     use_bias = "bias_ih" in names
-    units = arrays["weight_hh", 0, False].shape[1]
-    gates = arrays["weight_hh", 0, False].shape[0] // units
+    rows, width = arrays["weight_hh", 0, False].shape
+    projects = "weight_hr" in names
+    units = arrays["weight_hr", 0, False].shape[1] if projects else width
+    gates = rows // units
     layers = []
     for place in range(number):
         last = place == number - 1
         options = {"return_sequences": return_sequences or not last}
         if gates == 1:
             options["activation"] = activation
+        if projects:
+            options["projection"] = width
         weights = [
-            _to_ours(_BY_GATES[gates].cell_class.gates, *(arrays.get((n, place, d)) for n in names))
+            _to_ours(_BY_GATES[gates].cell_class.gates, {n: arrays[n, place, d] for n in names})
             for d in directions
         ]
         options.update(use_bias=use_bias, dtype=str(weights[0][0].dtype))
@@ -104,16 +109,24 @@ def to_torch(layers, *, batch_first=True, state_dict=False):
         )
     pairs = [_directions(one, owner) for one in layers]
     kinds = {
-        (type(one), one.units, one.use_bias, one.activation, len(pair), one.cell.kernel.dtype)
+        (
+            type(one),
+            one.units,
+            one.use_bias,
+            one.activation,
+            len(pair),
+            one.cell.kernel.dtype,
+            getattr(one, "projection", None),
+        )
         for pair in pairs
         for one in pair
     }
     if len(kinds) != 1:
         raise ValueError(
-            f"{owner}: all layers must have the same class, units, biases, activation, directions "
-            f"and dtype. Received: {layers}. Convert them one by one."
+            f"{owner}: all layers must have the same class, units, biases, activation, directions, "
+            f"dtype and projection. Received: {layers}. Convert them one by one."
         )
-    [(kind, units, use_bias, activation, directions, dtype)] = kinds
+    [(kind, units, use_bias, activation, directions, dtype, projection)] = kinds
     arrays = {}
     for place, pair in enumerate(pairs):
         for suffix, one in zip(("", "_reverse"), pair, strict=False):
@@ -129,6 +142,8 @@ def to_torch(layers, *, batch_first=True, state_dict=False):
             "ask for the arrays alone: to_torch(layers, state_dict=True)."
         ) from error
     options = {"nonlinearity": activation.__name__} if kind is SimpleRNN else {}
+    if projection:
+        options["proj_size"] = projection
     module = {SimpleRNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}[kind](
         input_size=arrays["weight_ih_l0"].shape[1],
         hidden_size=units,
@@ -144,15 +159,16 @@ def to_torch(layers, *, batch_first=True, state_dict=False):
     return module
 
 
-def _to_ours(gates, W, U, b=None, c=None):
-    def ours(weight):
-        return np.concatenate(from_library("torch", gates, np.split(weight, len(gates))))
+def _to_ours(gates, arrays):
+    def ours(name):
+        blocks = np.split(arrays[name], len(gates))
+        return np.concatenate(from_library("torch", gates, blocks))
 
-    weights = [ours(W).T, ours(U).T]
-    if b is None:
-        return weights
-    two = GRU.cell_class.gates == gates
-    return [*weights, np.stack([ours(b), ours(c)]) if two else ours(b) + ours(c)]
+    weights = [ours("weight_ih").T, ours("weight_hh").T]
+    if "bias_ih" in arrays:
+        b, c = ours("bias_ih"), ours("bias_hh")
+        weights.append(np.stack([b, c]) if GRU.cell_class.gates == gates else b + c)
+    return [*weights, arrays["weight_hr"].T] if "weight_hr" in arrays else weights
 
 
 def _to_theirs(cell):
@@ -166,6 +182,8 @@ def _to_theirs(cell):
         bias = theirs(cell.bias)
         own, recurrent = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
         arrays.update(bias_ih=own, bias_hh=recurrent)
+    if getattr(cell, "projection", None):
+        arrays["weight_hr"] = keras.ops.convert_to_numpy(cell.projection_kernel).T
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
@@ -194,6 +212,7 @@ def _check_options(layer: RNN, backward, owner):
     relu = isinstance(layer, SimpleRNN) and layer.activation is keras.activations.relu
     for name, value, accepted in (
         ("go_backwards", layer.go_backwards, layer.go_backwards == backward),
+        ("zoneout", layer.zoneout, not any(layer.cell.zoneout_rates())),
         ("reset_after", getattr(layer, "reset_after", True), getattr(layer, "reset_after", True)),
         ("activation", layer.activation, layer.activation is keras.activations.tanh or relu),
         (
@@ -207,8 +226,8 @@ def _check_options(layer: RNN, backward, owner):
             value = getattr(value, "__name__", value)
             raise ValueError(
                 f"{owner}: torch has no counterpart of {name}={value!r} of {layer.name!r}. It "
-                "reads forwards, resets after the product, and uses tanh (RNN: or relu) and "
-                "sigmoid."
+                "reads forwards, resets after the product, has no zoneout, and uses tanh (RNN: or "
+                "relu) and sigmoid."
             )
     dropouts = ("dropout", "recurrent_dropout", "recurrent_weight_dropout")
     left_out = {name: getattr(layer, name) for name in dropouts if getattr(layer, name)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_KEY = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+_KEY = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
 _RNN = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 _CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 _GATES = (1, 3, 4)  # of an RNN, a GRU, an LSTM
@@ -69,11 +69,6 @@ def arrays_of(source, prefix, owner):
         if not key.startswith(prefix):
             continue
         name = key[len(prefix) :]
-        if name.startswith("weight_hr"):
-            raise ValueError(
-                f"{owner}: {key!r} projects the hidden state (`proj_size`), which no layer here "
-                "does. Train the module without `proj_size`."
-            )
         match = _KEY.fullmatch(name)
         if not match:
             raise ValueError(
@@ -118,7 +113,9 @@ def layout_of(arrays, owner):
     number = min(number, len(arrays))  # each layer has entries: beyond, some are missing
     directions = sorted({reverse for _, _, reverse in arrays})
     use_bias = any(name.startswith("bias") for name, _, _ in arrays)
+    projects = any(name == "weight_hr" for name, _, _ in arrays)
     names = ("weight_ih", "weight_hh") + (("bias_ih", "bias_hh") if use_bias else ())
+    names += ("weight_hr",) if projects else ()
     wanted = {(n, layer, d) for n in names for layer in range(number) for d in directions}
     if wanted != set(arrays) or directions not in ([False], [False, True]):
         missing = sorted(map(_key, wanted - set(arrays))) or ["those of the forward direction"]
@@ -127,14 +124,17 @@ def layout_of(arrays, owner):
             f"{sorted(map(_key, arrays))}. Pass all entries of the module."
         )
     size = arrays["weight_hh", 0, False].shape
-    units = size[1] if len(size) == 2 else 0
+    width = units = size[1] if len(size) == 2 else 0
+    if projects:  # of an LSTM: (width, units)
+        units = arrays["weight_hr", 0, False].shape[-1:]
+        units = units[0] if units else 0
     gates = size[0] / units if units else 0
-    if gates not in _GATES:
+    if gates not in ((4,) if projects else _GATES):
         raise ValueError(
             f"{owner}: weight_hh_l0 must have shape (gates * units, units), with 1 (RNN), 3 (GRU) "
             f"or 4 (LSTM) gates. Received: weight_hh_l0.shape={size}."
         )
-    _check_shapes(arrays, int(gates), units, len(directions), owner)
+    _check_shapes(arrays, int(gates), units, width, len(directions), owner)
     return number, directions, names
 
 
@@ -143,13 +143,14 @@ def _key(place):
     return f"{name}_l{layer}{'_reverse' if reverse else ''}"
 
 
-def _check_shapes(arrays, gates, units, directions, owner):
+def _check_shapes(arrays, gates, units, width, directions, owner):
     for place, array in arrays.items():
         name, layer, _ = place
-        expected = {"weight_hh": (gates * units, units)}.get(name, (gates * units,))
+        matrices = {"weight_hh": (gates * units, width), "weight_hr": (width, units)}
+        expected = matrices.get(name, (gates * units,))
         if name == "weight_ih":
             of_first = (*arrays["weight_ih", 0, False].shape[1:2], "features")[0]
-            expected = (gates * units, directions * units if layer else of_first)
+            expected = (gates * units, directions * width if layer else of_first)
         if array.shape != expected or array.dtype != arrays["weight_hh", 0, False].dtype:
             raise ValueError(
                 f"{owner}: {_key(place)} must have shape {expected}, as weight_hh_l0 says "

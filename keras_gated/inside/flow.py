@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
 from keras_gated.inside.trace import by_layer, each
 from keras_gated.layers.base import RNN
@@ -74,7 +75,7 @@ def gradient_flow(model, x, y, layer=None, contributions=True):
             "`model.compile(loss=...)` says what is to be differentiated."
         )
     with tf.GradientTape() as tape, recording("states") as calls:
-        for part in model._flatten_layers():
+        for part in keras_private.parts_of(model):
             if isinstance(part, RNN) and part.built:
                 tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
         prediction = model(x, training=False)
@@ -200,7 +201,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         step = cell.whole_step(x[t], states)
         if kept:
             kept = _write(
-                kept, t, where_rows(mask[t], [cell.carried(step)], [tf.ones_like(states[0])])
+                kept, t, where_rows(mask[t], [cell.carried(step)], [tf.ones_like(states[-1])])
             )
         return t + 1, where_rows(mask[t], named(step), states), _write(before, t, states), kept
 
@@ -231,7 +232,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         return [tf.TensorArray(t.dtype, time, element_shape=t.shape) for t in tensors]
 
     has_path = type(cell).carried is not GatedCell.carried
-    begin = (0, list(states), arrays(states), arrays(states[:has_path]))
+    begin = (0, list(states), arrays(states), arrays(states[-1:] if has_path else []))
     *_, saved, kept = tf.while_loop(lambda t, *_: t < time, forwards, begin)
     nothing = [tf.zeros([tf.shape(mask)[1], cell.width_of(n)], states[0].dtype) for n in fields]
     begin = (time - 1, nothing, list(by_finals), arrays(states), arrays(weights))

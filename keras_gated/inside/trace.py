@@ -3,6 +3,7 @@
 import keras
 from keras import tree
 
+from keras_gated import keras_private
 from keras_gated.paths.recorder import recording
 
 
@@ -98,7 +99,7 @@ def by_layer(layer, recorded, owner):
     for call in recorded:
         calls.setdefault(id(call.layer), []).append(call)
     found, seen = {}, set()
-    for part in layer._flatten_layers():
+    for part in keras_private.parts_of(layer):
         if id(part) in seen:
             continue
         if isinstance(part, keras.layers.Bidirectional):

@@ -22,7 +22,7 @@ from keras_gated.cells.base import GatedCell
 from keras_gated.cells.contract import check_step
 from keras_gated.cells.dropout import Masks, dropped
 from keras_gated.cells.equations import equations_of
-from keras_gated.layers.config import fused_default
+from keras_gated.layers.config import fused_default, only_cells_loop
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder
 from keras_gated.paths.path import Call, own_call
@@ -189,7 +189,7 @@ class RNN(Configurable, keras.layers.RNN):
         Raises:
             ValueError: If an argument asks for a path that cannot.
         """
-        for path in _paths():
+        for path in [keras_loop] if only_cells_loop() else _paths():
             wanted = getattr(self, path.ARGUMENT) if path.ARGUMENT else "auto"
             reason = self._switched_off(path, wanted) or path.why_not(call)
             if wanted is not False and not reason:

@@ -1,10 +1,13 @@
 """The switch of a whole program: whether layers with `fused="auto"` may run all steps at once."""
 
+import contextlib
+import contextvars
 import os
 
 from keras_gated.cells.arguments import boolean_or_auto
 
 _fused = "auto"
+_ONLY_CELLS = contextvars.ContextVar("keras_gated_only_cells", default=False)
 
 
 def set_fused(fused):
@@ -24,6 +27,20 @@ def set_fused(fused):
     """
     global _fused
     _fused = boolean_or_auto("set_fused", "fused", fused)
+
+
+@contextlib.contextmanager
+def cells_loop():
+    """Lets every layer run its cell in Keras's own loop inside, whatever it was given."""
+    token = _ONLY_CELLS.set(True)
+    try:
+        yield
+    finally:
+        _ONLY_CELLS.reset(token)
+
+
+def only_cells_loop():
+    return _ONLY_CELLS.get()
 
 
 def fused_default():

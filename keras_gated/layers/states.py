@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_gated import keras_private
 from keras_gated.cells.arguments import compatible
 
 
@@ -77,7 +78,7 @@ def get_state(layer):
 def _stateful_layers(layer):
     """Returns the state variables of every stateful layer, by the layer's name."""
     found = {}
-    for part in layer._flatten_layers():
+    for part in keras_private.parts_of(layer):
         if getattr(part, "stateful", False) and isinstance(part, keras.layers.RNN):
             if part.states is None:
                 raise ValueError(f"The layer {part.name!r} has no state yet: call it once.")

@@ -6,6 +6,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from keras_gated import keras_private
 from keras_gated.layers.base import RNN
 from keras_gated.paths import plain
 from keras_gated.paths.recorder import recording
@@ -29,7 +30,7 @@ class Stepper:
 
     def __init__(self, model):
         self.model, self._layers = model, []
-        for layer in model._flatten_layers():
+        for layer in keras_private.parts_of(model):
             if isinstance(layer, keras.layers.RNN):
                 reason = _why_not(layer)
                 if reason:

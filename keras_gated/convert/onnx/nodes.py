@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gated import keras_private
 from keras_gated.convert.onnx.activations import OPERATORS, name_of
 from keras_gated.recipes.ids import PADDING, UNKNOWN
 from keras_gated.recipes.ngrams import NGrams
@@ -209,7 +210,7 @@ def _one_later(graph, x):
 # Operations that masks are made of
 
 
-@writes(keras.src.ops.numpy.NotEqual)
+@writes(keras_private.NotEqual)
 def not_equal(graph, operation, x1, x2):
     return _not_equal(graph, x1, np.asarray(x2, x1.dtype))
 
@@ -218,7 +219,7 @@ def _not_equal(graph, x, value):
     return graph.add("Not", [graph.add("Equal", [x, value])])
 
 
-@writes(keras.src.ops.numpy.Any)
+@writes(keras_private.Any)
 def any_of(graph, operation, x):
     number = graph.add("Cast", [x], to=1)
     axes = [operation.axis] if isinstance(operation.axis, int) else list(operation.axis)
@@ -226,7 +227,7 @@ def any_of(graph, operation, x):
     return graph.add("Cast", [largest], to=9)
 
 
-@writes(keras.src.ops.numpy.Flip)
+@writes(keras_private.Flip)
 def flipped(graph, operation, x):
     axes = range(len(x.shape)) if operation.axis is None else np.atleast_1d(operation.axis)
     return turned(graph, x, [int(axis) for axis in axes])

@@ -3,12 +3,14 @@
 import numpy as np
 from keras import ops
 
-from keras_gated.cells.gates import from_library
+from keras_gated import keras_private
+from keras_gated.cells.gates import from_library, order_in
 from keras_gated.convert.onnx.activations import NO_CLIP, names_in
 from keras_gated.convert.onnx.load import shape_of
+from keras_gated.convert.onnx.recurrent import PEEPHOLES
 from keras_gated.convert.onnx.values import Directions, Zeros, in_order, name_of, plain, refuse
 from keras_gated.layers.bidirectional import Bidirectional
-from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+from keras_gated.layers.families import GRU, LSTM, CoupledLSTM, PeepholeLSTM, SimpleRNN
 
 OPERATORS = {"RNN": SimpleRNN, "LSTM": LSTM, "GRU": GRU}
 _DEFAULTS = {
@@ -27,7 +29,7 @@ def recurrent(node, given, attributes, wanted):
         refuse(node, f"has direction={direction!r}", f"Known: {', '.join(_DIRECTIONS)}.")
     number = _DIRECTIONS[direction]
     functions = _functions(node, attributes, number)
-    _check_options(node, attributes, states)
+    _check_options(node, attributes)
     sequences = in_order(sequences, (1, 0, 2))
     _check_shapes(node, attributes, number, sequences, given)
     options = {"activation": functions[-1], "use_bias": B is not None}
@@ -43,7 +45,9 @@ def recurrent(node, given, attributes, wanted):
     )
     if lengths is not None and wanted[0]:
         options["zero_output_for_mask"] = True
-    layer = _layer(OPERATORS[kind], R.shape[-1], direction, options)
+    P = states.pop() if len(states) > 2 else None
+    family = _family(node, attributes, P)
+    layer = _layer(family, R.shape[-1], direction, options)
     call = {}
     initial = [_state(node, state) for state in states[: 2 if kind == "LSTM" else 1]]
     if any(state is not None for state in initial):
@@ -53,18 +57,16 @@ def recurrent(node, given, attributes, wanted):
     if lengths is not None:
         steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
         call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
-    elif getattr(sequences, "_keras_mask", None) is not None:
+    elif keras_private.mask_of(sequences) is not None:
         sequences = ops.copy(sequences)  # without the mask of the node before, unknown to ONNX
     results = layer(sequences, **call)
     results = list(results) if isinstance(results, (list, tuple)) else [results]
-    gates = OPERATORS[kind].cell_class.gates
-    layer.set_weights(
-        [
-            weight
-            for d in range(number)
-            for weight in _weights(gates, W[d], R[d], None if B is None else B[d], options)
-        ]
-    )
+    weights = []
+    for d in range(number):
+        bias = None if B is None else B[d]
+        weights += _weights(family.cell_class.gates, W[d], R[d], bias, options)
+        weights += [] if P is None else _peepholes(P[d])
+    layer.set_weights(weights)
     y = results[0]
     if wanted[0] and direction == "reverse":  # ONNX keeps the order of the inputs
         y = ops.flip(y, axis=1)
@@ -72,6 +74,20 @@ def recurrent(node, given, attributes, wanted):
     finals = [results[1:][n::parts] for n in range(parts)] if options["return_state"] else []
     finals = [ops.stack(of_directions, axis=0) for of_directions in finals]
     return [Directions.of(y, number) if wanted[0] else None, *finals]
+
+
+def _family(node, attributes, P):
+    """Returns the class of our layer that has the equations of a node."""
+    if attributes.get("input_forget", 0):
+        if P is not None:
+            refuse(node, "has input_forget=1 and peepholes (`P`)", "No layer here has both.")
+        return CoupledLSTM
+    return OPERATORS[node.op_type] if P is None else PeepholeLSTM
+
+
+def _peepholes(P):
+    of_gate = dict(zip(PEEPHOLES, np.split(P, 3), strict=True))
+    return [of_gate[gate] for gate in ("input", "forget", "output")]
 
 
 def _layer(cls, units, direction, options):
@@ -104,21 +120,19 @@ def _functions(node, attributes, directions):
     return names
 
 
-def _check_options(node, attributes, states):
-    for name, accepted in (("input_forget", 0), ("layout", 0)):
-        if attributes.get(name, accepted) != accepted:
-            refuse(node, f"has {name}={attributes[name]}", "Export the model without.")
+def _check_options(node, attributes):
+    if attributes.get("layout", 0):
+        refuse(node, f"has layout={attributes['layout']}", "Export the model without.")
     if 0 < abs(attributes.get("clip", 0.0)) < NO_CLIP:
         refuse(node, f"has clip={attributes['clip']}", "Export the model without.")
-    if states[2] is not None:
-        refuse(node, "has peepholes (`P`)", "No layer here has them.")
 
 
 def _check_shapes(node, attributes, directions, sequences, given):
     """Raises if weights, states or lengths are not of the shapes that the node says."""
     _, W, R, B, lengths, *states = given + [None] * (8 - len(given))
-    for name, weight in (("W", W), ("R", R), ("B", B)):
-        if weight is None and name == "B":
+    P = states[2]
+    for name, weight in (("W", W), ("R", R), ("B", B), ("P", P)):
+        if weight is None and name in ("B", "P"):
             continue
         if not isinstance(weight, np.ndarray):
             refuse(
@@ -139,6 +153,7 @@ def _check_shapes(node, attributes, directions, sequences, given):
         "W": (W, (directions, gates * units, features)),
         "R": (R, (directions, gates * units, units)),
         "B": (B, (directions, 2 * gates * units)),
+        "P": (P, (directions, 3 * units)),
         "X": (sequences, (None, None, features)),
         "initial_h": (states[0], (directions, None, units)),
         "initial_c": (states[1], (directions, None, units)),
@@ -170,7 +185,8 @@ def _check_shapes(node, attributes, directions, sequences, given):
 
 def _weights(gates, W, R, B, options):
     def ours(weight):
-        return np.concatenate(from_library("onnx", gates, np.split(weight, len(gates))))
+        number = len(order_in("onnx", gates))
+        return np.concatenate(from_library("onnx", gates, np.split(weight, number)))
 
     weights = [ours(W).T, ours(R).T]
     if B is None:

@@ -6,13 +6,20 @@ from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.onnx.activations import IN_A_STEP, NO_CLIP, attributes_of
 from keras_gated.convert.onnx.nodes import activation_of, array, refuse, turned, writes
 from keras_gated.layers.bidirectional import Bidirectional
-from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+from keras_gated.layers.families import GRU, LSTM, CoupledLSTM, PeepholeLSTM, SimpleRNN
 
-_OPERATORS = {SimpleRNN: "RNN", LSTM: "LSTM", GRU: "GRU"}
+_OPERATORS = {
+    SimpleRNN: "RNN",
+    LSTM: "LSTM",
+    PeepholeLSTM: "LSTM",
+    CoupledLSTM: "LSTM",
+    GRU: "GRU",
+}
 LAYERS = (*_OPERATORS, Bidirectional)
+PEEPHOLES = ("input", "output", "forget")  # of the node's `P`, in order
 
 
-@writes(SimpleRNN, LSTM, GRU)
+@writes(*_OPERATORS)
 def recurrent(graph, layer, sequences, initial_state=None, mask=None, training=None):
     mask = graph.mask_of(mask, sequences)
     direction = "reverse" if layer.go_backwards else "forward"
@@ -56,7 +63,8 @@ def both_directions(graph, layer, sequences, initial_state=None, mask=None, trai
     mask = graph.mask_of(mask, sequences)
     pair = [layer.forward_layer, layer.backward_layer]
     if any(type(one) not in _OPERATORS for one in pair):
-        refuse(layer, f"{pair[0]!r}", "Known: SimpleRNN, LSTM and GRU inside.")
+        known = ", ".join(kind.__name__ for kind in _OPERATORS)
+        refuse(layer, f"{pair[0]!r}", f"Known inside: {known}.")
     same = [(type(o), o.units, o.use_bias, _functions(o), _resets_after(o)) for o in pair]
     if same[0] != same[1] or pair[0].go_backwards or not pair[1].go_backwards:
         refuse(layer, "two different directions", "Use the same layer for both.")
@@ -112,10 +120,19 @@ def _node(graph, directions, direction, sequences, states, mask):
         attributes["clip"] = NO_CLIP
     if isinstance(first, GRU):
         attributes["linear_before_reset"] = int(_resets_after(first))
+    if isinstance(first, CoupledLSTM):
+        attributes["input_forget"] = 1
+    peepholes = []
+    if isinstance(first, PeepholeLSTM):
+        own = [one.cell for one in directions]
+        peepholes = [np.stack([np.concatenate([
+            array(getattr(cell, f"{gate}_gate_peephole_weights"))
+            for gate in PEEPHOLES
+        ]) for cell in own])]  # fmt: skip
     steps = graph.add("Transpose", [sequences], perm=[1, 0, 2])
     y, *finals = graph.add(
         _OPERATORS[type(first)],
-        [steps, W, R, B, lengths, *initial],
+        [steps, W, R, B, lengths, *initial, *peepholes],
         outputs=1 + number,
         hidden_size=first.units,
         direction=direction,
@@ -153,7 +170,7 @@ def _functions(layer):
     if not isinstance(layer, SimpleRNN):
         functions = [layer.recurrent_activation, *functions]
     names = [activation_of(layer, function, IN_A_STEP) for function in functions]
-    return names + names[-1:] if isinstance(layer, LSTM) else names
+    return names + names[-1:] if _OPERATORS[type(layer)] == "LSTM" else names
 
 
 def _resets_after(layer):
@@ -168,6 +185,10 @@ def _check(layer):
             f"recurrent_activation={gates!r}",
             "The update gate there is the complement of ours: use sigmoid or hard_sigmoid.",
         )
+    for option in ("zoneout", "projection"):
+        if np.any(getattr(layer, option, None)):
+            received = f"{option}={getattr(layer, option)}"
+            refuse(layer, f"`{received}`", "The nodes of ONNX have none.")
     for option in ("stateful", "return_gates"):
         if getattr(layer, option):
             refuse(layer, f"`{option}=True`", "Make the states inputs, or build it without.")

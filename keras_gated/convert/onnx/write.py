@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from keras_gated import keras_private
 from keras_gated.convert import files
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
 from keras_gated.convert.onnx import nodes, recurrent
@@ -58,7 +59,7 @@ def to_onnx(model, path, *, lengths=False, check=None):
     check, target = wanted(check), files.target(path, "to_onnx")
     if isinstance(model, keras.Sequential):
         model = getattr(model, "_functional", None) or model
-    if not isinstance(model, keras.src.models.Functional):
+    if not isinstance(model, keras_private.Functional):
         raise ValueError(
             "to_onnx: `model` must be a functional model, or a sequential one that knows its input "
             f"(`keras.Input` first, or called once). Received: {model!r}."
@@ -176,7 +177,7 @@ def _mask_given(node):
     Keras gives no mask to a layer that has an initial state, too; ours look for it themselves. A
     model inside the model would find its masks only when it runs.
     """
-    masks = [getattr(tensor, "_keras_mask", None) for tensor in node.input_tensors]
+    masks = [keras_private.mask_of(tensor) for tensor in node.input_tensors]
     if isinstance(node.operation, keras.Model):
         if any(mask is not None for mask in masks):
             raise ValueError(
@@ -192,7 +193,7 @@ def _call(graph, operation, args, kwargs) -> Any:
     """Writes one call of a layer or operation. Returns the names of its outputs."""
     if isinstance(operation, keras.Sequential):
         operation = operation._functional
-    if isinstance(operation, keras.src.models.Functional):
+    if isinstance(operation, keras_private.Functional):
         return written(graph, operation, tree.flatten(args))
     write = nodes.WRITERS.get(type(operation))
     if write is None:

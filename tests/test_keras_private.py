@@ -1,0 +1,170 @@
+"""What is used of Keras and TensorFlow and is not public: it is there, and does its work.
+
+A failure here says which name another version of theirs has changed, and `keras_private.py` is
+the place to mend it.
+"""
+
+import pathlib
+import re
+
+import keras
+import pytest
+
+import keras_gated
+from keras_gated import keras_private
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+SOURCES = pathlib.Path(keras_gated.__file__).parent
+
+
+def test_no_other_file_names_what_is_not_public():
+    private = re.compile(r"keras\.src|tensorflow\.python|_flatten_layers|_keras_mask")
+    named = [
+        str(path.relative_to(SOURCES))
+        for path in SOURCES.rglob("*.py")
+        if private.search(path.read_text())
+    ]
+    assert named == ["keras_private.py"]
+
+
+def test_a_cell_of_dropout_rnn_cell_is_given_its_masks_once_a_sequence():
+    drawn = []
+
+    class Cell(keras_gated.SimpleRNNCell):
+        def get_dropout_mask(self, step_input):
+            drawn.append(step_input)
+            return super().get_dropout_mask(step_input)
+
+    assert issubclass(Cell, keras_private.DropoutRNNCell)
+    layer = keras.layers.RNN(Cell(2, dropout=0.5))
+    layer(keras.ops.ones((1, 7, 3)), training=True)
+    # Before the loop; and our step asks Keras's own method, which holds the mask until the end.
+    assert len(drawn) == 1
+
+
+def test_the_loop_of_keras_runs_a_cell_over_a_sequence():
+    class Sum:
+        state_size = output_size = 2
+
+        def __call__(self, inputs, states):
+            return inputs + states[0], [inputs + states[0]]
+
+        call = __call__
+
+    layer = keras.layers.RNN(Sum(), return_sequences=True)
+    ones = keras.ops.ones((1, 3, 2))
+    last, outputs, [state] = keras_private.inner_loop(layer, ones, [ones[:, 0] * 0], None)
+    assert last[0, 0] == state[0, 0] == 3.0 and outputs[0, 1, 1] == 2.0
+
+
+def test_a_call_says_whether_it_trains():
+    seen = []
+
+    class Asks(keras.layers.Layer):
+        def call(self, inputs, training=False):
+            seen.append(keras_private.is_inference_call())
+            return inputs
+
+    Asks()(keras.ops.ones(1), training=True)
+    Asks()(keras.ops.ones(1), training=False)
+    assert seen == [False, True] and not keras_private.is_inference_call()
+
+
+def test_the_mask_of_a_tensor_is_found():
+    x = keras.layers.Embedding(3, 2, mask_zero=True)(keras.ops.convert_to_tensor([[1, 0]]))
+    assert keras_private.mask_of(x).numpy().tolist() == [[True, False]]
+    assert keras_private.mask_of(x + 1) is None
+
+
+def test_the_parts_of_a_model_are_all_its_layers_in_order():
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="inside")])
+    model = keras.Sequential([keras.Input((2,)), inner, keras.layers.Dense(1, name="last")])
+    names = [part.name for part in keras_private.parts_of(model)]
+    assert names[0] == model.name and names.index("inside") < names.index("last")
+
+
+def test_a_functional_model_is_of_the_class_of_functional_models():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.ops.flip(inputs, 1) != 0)
+    assert isinstance(model, keras_private.Functional)
+    kinds = [type(operation) for operation in model.operations]
+    assert keras_private.Flip in kinds and keras_private.NotEqual in kinds
+    truth = keras.Model(inputs, keras.ops.any(inputs, axis=1))
+    assert keras_private.Any in [type(operation) for operation in truth.operations]
+
+
+# Of TensorFlow
+
+
+def test_it_is_known_whether_a_derivative_may_be_taken():
+    import tensorflow as tf
+
+    assert not keras_private.could_possibly_record()
+    with tf.GradientTape() as tape:
+        assert keras_private.could_possibly_record()
+        x = tf.constant(2.0)
+        tape.watch(x)
+        with keras_private.stop_recording():
+            y = x * x
+    assert tape.gradient(y, x) is None
+
+
+def test_what_is_derived_forwards_is_known():
+    import tensorflow as tf
+
+    x = tf.constant(1.0)
+    assert not keras_private.pack_tangents([x]).tangents
+    with tf.autodiff.ForwardAccumulator(x, tf.constant(1.0)):
+        assert keras_private.pack_tangents([x]).tangents
+
+
+def test_it_is_known_whether_numbers_are_checked():
+    import tensorflow as tf
+
+    assert not keras_private.should_invoke_op_callbacks()
+    tf.debugging.enable_check_numerics()
+    try:
+        assert keras_private.should_invoke_op_callbacks()
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
+def test_it_is_known_whether_xla_compiles_and_whether_a_loop_is_around():
+    import tensorflow as tf
+
+    seen = {}
+
+    def note(name):
+        graph = tf.compat.v1.get_default_graph()
+        inside = keras_private.GraphOrParentsInXlaContext(graph)
+        seen[name] = inside, isinstance(graph, keras_private.WhileBodyFuncGraph)
+        return tf.constant(1)
+
+    tf.function(lambda: note("compiled"), jit_compile=True)()
+    tf.function(lambda: note("plain"))()
+    tf.function(lambda: tf.while_loop(lambda i: i < 1, lambda i: i + note("loop"), [0]))()
+    assert seen == {"compiled": (True, False), "plain": (False, False), "loop": (False, True)}
+
+
+def test_derivatives_of_a_graph_are_registered_by_name():
+    import tensorflow as tf
+
+    @tf.function
+    def graph(x):
+        y = tf.custom_gradient(lambda x: (x * 2, lambda d: d))(x)
+        name = y.op.get_attr("_gradient_op_type").decode()
+        assert name in keras_private.gradient_registry._registry
+        return y
+
+    graph(tf.constant(1.0))
+
+
+def test_a_function_is_frozen():
+    import tensorflow as tf
+
+    variable = tf.Variable(2.0)
+    function = tf.function(lambda x: x * variable).get_concrete_function(tf.TensorSpec([]))
+    frozen = keras_private.convert_variables_to_constants_v2(function)
+    assert not frozen.variables and frozen(tf.constant(3.0))[0] == 6.0
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        keras_private.unknown  # noqa: B018
