@@ -77,10 +77,10 @@ class GRUCell(GatedCell):
 
     def __init__(
         self,
-        units,
+        units: int,
         activation="tanh",
         recurrent_activation="sigmoid",
-        use_bias=True,
+        use_bias: bool = True,
         kernel_initializer="glorot_uniform",
         recurrent_initializer="orthogonal",
         bias_initializer="zeros",
@@ -90,12 +90,12 @@ class GRUCell(GatedCell):
         kernel_constraint=None,
         recurrent_constraint=None,
         bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        reset_after=True,
-        seed=None,
-        recurrent_weight_dropout=0.0,
-        zoneout=0.0,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        reset_after: bool = True,
+        seed: int | None = None,
+        recurrent_weight_dropout: float = 0.0,
+        zoneout: float | list[float] = 0.0,
         **kwargs,
     ):
         arguments = arguments_of(locals())

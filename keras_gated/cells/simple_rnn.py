@@ -57,9 +57,9 @@ class SimpleRNNCell(GatedCell):
 
     def __init__(
         self,
-        units,
+        units: int,
         activation="tanh",
-        use_bias=True,
+        use_bias: bool = True,
         kernel_initializer="glorot_uniform",
         recurrent_initializer="orthogonal",
         bias_initializer="zeros",
@@ -69,11 +69,11 @@ class SimpleRNNCell(GatedCell):
         kernel_constraint=None,
         recurrent_constraint=None,
         bias_constraint=None,
-        dropout=0.0,
-        recurrent_dropout=0.0,
-        seed=None,
-        recurrent_weight_dropout=0.0,
-        zoneout=0.0,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        seed: int | None = None,
+        recurrent_weight_dropout: float = 0.0,
+        zoneout: float | list[float] = 0.0,
         **kwargs,
     ):
         super().__init__(**arguments_of(locals()))

@@ -31,7 +31,7 @@ _SIZES = ("velocity", "velocity_hat", "norm", "accumulator", "accumulated_grad")
 _SIZES += ("accumulated_delta_var",)
 
 
-def from_keras(layer_or_model):
+def from_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
     """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
 
     Outputs, states and gradients are the same, under the same masks. Converted are `SimpleRNN`,
@@ -56,7 +56,7 @@ def from_keras(layer_or_model):
     return _converted(layer_or_model, TO_OURS, "from_keras")
 
 
-def to_keras(layer_or_model):
+def to_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
     """Returns a copy with `keras.layers`'s recurrent layers in the place of ours.
 
     The way back of `from_keras`: see there. `fused` is left out, since Keras has none.

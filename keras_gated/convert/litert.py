@@ -1,8 +1,10 @@
 """Models for LiteRT (TensorFlow Lite), of its built-in operations alone."""
 
+import os
 import time
 from typing import NamedTuple
 
+import keras
 import numpy as np
 from keras import tree
 
@@ -24,7 +26,14 @@ class LiteRT(NamedTuple):
     difference: float  # the largest from the model's answers, in parts of the largest, at least 1
 
 
-def to_litert(model, path, *, batch_size=1, steps=None, int8=False):
+def to_litert(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    batch_size: int = 1,
+    steps: int | None = None,
+    int8: bool = False,
+) -> LiteRT:
     """Writes a functional or sequential model for LiteRT, and asks it there.
 
     The batch is of a fixed size, as an interpreter without TensorFlow's own kernels needs it; the

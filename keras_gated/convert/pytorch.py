@@ -14,7 +14,13 @@ from keras_gated.layers.families import GRU, LSTM, SimpleRNN
 _BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
 
 
-def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_sequences=True):
+def from_torch(
+    module_or_state_dict,
+    *,
+    prefix: str = "",
+    activation: str = "tanh",
+    return_sequences: bool = True,
+) -> keras.layers.Layer:
     """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`.
 
     Inputs are `(batch, time, features)` here, whatever `batch_first` says there. Packed sequences
@@ -75,7 +81,7 @@ def from_torch(module_or_state_dict, *, prefix="", activation="tanh", return_seq
     return keras.Sequential([keras.Input((None, features), dtype=options["dtype"]), *layers])
 
 
-def to_torch(layers, *, batch_first=True, state_dict=False):
+def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
     """Returns a `torch.nn.RNN`, `LSTM` or `GRU` with the weights of our layers.
 
     Where there is one bias here and there are two there, the whole of it becomes `bias_ih`, and

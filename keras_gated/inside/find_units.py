@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from keras_gated.inside.trace import named, trace_gates
@@ -16,7 +17,9 @@ class Unit(NamedTuple):
     held_out: float  # the same over the other rows, which had no say in the choice
 
 
-def find_units(model, inputs, values, layer=None, top=10, batch_size=32):
+def find_units(
+    model: keras.Model, inputs, values, layer=None, top: int = 10, batch_size: int = 32
+) -> list[Unit]:
     """Returns the units of a model whose memory tracks a property best.
 
     A unit's memory is an LSTM's `memory`, and otherwise `hidden`. Among many units some go along

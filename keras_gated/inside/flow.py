@@ -39,7 +39,9 @@ class GradientFlow(NamedTuple):
     backwards: bool  # whether the layer reads from the last step to the first
 
 
-def gradient_flow(model, x, y, layer=None, contributions=True):
+def gradient_flow(
+    model: keras.Model, x, y, layer=None, contributions: bool = True
+) -> GradientFlow | dict:
     """Returns how the gradient of a model's loss travels back through its recurrent layers.
 
     The model runs at inference: nothing is dropped, and no weight or state changes. Penalties on

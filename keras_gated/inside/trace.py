@@ -7,7 +7,7 @@ from keras_gated import keras_private
 from keras_gated.paths.recorder import recording
 
 
-def trace_gates(layer_or_model, inputs, mask=None, initial_state=None):
+def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_state=None) -> dict:
     """Returns every gate and state of a recurrent layer, or of all those of a model.
 
     What a step computes is recorded while the model runs as it always does (at inference), so the

@@ -132,7 +132,7 @@ class RNN(Configurable, keras.layers.RNN):
                 check_step(self.cell, equations)
                 equations.functions[check_step] = True
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def call(self, sequences, initial_state=None, mask=None, training: bool = False):
         if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
             mask = _mask_of_ragged(sequences) if mask is None else mask
             sequences = ops.convert_to_tensor(sequences, ragged=False)

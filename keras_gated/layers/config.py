@@ -10,7 +10,7 @@ _fused = "auto"
 _ONLY_CELLS = contextvars.ContextVar("keras_gated_only_cells", default=False)
 
 
-def set_fused(fused):
+def set_fused(fused: bool | str) -> None:
     """Says what `fused="auto"`, the default of every layer, means from now on in this program.
 
     Args:

@@ -17,7 +17,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import compatible
 
 
-def reset_state(layer, states=None, rows=None):
+def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
     """Sets the states of a stateful layer, or of all stateful layers of a model.
 
     Works for our layers, for `keras.layers.RNN` around any cells, stacked ones included, and for
@@ -65,7 +65,7 @@ def reset_state(layer, states=None, rows=None):
             )
 
 
-def get_state(layer):
+def get_state(layer: keras.layers.Layer) -> dict[str, list]:
     """Returns the states of a stateful layer or model: name to a list of arrays.
 
     Raises:
@@ -113,7 +113,7 @@ class ResetState(keras.callbacks.Callback):
         reset_state(self.model, self._before)
 
 
-def windows(inputs, targets, *, batch_size, steps):
+def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset":  # noqa: F821
     """Cuts one long stream into batches that follow each other row by row.
 
     The stream becomes `batch_size` strips of the same length, side by side; every batch holds the

@@ -1,5 +1,6 @@
 """What a stock TensorFlow Serving cannot load or run, found in a SavedModel's files and graph."""
 
+import os
 import pathlib
 
 import tensorflow as tf
@@ -31,7 +32,7 @@ _NOT_THE_SAME_TWICE = {
 }
 
 
-def check_export(directory):
+def check_export(directory: str | os.PathLike) -> None:
     """Raises if a stock TensorFlow Serving could not run a SavedModel, or its answers would mix.
 
     Args:

@@ -24,17 +24,17 @@ _UNFINISHED = re.compile("unfinished-[0-9a-f]{32}")
 
 
 def export_model(
-    model,
-    directory,
-    signatures=None,
+    model: keras.Model,
+    directory: str | os.PathLike,
+    signatures: dict | None = None,
     *,
-    lengths=False,
-    states=False,
-    gates=None,
-    examples=None,
+    lengths: bool = False,
+    states: bool = False,
+    gates: str | None = None,
+    examples: dict | None = None,
     track=(),
-    extras=None,
-):
+    extras: dict | None = None,
+) -> str:
     """Writes `directory/<version>/`, a SavedModel that a stock TensorFlow Serving loads.
 
     What is written is checked (`check_export`), asked the example requests, and renamed to the

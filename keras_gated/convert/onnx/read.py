@@ -12,7 +12,7 @@ from keras_gated.convert.onnx.read_recurrent import OPERATORS, recurrent
 from keras_gated.convert.onnx.values import RefusedError, UnreadableError, plain, refuse
 
 
-def from_onnx(path_or_model):
+def from_onnx(path_or_model) -> keras.Model:
     """Returns a functional Keras model of an ONNX graph with recurrent nodes.
 
     `RNN`, `LSTM` and `GRU` nodes become our layers, in a `Bidirectional` where they have both

@@ -6,6 +6,7 @@ A functional model is a graph of calls already; every call is written as the nod
 """
 
 import dataclasses
+import os
 from typing import Any
 
 import keras
@@ -22,7 +23,13 @@ OPSET = 17  # the oldest with LayerNormalization; onnxruntime 1.12 and newer run
 _IR = 8  # of the same age, so that those versions read the file
 
 
-def to_onnx(model, path, *, lengths=False, check=None):
+def to_onnx(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    lengths: bool = False,
+    check: bool | None = None,
+) -> str:
     """Writes a functional or sequential model as an ONNX file, and asks onnxruntime about it.
 
     Every recurrent layer becomes one `RNN`, `LSTM` or `GRU` node (both directions of a
