@@ -54,6 +54,7 @@ _OF_TENSORFLOW = {
     "should_invoke_op_callbacks": "framework.op_callbacks",
     "gradient_registry": "framework.ops",
     "GraphOrParentsInXlaContext": "ops.control_flow_util",
+    "in_save_context": "saved_model.save_context",
     "WhileBodyFuncGraph": "ops.control_flow_v2_func_graphs",
     "convert_variables_to_constants_v2": "framework.convert_to_constants",
 }

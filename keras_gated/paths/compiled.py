@@ -1,4 +1,4 @@
-"""The compiled loop over time, and back-propagation through it by hand, for training.
+"""The compiled loop over time, and back-propagation through it by hand.
 
 Forwards, the input product `W x + b` of all steps is one matrix product, and a loop does only
 what depends on the step before. Backwards there are two motions: at each step, the derivative of
@@ -14,8 +14,15 @@ import tensorflow as tf
 
 from keras_gated import keras_private
 from keras_gated.paths import packing
-from keras_gated.paths.derivative import rule_of
+from keras_gated.paths.derivative import rule_of, without_derivative
 from keras_gated.paths.gradients import custom_gradient
+
+
+def run_group_forwards(equations, group, fields, project, recur):
+    """As `run_group`, for any fields, where no derivative is going to be taken."""
+    rule = without_derivative(equations, fields)
+    xs = equations.project(group.x, project)
+    return _forwards(rule, xs, group.chunks, group.states, recur, group.keep)
 
 
 def run_group(equations, group, fields, project, recur):
@@ -29,7 +36,7 @@ def run_group(equations, group, fields, project, recur):
         recur: The cell's `recurrent_weights`.
 
     Returns:
-        The fields, each `(slots, units)`, and the final states.
+        The fields, each `(slots, width)`, and the final states.
     """
     rule = rule_of(equations, bool(group.keep))
     # A projection of one's own may read weights that only TensorFlow knows of.
@@ -239,7 +246,7 @@ def _forwards_loop(rule, xs, states, recur, keep, steps, remaining):
         after, kept = rule.step(xs[t], states, recur, keep)
         if remaining is not None:
             after = packing.where_rows(t < remaining, after, states)
-            for place, state in zip(rule.places, after, strict=True):
+            for place, state in zip(rule.places, after, strict=False):
                 kept[place] = state
         return t + 1, after, [a.write(t, v) for a, v in zip(arrays, kept, strict=True)]
 

@@ -23,6 +23,26 @@ class Plan(NamedTuple):
     states: list  # numbers of the states that are multiplied as they are
 
 
+class Undifferentiated:
+    """What is wanted of every step, and nothing for a derivative that nobody is going to take."""
+
+    reads_inputs, places = True, ()
+
+    def __init__(self, equations, fields):
+        self.equations, self._fields = equations, fields
+
+    def plan(self, x, recur):
+        return Plan([self.equations.widths[name] for name in self._fields], [], [], [], [])
+
+    def step(self, x, states, recur, keep):
+        step = self.equations.step(x, states, recur, *keep)
+        after, kept = (
+            [getattr(step, name) for name in names]
+            for names in (self.equations.state_names, self._fields)
+        )
+        return after, kept
+
+
 class Written:
     """The `step_gradient` of a family, for equations whose derivative it is."""
 
@@ -188,6 +208,14 @@ def rule_of(equations, drops):
     if key not in equations.functions:
         written = equations.written and not drops  # it knows of no mask
         equations.functions[key] = Written(equations) if written else Derived(equations, drops)
+    return equations.functions[key]
+
+
+def without_derivative(equations, fields):
+    """Returns the rule for a run of which no derivative is taken."""
+    key = (Undifferentiated, fields)
+    if key not in equations.functions:
+        equations.functions[key] = Undifferentiated(equations, fields)
     return equations.functions[key]
 
 

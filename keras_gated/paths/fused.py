@@ -47,27 +47,50 @@ def _inside_a_loop():
     return graph is not None
 
 
-def _is_compiled(call):
-    """Whether the compiled loops run, with the derivative by hand.
+# The functions in which Keras runs `fit`, `evaluate`, `predict` and the `..._on_batch`. What it
+# exports is traced anew, under other names.
+_OF_KERAS = (
+    "one_step_on_data",
+    "one_step_on_data_distributed",
+    "multi_step_on_data",
+    "multi_step_on_iterator",
+)
 
-    Under a tape a derivative is going to be taken. An inference graph is left free of both: what
-    is exported must run on a server that does not compile.
+
+def _loops_of(call):
+    """Returns the function that runs a group: compiled loops wherever that is safe, or the plain.
+
+    Under a tape a derivative is going to be taken. Elsewhere a graph may be one that is exported,
+    and must run on a server that does not compile.
     """
-    if call.looked_at or keras_private.should_invoke_op_callbacks():  # XLA has no such operations
-        return False
+    if keras_private.should_invoke_op_callbacks():  # XLA has no such operations
+        return plain.run_group
     if tf.config.functions_run_eagerly():  # nothing is compiled then
-        return False
+        return plain.run_group
     if keras_private.could_possibly_record() or inside_xla():
-        return True
-    return call.training and tf.executing_eagerly()
+        return plain.run_group if call.looked_at else loops.run_group
+    return loops.run_group_forwards if _is_never_exported() else plain.run_group
+
+
+def _is_never_exported():
+    """Whether what runs now cannot be part of anything that is exported.
+
+    That is so for calls outside of any graph, and in the functions that Keras makes to run a
+    model. Any other function of TensorFlow may be exported.
+    """
+    if keras_private.in_save_context():
+        return False
+    graph, names = tf.compat.v1.get_default_graph(), []
+    while not tf.executing_eagerly() and graph is not None:
+        names.append(getattr(graph, "name", None))
+        graph = getattr(graph, "outer_graph", None)
+    return tf.executing_eagerly() or any(name in _OF_KERAS for name in names)
 
 
 def run(call):
     """As in `Path`.
 
-    Outputs, states and gradients are those of Keras's loop. Where a derivative is going to be
-    taken, the loops are compiled and back-propagation is by hand, unless other fields than the
-    output are wanted.
+    Outputs, states and gradients are those of Keras's loop.
     """
     cell, sequences, masks = call.cell, call.sequences, call.masks
     weights = call.weights
@@ -83,7 +106,7 @@ def run(call):
         sequences = tf.concat([sequences, masks.zones], -1)
     equations = equations_of(cell, masks.zones is not None)
     options = (
-        _is_compiled(call),
+        _loops_of(call),
         call.fields,
         call.layer.go_backwards,
         call.outputs_reversed,
@@ -112,22 +135,22 @@ def run(call):
 
 
 def _run(
-    equations, compiled, fields, go_backwards, outputs_reversed, zero_masked_outputs,
+    equations, run_group, fields, go_backwards, outputs_reversed, zero_masked_outputs,
     x, states, mask, weights, keep,
 ):  # fmt: skip
     last = functools.partial(last_output, x, mask, go_backwards, zero_masked_outputs)
-    if x.shape[1] == 1 and not compiled:  # there is nothing to loop over, and nothing to pack
+    one = x.shape[1] == 1 and run_group is not loops.run_group
+    if one:  # there is nothing to loop over, and nothing to pack
         if not weights.blocks:
             weights = plain.prepared(equations, weights.project, weights.recur)
         steps, finals = plain.one_step(equations, x, states, mask, weights, keep, fields)
         return last(finals), steps, finals
-    layout = packing.COMPILED if compiled else packing.PLAIN
+    layout = packing.PLAIN if run_group is plain.run_group else packing.COMPILED
     order, by_row = (go_backwards, outputs_reversed), [*states, *keep]
     if mask is None:
         batch = packing.pack(x, by_row, *order, layout)
     else:
         batch = packing.pack_masked(x, mask, by_row, *order, zero_masked_outputs, layout)
-    run_group = (loops if compiled else plain).run_group
     results = []
     for group in batch.groups:
         own, kept = group.states[: len(states)], group.states[len(states) :]

@@ -1,0 +1,195 @@
+"""Where answers come from compiled loops, and that nothing compiled is ever exported."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import ALL
+from grids import product
+from numpy.testing import assert_allclose
+
+import keras_gated
+from keras_gated.cells.equations import equations_of
+from keras_gated.paths import compiled
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's")
+
+FEATURES, UNITS = 3, 4
+IDS = np.array([[1, 2, 3, 0, 0, 0], [4, 5, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]])
+
+
+def model_of(name="lstm", **options):
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = keras.layers.Embedding(9, FEATURES, mask_zero=True)(ids)
+    x = keras_gated.Bidirectional(ALL[name].make(UNITS, return_sequences=True, **options))(x)
+    x = ALL[name].make(UNITS, **options)(x)
+    model = keras.Model(ids, keras.layers.Dense(1)(x))
+    rng = np.random.default_rng(1)
+    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    model.compile("sgd", "mse")
+    return model
+
+
+def is_compiled(graph_def):
+    return any(f.attr["_XlaMustCompile"].b for f in graph_def.library.function)
+
+
+def graphs_of(function):
+    return [c.graph.as_graph_def() for c in function._list_all_concrete_functions()]
+
+
+# Where they are compiled
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "layer_norm_lstm", "own_Minimal"])
+def test_predict_and_evaluate_and_calls_are_compiled_and_answer_as_the_cells_do(name):
+    model, cells = model_of(name), model_of(name, fused=False)
+    expected = cells(IDS).numpy()
+    for answer in (
+        model(IDS),
+        model.predict(IDS, verbose=0),
+        model.predict(IDS, batch_size=2, verbose=0),
+        model.predict_on_batch(IDS),
+    ):
+        assert_allclose(answer, expected, atol=1e-6)
+    for run in (model.evaluate, model.test_on_batch):
+        options = {"verbose": 0} if run == model.evaluate else {}
+        assert_allclose(run(IDS, expected, **options), 0, atol=1e-10)
+    for function in (model.predict_function, model.test_function):
+        traced = graphs_of(function) if hasattr(function, "_list_all_concrete_functions") else []
+        assert all(map(is_compiled, traced))
+    assert is_compiled(graphs_of(model.predict_function)[0])
+    layer = model.layers[-2]
+    assert any(
+        isinstance(key, tuple) and key[0] is compiled._forwards_loop
+        for key in equations_of(layer.cell).functions
+    )
+
+
+def test_gates_and_states_of_calls_are_those_of_the_cell():
+    x = np.random.default_rng(0).normal(size=(3, 40, FEATURES)).astype("float32")
+    mask = np.arange(40) < np.array([[40], [7], [0]])
+    found = []
+    for fused in (True, False):
+        layer = keras_gated.LSTM(
+            UNITS, return_gates=True, return_state=True, return_sequences=True, fused=fused
+        )
+        layer.build(x.shape)
+        layer.set_weights(ALL["lstm"].random_weights(FEATURES, UNITS, dtype="float32"))
+        found.append(tf.nest.flatten(layer(x, mask=mask)))
+    for a, b in zip(*found, strict=True):
+        assert_allclose(a, b, atol=1e-6)
+
+
+# Every way out
+
+
+def exported_by_keras(model, path):
+    model.export(path / "m", verbose=False)
+    return path / "m"
+
+
+def saved_by_tensorflow(model, path):
+    tf.saved_model.save(model, path / "m")
+    return path / "m"
+
+
+def saved_with_a_signature(model, path):
+    answer = tf.function(lambda ids: model(ids), [tf.TensorSpec((None, None), "int32", "ids")])
+    tf.saved_model.save(model, path / "m", {"serving_default": answer})
+    return path / "m"
+
+
+def archived_by_keras(model, path):
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serve", model.call, [tf.TensorSpec((None, None), "int32")])
+    archive.write_out(path / "m", verbose=False)
+    return path / "m"
+
+
+def exported_by_us(model, path):
+    return keras_gated.export_model(model, path / "m")
+
+
+def a_module_of_ones_own(model, path):
+    class Served(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None), "int32")])
+        def serve(self, ids):
+            return self.model(ids)
+
+    served = Served()
+    served.model = model
+    tf.saved_model.save(served, path / "m")
+    return path / "m"
+
+
+WAYS_OUT = [
+    exported_by_keras, saved_by_tensorflow, saved_with_a_signature, archived_by_keras,
+    exported_by_us, a_module_of_ones_own,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "way, name, before", product(WAYS_OUT, ("lstm", "mgu"), ("nothing", "all of Keras"), together=1)
+)
+def test_no_export_holds_a_compiled_function(way, name, before, tmp_path):
+    model = model_of(name)
+    expected = model(IDS).numpy()
+    if before != "nothing":
+        model.fit(IDS, np.zeros((3, 1)), verbose=0)
+        model.predict(IDS, verbose=0)
+        model.evaluate(IDS, np.zeros((3, 1)), verbose=0)
+        expected = model(IDS).numpy()
+    keras_gated.check_export(way(model, tmp_path))
+    assert_allclose(model(IDS), expected, atol=1e-6)
+
+
+def graph_of(model):
+    spec = tf.TensorSpec((None, None), "int32")
+    return tf.function(lambda ids: model(ids)).get_concrete_function(spec)
+
+
+def test_neither_does_a_function_of_ones_own_nor_what_is_made_of_it(tmp_path):
+    model = model_of()
+    model(IDS), model.predict(IDS, verbose=0)
+    function = graph_of(model)
+    assert not is_compiled(function.graph.as_graph_def())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS,
+    ]  # fmt: skip
+    converter._experimental_lower_tensor_list_ops = False
+    assert b"XlaMustCompile" not in converter.convert()
+    data = tf.data.Dataset.from_tensors(tf.constant(IDS, "int32")).map(lambda ids: model(ids))
+    assert_allclose(next(iter(data)), model(IDS), atol=1e-6)
+
+
+def test_tf2onnx_reads_a_model_that_has_predicted(tmp_path):
+    tf2onnx = pytest.importorskip("tf2onnx")
+    model = model_of("gru")
+    model.predict(IDS, verbose=0)
+    spec = [tf.TensorSpec((None, None), "int32", "ids")]
+    function = tf.function(lambda ids: model(ids), input_signature=spec)
+    proto, _ = tf2onnx.convert.from_function(function, spec, opset=17)
+    assert not [node.op_type for node in proto.graph.node if "Xla" in node.op_type]
+
+
+# How often
+
+
+def test_many_lengths_and_batch_sizes_compile_for_few_shapes():
+    model = model_of("coupled_lstm")
+    loops = []
+    for rows, time in itertools.islice(
+        itertools.product((1, 3, 8, 20, 33), range(3, 300, 7)), None
+    ):
+        ids = np.ones((rows, time), "int32")
+        ids[1:, time // 2 :] = 0
+        model(ids)
+    for key, function in equations_of(model.layers[-2].cell).functions.items():
+        if isinstance(key, tuple) and key[0] is compiled._forwards_loop:
+            loops.append(function.experimental_get_tracing_count())
+    assert 0 < max(loops) <= 20
