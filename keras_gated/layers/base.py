@@ -189,24 +189,24 @@ class RNN(Configurable, keras.layers.RNN):
         Raises:
             ValueError: If an argument asks for a path that cannot.
         """
-        for path in [keras_loop] if only_cells_loop() else _paths():
-            wanted = getattr(self, path.ARGUMENT) if path.ARGUMENT else "auto"
-            reason = self._switched_off(path, wanted) or path.why_not(call)
+        if only_cells_loop():
+            return keras_loop
+        paths, backend = _paths(), keras.backend.backend()
+        for argument in ("use_cudnn", "fused"):
+            wanted, path = getattr(self, argument), paths.get(argument)
+            reason = self._switched_off(wanted)
+            if not reason:
+                reason = path.why_not(call) if path else f"Keras runs on {backend}"
             if wanted is not False and not reason:
                 return path
             if wanted is True and not recorder.is_recording():
                 raise ValueError(
-                    f"{type(self).__name__}: `{path.ARGUMENT}=True` cannot be kept, because "
-                    f"{reason}. Use {path.ARGUMENT}='auto', which then runs another loop of the "
-                    "same equations."
+                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
+                    f"Use {argument}='auto', which then runs another loop of the same equations."
                 )
-        raise AssertionError("the cell's own loop runs whatever there is")
+        return keras_loop
 
-    def _switched_off(self, path, wanted):
-        if path is keras_loop:
-            return None
-        if keras.backend.backend() != "tensorflow":
-            return f"Keras runs on {keras.backend.backend()}"
+    def _switched_off(self, wanted):
         if self.fused is False:
             return "of `fused=False`"
         return None if fused_default() or wanted != "auto" else "of `set_fused(False)`"
@@ -341,12 +341,17 @@ document(RNN)
 
 
 def _paths():
-    """Returns the paths, the fastest first."""
-    if keras.backend.backend() != "tensorflow":
-        return [keras_loop]  # other backends do without TensorFlow
-    from keras_gated.paths import cudnn, fused
+    """Returns the paths of Keras's backend besides the cell's own loop, by their arguments."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from keras_gated.paths import cudnn, fused
 
-    return [cudnn, fused, keras_loop]
+        return {"use_cudnn": cudnn, "fused": fused}
+    if backend == "torch":
+        from keras_gated.paths import torch_kernels
+
+        return {"fused": torch_kernels}
+    return {}
 
 
 def outputs_mask(layer, mask):

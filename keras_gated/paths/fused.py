@@ -10,8 +10,6 @@ from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
 from keras_gated.paths.path import Results, own_call
 
-ARGUMENT = "fused"
-
 
 def why_not(call):
     """As in `Path`."""
@@ -24,11 +22,6 @@ def why_not(call):
             return "XLA compiles the function around the layer, and not all sizes are known there"
         if _inside_a_loop():
             return "XLA compiles a loop around the layer"
-    return equations_differ(call)
-
-
-def equations_differ(call):
-    """Returns why a layer needs the cell's own loop, or None."""
     if call.layer.unroll:
         return "`unroll=True` asks for the cell's own loop"
     method = own_call(call.cell)

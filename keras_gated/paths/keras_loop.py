@@ -7,8 +7,6 @@ from keras_gated.cells.gates import apart
 from keras_gated.keras_private import inner_loop
 from keras_gated.paths.path import Results, own_call
 
-ARGUMENT = None
-
 
 def why_not(call):
     """As in `Path`: it runs whatever there is."""

@@ -41,8 +41,6 @@ class Results(NamedTuple):
 class Path(Protocol):
     """A module of this package that runs calls."""
 
-    ARGUMENT: str | None  # the argument of a layer that asks for it or forbids it
-
     def why_not(self, call: Call) -> str | None:
         """Returns why the path cannot run a call, as a clause, or None where it can."""
 

@@ -1,0 +1,93 @@
+"""What the kernels of other libraries share: cuDNN's, and PyTorch's own.
+
+They know an LSTM and a GRU, and read rows from their first step. So the valid steps of every row
+are moved to its start, and outputs are put back where the steps stood.
+"""
+
+from keras import ops
+
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.equations import owner
+from keras_gated.paths.path import Results, own_call
+
+
+def why_unknown(call, library):
+    """Returns why a library's kernel does not compute what a call asks for, or None."""
+    cell, training = call.cell, call.training
+    name = type(cell).__name__
+    if not hasattr(cell, "cudnn_mode"):
+        return f"{library} does not know {name}"
+    if call.looked_at:
+        return f"{library} keeps its gates to itself"
+    for rate, does in (
+        ("recurrent_weight_dropout", "changes the weights in training"),
+        ("recurrent_dropout", "changes the recurrent product in training"),
+    ):
+        if training and getattr(cell, rate):
+            return f"`{rate}` {does}"
+    if any(cell.zoneout_rates()):
+        return "`zoneout` changes every step"
+    family = owner(cell, "cudnn_mode")
+    for method in ("step", "project", "input_weights", "recurrent_weights"):
+        if owner(cell, method) not in (family, GatedCell):
+            return f"{name} has a `{method}` of its own"
+    if not cell.step_gradient_holds():
+        return (
+            "its equations have `activation='tanh'`, `recurrent_activation='sigmoid'`, "
+            "`reset_after=True` and no projection"
+        )
+    if call.layer.unroll:
+        return "`unroll=True` asks for the cell's own loop"
+    method = own_call(cell)
+    return method and f"{name} has a `{method}` of its own, which only that loop calls"
+
+
+def run(call, kernel):
+    """Runs a call with a kernel, a function of the cell, sequences, states and lengths.
+
+    The kernel returns its outputs, `(batch, time, units)`, and the states after the last step of
+    every row. Lengths are int32, `(batch,)`, or None: all steps count.
+    """
+    layer, x, mask = call.layer, call.sequences, call.mask
+    backwards, time = layer.go_backwards, ops.shape(x)[1]
+    if mask is None:
+        lengths, steps = None, ops.flip(x, axis=1) if backwards else x
+    else:
+        counts = ops.cast(mask, "int32")
+        lengths = ops.sum(counts, axis=1)
+        # How many valid steps have been read when a step has been.
+        read = _summed(counts, backwards)
+        turn = ops.broadcast_to(ops.arange(time, dtype="int32"), ops.shape(mask))
+        turn = time - 1 - turn if backwards else turn
+        order = ops.argsort(ops.where(mask, turn, turn + time), axis=1)
+        moved = ops.take_along_axis(x, order[..., None], axis=1)
+        counted = ops.arange(time, dtype="int32") < lengths[:, None]
+        steps = ops.where(counted[..., None], moved, ops.zeros_like(moved))
+    outputs, finals = kernel(layer.cell, steps, call.states, lengths)
+    if mask is not None:
+        some = lengths[:, None] > 0
+        finals = [ops.where(some, f, s) for f, s in zip(finals, call.states, strict=True)]
+        outputs = ops.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
+        shown = ops.where(mask, read, 0) if layer.zero_output_for_mask else read
+        outputs = ops.take_along_axis(outputs, shown[..., None], axis=1)
+    reversed_ = call.outputs_reversed
+    if reversed_ if mask is not None else backwards and not reversed_:
+        outputs = ops.flip(outputs, axis=1)
+    return Results(_last(call, finals), [outputs] * len(call.fields), finals)
+
+
+def _summed(counts, backwards):
+    if not backwards:
+        return ops.cumsum(counts, axis=1)
+    return ops.flip(ops.cumsum(ops.flip(counts, axis=1), axis=1), axis=1)
+
+
+def _last(call, finals):
+    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
+    x, mask = call.sequences, call.mask
+    if mask is None:
+        some = ops.full((ops.shape(x)[0], 1), ops.shape(x)[1] > 0)
+    else:
+        last = mask[:, :1] if call.layer.go_backwards else mask[:, -1:]
+        some = ops.any(last if call.layer.zero_output_for_mask else mask, axis=1, keepdims=True)
+    return ops.where(some, finals[0], ops.zeros_like(finals[0]))
