@@ -146,8 +146,9 @@ def test_dropout_between_layers_is_kept_and_that_of_a_layer_is_left_out_with_a_w
     assert to_torch(ours).dropout == 0.25
     layer = keras_gated.LSTM(3, dropout=0.5)
     layer.build(X.shape)
-    with pytest.warns(UserWarning, match=r"drops {'dropout': 0\.5} in training"):
+    with pytest.warns(UserWarning, match=r"drops {'dropout': 0\.5} in training") as said:
         to_torch(layer)
+    assert said[0].filename == __file__  # the line that called it
 
 
 def test_what_does_not_fit_is_refused_by_name():

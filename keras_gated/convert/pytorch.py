@@ -1,6 +1,8 @@
 """From `torch.nn.RNN`, `LSTM` and `GRU` and back. Reading a state dict of arrays needs no torch."""
 
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -49,36 +51,27 @@ def from_torch(
     source, activation, dropout = torch_weights.source_of(module_or_state_dict, activation, owner)
     arrays = torch_weights.arrays_of(source, prefix, owner)
     number, directions, names = torch_weights.layout_of(arrays, owner)
-    use_bias = "bias_ih" in names
     rows, width = arrays["weight_hh", 0, False].shape
     projects = "weight_hr" in names
     units = arrays["weight_hr", 0, False].shape[1] if projects else width
-    gates = rows // units
+    layer_class = _BY_GATES[rows // units]
+    dtype = str(arrays["weight_hh", 0, False].dtype)
+    options = {"use_bias": "bias_ih" in names, "dtype": dtype}
+    if layer_class is SimpleRNN:
+        options["activation"] = activation
+    if projects:
+        options["projection"] = width
     layers = []
     for place in range(number):
         last = place == number - 1
-        options = {"return_sequences": return_sequences or not last}
-        if gates == 1:
-            options["activation"] = activation
-        if projects:
-            options["projection"] = width
-        weights = [
-            _to_ours(_BY_GATES[gates].cell_class.gates, {n: arrays[n, place, d] for n in names})
-            for d in directions
-        ]
-        options.update(use_bias=use_bias, dtype=str(weights[0][0].dtype))
-        layer = _BY_GATES[gates](units, **options)
-        if len(directions) == 2:
-            layer = keras_gated.layers.bidirectional.Bidirectional(layer, dtype=options["dtype"])
-        layer.build((None, None, weights[0][0].shape[0]))
-        layer.set_weights([w for of_direction in weights for w in of_direction])
-        layers.append(layer)
+        layer = layer_class(units, return_sequences=return_sequences or not last, **options)
+        layers.append(_built(layer, [{n: arrays[n, place, d] for n in names} for d in directions]))
         if dropout and not last:
-            layers.append(keras.layers.Dropout(dropout, dtype=options["dtype"]))
+            layers.append(keras.layers.Dropout(dropout, dtype=dtype))
     if len(layers) == 1:
         return layers[0]
     features = arrays["weight_ih", 0, False].shape[1]
-    return keras.Sequential([keras.Input((None, features), dtype=options["dtype"]), *layers])
+    return keras.Sequential([keras.Input((None, features), dtype=dtype), *layers])
 
 
 def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
@@ -102,37 +95,9 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
             activations, layers of different kinds or sizes.
         ImportError: If torch is not installed and a module is asked for.
     """
-    owner = "to_torch"
-    if isinstance(layers, keras.Sequential):
-        layers = layers.layers
-    layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
-    drops = [one.rate for one in layers if type(one) is keras.layers.Dropout]
-    layers = [one for one in layers if type(one) is not keras.layers.Dropout]
-    if drops and (len(set(drops)) > 1 or len(drops) != len(layers) - 1):
-        raise ValueError(
-            f"{owner}: torch drops the same fraction between all layers. Received: Dropout layers "
-            f"of {drops} with {len(layers)} recurrent layers. Leave them out of the list."
-        )
-    pairs = [_directions(one, owner) for one in layers]
-    kinds = {
-        (
-            type(one),
-            one.units,
-            one.use_bias,
-            one.activation,
-            len(pair),
-            one.cell.kernel.dtype,
-            getattr(one, "projection", None),
-        )
-        for pair in pairs
-        for one in pair
-    }
-    if len(kinds) != 1:
-        raise ValueError(
-            f"{owner}: all layers must have the same class, units, biases, activation, directions, "
-            f"dtype and projection. Received: {layers}. Convert them one by one."
-        )
-    [(kind, units, use_bias, activation, directions, dtype, projection)] = kinds
+    layers, dropout = _without_dropout(layers)
+    pairs = list(map(_directions, layers))  # no frame of its own, for the warning's stacklevel
+    kind = _kind_of_all(layers, pairs)
     arrays = {}
     for place, pair in enumerate(pairs):
         for suffix, one in zip(("", "_reverse"), pair, strict=False):
@@ -140,29 +105,91 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
                 arrays[f"{name}_l{place}{suffix}"] = array
     if state_dict:
         return arrays
+    return _module(kind, arrays, num_layers=len(pairs), dropout=dropout, batch_first=batch_first)
+
+
+class _Kind(NamedTuple):
+    """What all layers of one module of torch have in common."""
+
+    layer_class: type
+    units: int
+    use_bias: bool
+    activation: Callable
+    directions: int
+    dtype: str
+    projection: int | None
+
+
+def _without_dropout(layers):
+    """Returns the recurrent ones of some layers, and the fraction that is dropped between them."""
+    if isinstance(layers, keras.Sequential):
+        layers = layers.layers
+    layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    drops = [one.rate for one in layers if type(one) is keras.layers.Dropout]
+    layers = [one for one in layers if type(one) is not keras.layers.Dropout]
+    if drops and (len(set(drops)) > 1 or len(drops) != len(layers) - 1):
+        raise ValueError(
+            "to_torch: torch drops the same fraction between all layers. Received: Dropout layers "
+            f"of {drops} with {len(layers)} recurrent layers. Leave them out of the list."
+        )
+    return layers, drops[0] if drops else 0.0
+
+
+def _kind_of_all(layers, pairs):
+    kinds = {
+        _Kind(
+            layer_class=type(one),
+            units=one.units,
+            use_bias=one.use_bias,
+            activation=one.activation,
+            directions=len(pair),
+            dtype=one.cell.kernel.dtype,
+            projection=getattr(one, "projection", None),
+        )
+        for pair in pairs
+        for one in pair
+    }
+    if len(kinds) != 1:
+        raise ValueError(
+            "to_torch: all layers must have the same class, units, biases, activation, directions, "
+            f"dtype and projection. Received: {layers}. Convert them one by one."
+        )
+    return kinds.pop()
+
+
+def _module(kind, arrays, **options):
     try:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{owner}: torch is not installed. Install it (pip install 'keras_gated[torch]'), or "
+            "to_torch: torch is not installed. Install it (pip install 'keras_gated[torch]'), or "
             "ask for the arrays alone: to_torch(layers, state_dict=True)."
         ) from error
-    options = {"nonlinearity": activation.__name__} if kind is SimpleRNN else {}
-    if projection:
-        options["proj_size"] = projection
-    module = {SimpleRNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}[kind](
+    if kind.layer_class is SimpleRNN:
+        options["nonlinearity"] = kind.activation.__name__
+    if kind.projection:
+        options["proj_size"] = kind.projection
+    classes = {SimpleRNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}
+    module = classes[kind.layer_class](
         input_size=arrays["weight_ih_l0"].shape[1],
-        hidden_size=units,
-        num_layers=len(layers),
-        bias=use_bias,
-        batch_first=batch_first,
-        dropout=drops[0] if drops else 0.0,
-        bidirectional=directions == 2,
-        dtype=getattr(torch, dtype),
+        hidden_size=kind.units,
+        bias=kind.use_bias,
+        bidirectional=kind.directions == 2,
+        dtype=getattr(torch, kind.dtype),
         **options,
     )
     module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return module
+
+
+def _built(layer, arrays):
+    """Returns a layer with the weights of torch's arrays: of one direction, or of both."""
+    weights = [_to_ours(layer.cell_class.gates, of_direction) for of_direction in arrays]
+    if len(weights) == 2:
+        layer = keras_gated.layers.bidirectional.Bidirectional(layer, dtype=layer.dtype_policy)
+    layer.build((None, None, weights[0][0].shape[0]))
+    layer.set_weights([w for of_direction in weights for w in of_direction])
+    return layer
 
 
 def _to_ours(gates, arrays):
@@ -193,28 +220,28 @@ def _to_theirs(cell):
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _directions(layer, owner):
+def _directions(layer):
     """Returns our layers of one layer of torch: one, or both directions."""
     pair = [layer]
     if isinstance(layer, keras.layers.Bidirectional):
         if layer.merge_mode != "concat":
             raise ValueError(
-                f"{owner}: torch concatenates both directions. Received: merge_mode="
+                "to_torch: torch concatenates both directions. Received: merge_mode="
                 f"{layer.merge_mode!r} of {layer.name!r}."
             )
         pair = [layer.forward_layer, layer.backward_layer]
     for one in pair:
         if type(one) not in (SimpleRNN, LSTM, GRU) or not one.built:
             raise ValueError(
-                f"{owner}: `layers` must be built layers of keras_gated (SimpleRNN, LSTM, GRU, or "
+                "to_torch: `layers` must be built layers of keras_gated (SimpleRNN, LSTM, GRU, or "
                 f"a Bidirectional around one). Received: {one!r}. `from_keras` turns those of "
                 "Keras into ours; calling a layer once builds it."
             )
-        _check_options(one, one is not pair[0], owner)
+        _check_options(one, one is not pair[0])
     return pair
 
 
-def _check_options(layer: RNN, backward, owner):
+def _check_options(layer: RNN, backward):
     relu = isinstance(layer, SimpleRNN) and layer.activation is keras.activations.relu
     for name, value, accepted in (
         ("go_backwards", layer.go_backwards, layer.go_backwards == backward),
@@ -231,7 +258,7 @@ def _check_options(layer: RNN, backward, owner):
         if not accepted:
             value = getattr(value, "__name__", value)
             raise ValueError(
-                f"{owner}: torch has no counterpart of {name}={value!r} of {layer.name!r}. It "
+                f"to_torch: torch has no counterpart of {name}={value!r} of {layer.name!r}. It "
                 "reads forwards, resets after the product, has no zoneout, and uses tanh (RNN: or "
                 "relu) and sigmoid."
             )
@@ -239,7 +266,7 @@ def _check_options(layer: RNN, backward, owner):
     left_out = {name: getattr(layer, name) for name in dropouts if getattr(layer, name)}
     if left_out:
         warnings.warn(
-            f"{owner}: {layer.name!r} drops {left_out} in training, which torch's layers do not; "
+            f"to_torch: {layer.name!r} drops {left_out} in training, which torch's layers do not; "
             "the result is the same at inference alone.",
             stacklevel=4,
         )

@@ -30,21 +30,12 @@ def sentiment(model, vectorizer, head, tail, gates=None):
           `Bidirectional` as `forward_forget`, `backward_forget`, ...; and `lengths`. Zeros after
           the end.
     """
+    width = max(1, head + tail)  # a text without a word is one unknown word
 
     def words(texts):
         """Returns words and ids, ragged: the same places of both."""
         found = tf.strings.split(text.clean(texts))
         return [text.head_and_tail(x, head, tail) for x in (found, vectorizer(texts))]
-
-    def widened(values):
-        """Pads axis 1, so that its size does not depend on the texts of a batch."""
-        missing = max(1, head + tail) - tf.shape(values)[1]
-        paddings = [[0, 0], [0, missing], *[[0, 0]] * (len(values.shape) - 2)]
-        empty = tf.zeros((), values.dtype)  # "" of strings
-        return tf.ensure_shape(
-            tf.pad(values, paddings, constant_values=empty),
-            [None, max(1, head + tail), *values.shape[2:]],
-        )
 
     def answer(texts):
         probability = model(text.dense(words(texts)[1]), training=False)[:, 0]
@@ -53,23 +44,23 @@ def sentiment(model, vectorizer, head, tail, gates=None):
     def answer_tokens(texts):
         tokens, ids = words(texts)
         ids = text.dense(ids)
-        lengths = tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
+        lengths = _lengths(ids)
         running = _running(model, ids, lengths)
         # Bytes that are no UTF-8 are a model's unknown word, but cannot stand in an answer's JSON.
         tokens = tf.strings.unicode_transcode(tokens.to_tensor(""), "UTF-8", "UTF-8")
-        known = widened(ids) > text.UNKNOWN
+        known = _widened(ids, width) > text.UNKNOWN
         return {
-            "tokens": widened(tokens),
+            "tokens": _widened(tokens, width),
             "known": known,
-            "probability": widened(running),
+            "probability": _widened(running, width),
             "lengths": lengths,
         }
 
     def answer_gates(texts):
         ids = text.dense(words(texts)[1])
-        lengths = tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
-        found = {name: widened(values) for name, values in gates_of(model, ids, gates).items()}
-        return {**found, "lengths": lengths}
+        lengths = _lengths(ids)
+        found = gates_of(model, ids, gates)
+        return {**{k: _widened(v, width) for k, v in found.items()}, "lengths": lengths}
 
     specs = [tf.TensorSpec((None,), tf.string, name="text")]
     texts = ["", "A moving film, wonderfully acted.", "A long wait for nothing. " * 40]
@@ -79,6 +70,20 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         "tokens": Signature(answer_tokens, specs, examples[:3]),
         "gates": Signature(answer_gates, specs, examples[:2]),
     }
+
+
+def _widened(values, width):
+    """Pads axis 1, so that its size does not depend on the texts of a batch."""
+    missing = width - tf.shape(values)[1]
+    paddings = [[0, 0], [0, missing], *[[0, 0]] * (len(values.shape) - 2)]
+    empty = tf.zeros((), values.dtype)  # "" of strings
+    return tf.ensure_shape(
+        tf.pad(values, paddings, constant_values=empty), [None, width, *values.shape[2:]]
+    )
+
+
+def _lengths(ids):
+    return tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
 
 
 def _running(model, ids, lengths):

@@ -12,6 +12,15 @@ from keras_gated.serve.streaming import Stepper
 
 PIECE = 500  # steps read at a time, so that memory does not grow with the text
 
+_GENERATE = [
+    tf.TensorSpec((None,), tf.string, name="prompt"),
+    tf.TensorSpec((None,), tf.int32, name="length"),
+    tf.TensorSpec((None,), tf.float32, name="temperature"),
+    tf.TensorSpec((None,), tf.int32, name="top_k"),
+    tf.TensorSpec((None,), tf.int64, name="seed"),
+]
+_TEXT = tf.TensorSpec((None,), tf.string, name="text")
+
 
 def characters(model, lookup, longest=10_000):
     """Returns the signatures of a model of the next character.
@@ -44,51 +53,51 @@ def characters(model, lookup, longest=10_000):
         - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
     """
     stepper = model if hasattr(model, "states") else Stepper(model)
-    alphabet = list(map(str, lookup.get_vocabulary()[FIRST:]))
-    vocabulary, width = tf.constant(alphabet), len(alphabet)
-    if "\n" not in alphabet:
-        raise ValueError(
-            "characters: `lookup` must hold the line break, which texts begin after. Received: "
-            f"{alphabet}."
-        )
-    line_break = FIRST + alphabet.index("\n")
+    answers = _Answers(stepper, lookup, longest)
+    alphabet, width = answers.alphabet, answers.width
+    requests = [("", 20, 0.8, 0, 1), (alphabet[-1] * 30, 50, 1.0, 5, 2)]
+    texts = ["", alphabet[-1], "".join(alphabet) * math.ceil(2 * PIECE / width)]
+    token = tf.TensorSpec((None,), tf.int64, name="token")
+    states = [tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in stepper.states.items()]
+    zeros = {s.name: np.zeros((1, s.shape[1]), s.dtype.as_numpy_dtype) for s in states}
+    first = {"token": [answers.line_break - FIRST], **zeros}
+    return {
+        "generate": Signature(
+            answers.generate,
+            _GENERATE,
+            [{s.name: [v] for s, v in zip(_GENERATE, row, strict=True)} for row in requests],
+        ),
+        "score": Signature(answers.score, [_TEXT], [{"text": [text]} for text in texts]),
+        "step": Signature(answers.step, [token, *states], [first]),
+        "vocabulary": Signature(answers.name_of, [token], [{"token": list(range(width))}]),
+    }
 
-    def read(texts):
-        ids = lookup(tf.strings.unicode_split(texts, "UTF-8", errors="ignore"))
-        return tf.ragged.boolean_mask(ids, ids != UNKNOWN)
 
-    def in_pieces(ids, function, found):
-        """Reads long rows piece by piece: `found = function(place, ids, logits, found)`."""
-        time = tf.shape(ids)[1]
+class _Answers:
+    """The functions of the signatures of one model of the next character.
 
-        def body(place, states, found):
-            piece = ids[:, place : place + PIECE]
-            logits, states = stepper(piece, states)
-            return place + PIECE, states, function(place, piece, logits, found)
+    A token is a character's place in the alphabet, which the model's logits follow; its id, which
+    the model reads, is `FIRST` more.
+    """
 
-        start = (0, stepper.zeros(tf.shape(ids)[0]), found)
-        return tf.while_loop(lambda place, *_: place < time, body, start)[1:]
+    def __init__(self, stepper, lookup, longest):
+        self.stepper, self.lookup, self.longest = stepper, lookup, longest
+        self.alphabet = list(map(str, lookup.get_vocabulary()[FIRST:]))
+        if "\n" not in self.alphabet:
+            raise ValueError(
+                "characters: `lookup` must hold the line break, which texts begin after. Received: "
+                f"{self.alphabet}."
+            )
+        self.line_break = FIRST + self.alphabet.index("\n")
+        self.width, self._vocabulary = len(self.alphabet), tf.constant(self.alphabet)
 
-    def last(place, piece, logits, found):
-        return tf.where(tf.reduce_any(piece != PADDING, 1)[:, None], logits[:, -1], found)
-
-    def choose(logits, divisor, kept, draw):
-        # Likeliest first; then the inverse of the cumulative distribution, one number a character.
-        values, tokens = tf.math.top_k(logits, width)
-        scaled = (values - values[:, :1]) / divisor
-        cumulative = tf.cumsum(tf.where(kept, tf.exp(scaled), 0.0), axis=1)
-        below = cumulative <= draw[:, None] * cumulative[:, -1:]
-        place = tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
-        return tf.gather(tokens, tf.minimum(place, width - 1), axis=1, batch_dims=1)
-
-    def draws_of_a_row(seed_and_length, most):
-        seed, length = seed_and_length
-        draws = tf.random.stateless_uniform([length], tf.stack([seed, 0]))
-        return tf.pad(draws, [[0, most - length]])
-
-    def generate(prompt, length, temperature, top_k, seed):
+    def generate(self, prompt, length, temperature, top_k, seed):
         error, (length, temperature, top_k) = refuse(
-            (length, (length >= 0) & (length <= longest), f"`length` must be 0 to {longest}."),
+            (
+                length,
+                (length >= 0) & (length <= self.longest),
+                f"`length` must be 0 to {self.longest}.",
+            ),
             (
                 temperature,
                 tf.math.is_finite(temperature) & (temperature >= 0),
@@ -96,39 +105,21 @@ def characters(model, lookup, longest=10_000):
             ),
             (top_k, top_k >= 0, "`top_k` must be at least 0 (all characters)."),
         )
-        divisor = tf.where(temperature > 0, temperature, 1.0)[:, None]
-        most_likely = tf.where(temperature > 0, tf.where(top_k == 0, width, top_k), 1)
-        kept = tf.range(width)[None] < most_likely[:, None]
-        ids = dense(read(prompt), empty=line_break)
+        choose = _sampler(temperature, top_k, self.width)
+        ids = dense(self._known_ids(prompt), empty=self.line_break)
         # At least one, since an empty TensorArray cannot be stacked.
         batch, most = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [1]], 0))
-        draws = tf.map_fn(
-            lambda row: draws_of_a_row(row, most),
-            (seed, length),
-            fn_output_signature=tf.TensorSpec([None], tf.float32),
-        )
-        draws = tf.transpose(tf.reshape(draws, [batch, most]))
-        states, logits = in_pieces(ids, last, tf.zeros([batch, width]))
-        written = tf.TensorArray(tf.int32, most, element_shape=[None])
-        weights = stepper.weights()
-
-        def body(t, logits, states, written):
-            token = choose(logits, divisor, kept, draws[t])
-            written = written.write(t, token)
-            ids = tf.cast(token, tf.int64)[:, None] + FIRST
-            logits, states = stepper(ids, states, weights=weights)
-            return t + 1, logits[:, 0], states, written
-
-        start = (0, tf.ensure_shape(logits, [None, width]), states, written)
-        *_, written = tf.while_loop(lambda t, *_: t < most, body, start)
-        tokens = tf.reshape(tf.transpose(written.stack()), [batch, most])
-        rows = tf.RaggedTensor.from_tensor(tf.gather(vocabulary, tokens), lengths=length)
+        draws = _draws(seed, length, batch, most)
+        states, logits = self._read(ids, _last_logits, tf.zeros([batch, self.width]))
+        written = self._write(logits, states, lambda t, logits: choose(logits, draws[t]), most)
+        tokens = tf.reshape(tf.transpose(written), [batch, most])
+        rows = tf.RaggedTensor.from_tensor(tf.gather(self._vocabulary, tokens), lengths=length)
         return {"text": tf.strings.reduce_join(rows, axis=-1), "error": error}
 
-    def score(text):
-        known = read(text)
+    def score(self, text):
+        known = self._known_ids(text)
         targets = known.to_tensor(PADDING)
-        inputs = tf.pad(targets, [[0, 0], [1, 0]], constant_values=line_break)[:, :-1]
+        inputs = tf.pad(targets, [[0, 0], [1, 0]], constant_values=self.line_break)[:, :-1]
 
         def add(place, piece, logits, total):
             target = targets[:, place : place + PIECE]
@@ -137,55 +128,107 @@ def characters(model, lookup, longest=10_000):
             )
             return total + tf.reduce_sum(tf.where(target != PADDING, nats, 0.0), axis=1)
 
-        _, total = in_pieces(inputs, add, tf.zeros([tf.shape(targets)[0]]))
+        _, total = self._read(inputs, add, tf.zeros([tf.shape(targets)[0]]))
         count = known.row_lengths()
         return {"nats": total / tf.cast(tf.maximum(count, 1), tf.float32), "characters": count}
 
-    def in_range(token):
-        return token, (token >= 0) & (token < width), f"`token` must be 0 to {width - 1}."
-
-    def step(token, *states):
+    def step(self, token, *states):
+        names = list(self.stepper.states)
         finite = [tf.reduce_all(tf.math.is_finite(state), axis=1) for state in states]
-        said = [f"`{name}` must be finite." for name in stepper.states]
-        error, (token, *states) = refuse(in_range(token), *zip(states, finite, said, strict=True))
-        before = dict(zip(stepper.states, states, strict=True))
-        logits, after = stepper(token[:, None] + FIRST, before)
+        said = [f"`{name}` must be finite." for name in names]
+        error, (token, *states) = refuse(
+            self._in_range(token), *zip(states, finite, said, strict=True)
+        )
+        logits, after = self.stepper(token[:, None] + FIRST, dict(zip(names, states, strict=True)))
         answer = {"logits": logits[:, 0], **after}
         good = error[:, None] == ""
         return {**{k: tf.where(good, v, 0) for k, v in answer.items()}, "error": error}
 
-    def name_of(token):
-        error, [token] = refuse(in_range(token))
-        return {
-            "character": tf.where(error == "", tf.gather(vocabulary, token), ""),
-            "error": error,
-        }
+    def name_of(self, token):
+        error, [token] = refuse(self._in_range(token))
+        found = tf.where(error == "", tf.gather(self._vocabulary, token), "")
+        return {"character": found, "error": error}
 
-    dtypes = {
-        "prompt": tf.string,
-        "length": tf.int32,
-        "temperature": tf.float32,
-        "top_k": tf.int32,
-        "seed": tf.int64,
-    }
-    token = tf.TensorSpec((None,), tf.int64, name="token")
-    states = [tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in stepper.states.items()]
-    zeros = {s.name: np.zeros((1, s.shape[1]), s.dtype.as_numpy_dtype) for s in states}
-    rows = [("", 20, 0.8, 0, 1), (alphabet[-1] * 30, 50, 1.0, 5, 2)]
-    continued = [{k: [v] for k, v in zip(dtypes, row, strict=True)} for row in rows]
-    texts = ["", alphabet[-1], "".join(alphabet) * math.ceil(2 * PIECE / width)]
-    return {
-        "generate": Signature(
-            generate,
-            [tf.TensorSpec((None,), dtype, name=name) for name, dtype in dtypes.items()],
-            continued,
-        ),
-        "score": Signature(
-            score, [tf.TensorSpec((None,), tf.string, name="text")], [{"text": [t]} for t in texts]
-        ),
-        "step": Signature(step, [token, *states], [{"token": [line_break - FIRST], **zeros}]),
-        "vocabulary": Signature(name_of, [token], [{"token": list(range(width))}]),
-    }
+    def _in_range(self, token):
+        good = (token >= 0) & (token < self.width)
+        return token, good, f"`token` must be 0 to {self.width - 1}."
+
+    def _known_ids(self, texts):
+        ids = self.lookup(tf.strings.unicode_split(texts, "UTF-8", errors="ignore"))
+        return tf.ragged.boolean_mask(ids, ids != UNKNOWN)
+
+    def _read(self, ids, function, found):
+        """Reads long rows piece by piece: `found = function(place, ids, logits, found)`.
+
+        Returns:
+            The states after the rows, by name, and what was found.
+        """
+        time = tf.shape(ids)[1]
+
+        def body(place, states, found):
+            piece = ids[:, place : place + PIECE]
+            logits, states = self.stepper(piece, states)
+            return place + PIECE, states, function(place, piece, logits, found)
+
+        start = (0, self.stepper.zeros(tf.shape(ids)[0]), found)
+        return tf.while_loop(lambda place, *_: place < time, body, start)[1:]
+
+    def _write(self, logits, states, choose, steps):
+        """Returns the tokens that `choose(t, logits)` writes, `(steps, batch)`.
+
+        Args:
+            logits: Those of the first token, `(batch, characters)`, after the prompt.
+            states: Those after the prompt, by name.
+        """
+        written = tf.TensorArray(tf.int32, steps, element_shape=[None])
+        weights = self.stepper.weights()
+
+        def body(t, logits, states, written):
+            token = choose(t, logits)
+            written = written.write(t, token)
+            ids = tf.cast(token, tf.int64)[:, None] + FIRST
+            logits, states = self.stepper(ids, states, weights=weights)
+            return t + 1, logits[:, 0], states, written
+
+        start = (0, tf.ensure_shape(logits, [None, self.width]), states, written)
+        *_, written = tf.while_loop(lambda t, *_: t < steps, body, start)
+        return written.stack()
+
+
+def _last_logits(place, piece, logits, found):
+    return tf.where(tf.reduce_any(piece != PADDING, 1)[:, None], logits[:, -1], found)
+
+
+def _sampler(temperature, top_k, width):
+    """Returns a function from logits and numbers from 0 to 1, `(batch,)`, to tokens."""
+    divisor = tf.where(temperature > 0, temperature, 1.0)[:, None]
+    most_likely = tf.where(temperature > 0, tf.where(top_k == 0, width, top_k), 1)
+    kept = tf.range(width)[None] < most_likely[:, None]
+
+    def choose(logits, draw):
+        # Likeliest first; then the inverse of the cumulative distribution, one number a character.
+        values, tokens = tf.math.top_k(logits, width)
+        scaled = (values - values[:, :1]) / divisor
+        cumulative = tf.cumsum(tf.where(kept, tf.exp(scaled), 0.0), axis=1)
+        below = cumulative <= draw[:, None] * cumulative[:, -1:]
+        place = tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
+        return tf.gather(tokens, tf.minimum(place, width - 1), axis=1, batch_dims=1)
+
+    return choose
+
+
+def _draws(seed, length, batch, most):
+    """Returns numbers from 0 to 1, `(most, batch)`: a row's depend on its seed and length alone."""
+
+    def of_a_row(seed_and_length):
+        seed, length = seed_and_length
+        draws = tf.random.stateless_uniform([length], tf.stack([seed, 0]))
+        return tf.pad(draws, [[0, most - length]])
+
+    draws = tf.map_fn(
+        of_a_row, (seed, length), fn_output_signature=tf.TensorSpec([None], tf.float32)
+    )
+    return tf.transpose(tf.reshape(draws, [batch, most]))
 
 
 def refuse(*inputs):

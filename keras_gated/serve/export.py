@@ -74,14 +74,34 @@ def export_model(
             "export_model: `lengths`, `states` and `gates` choose the signatures of a functional "
             "model. Received: `signatures` as well. Give one or the other."
         )
-    examples = examples or {}
+    requests = _requests(signatures, examples or {})
+    archive = _archive_of((model, *track), signatures)
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _unfinished(directory) as unfinished:
+        with cudnn.off():
+            archive.write_out(str(unfinished), verbose=False)
+        check_export(unfinished)
+        warmup.write(unfinished, directory.resolve().name, requests)
+        for name, write in (extras or {}).items():
+            (unfinished / "assets.extra").mkdir(exist_ok=True)
+            write(str(unfinished / "assets.extra" / name))
+        return str(_rename_to_next_version(unfinished, directory))
+
+
+def _requests(signatures, examples):
     if not set(examples) <= set(signatures):
         raise ValueError(
             f"export_model: `examples` must be for signatures of the model, {sorted(signatures)}. "
             f"Received: {sorted(examples)}."
         )
+    return {name: examples.get(name, s.examples) for name, s in signatures.items()}
+
+
+def _archive_of(resources, signatures):
+    """Returns an archive of the signatures, traced, and of the resources that they use."""
     archive = keras.export.ExportArchive()
-    for resource in (model, *track):
+    for resource in resources:
         archive.track(resource)
     for name, signature in signatures.items():
         for spec in signature.inputs:
@@ -92,20 +112,8 @@ def export_model(
                 )
         with cudnn.off():
             archive.add_endpoint(name, _traced(signature), input_signature=list(signature.inputs))
-
-    directory = pathlib.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with _unfinished(directory) as unfinished:
-        _name_variables_once(archive)
-        with cudnn.off():
-            archive.write_out(str(unfinished), verbose=False)
-        check_export(unfinished)
-        requests = {name: examples.get(name, s.examples) for name, s in signatures.items()}
-        warmup.write(unfinished, directory.resolve().name, requests)
-        for name, write in (extras or {}).items():
-            (unfinished / "assets.extra").mkdir(exist_ok=True)
-            write(str(unfinished / "assets.extra" / name))
-        return str(_rename_to_next_version(unfinished, directory))
+    _name_variables_once(archive)
+    return archive
 
 
 @contextlib.contextmanager

@@ -70,20 +70,10 @@ def functional(model, lengths=False, states=False, gates=None):
 
     def prepare(given):
         """Returns the model's inputs and their mask."""
-        values, masks = list(given[: len(specs)]), None
+        values, mask = given[: len(specs)], None
         if lengths:
-            limits, masks = given[len(specs)], [None] * len(values)
-            for place, value in enumerate(values):
-                if timed[place]:
-                    masks[place] = tf.sequence_mask(limits, tf.shape(value)[1])
-                    rank = len(value.shape) - 2
-                    wide = tf.reshape(masks[place], [*tf.unstack(tf.shape(value))[:2], *[1] * rank])
-                    values[place] = tf.where(wide, value, tf.zeros((), value.dtype))
-            masks = masks if len(masks) > 1 else masks[0]
-        inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
-        if len(values) == 1 and not isinstance(inputs, dict):
-            return values[0], masks
-        return tree.pack_sequence_as(inputs, values), masks
+            values, mask = _masked(values, timed, given[len(specs)])
+        return _packed(model, values), mask
 
     def answer(*given):
         inputs, mask = prepare(given)
@@ -91,15 +81,12 @@ def functional(model, lengths=False, states=False, gates=None):
             before = dict(zip(stepper.states, given[len(specs) + len(length_specs) :], strict=True))
             outputs, after = stepper(inputs, before, mask)
         else:
-            with recording("states") as calls, masks_of_inputs():
-                outputs, after = model(inputs, training=False, mask=mask), {}
-            check_masked(calls, mask)
+            outputs, after = _called(model, inputs, mask), {}
         return {**_outputs_of(model, outputs), **after}
 
     def answer_gates(*given):
         inputs, mask = prepare(given)
-        options = {} if mask is None else {"mask": mask}
-        return gates_of(model, inputs, gates, **options)
+        return gates_of(model, inputs, gates, mask)
 
     inputs = [*specs, *length_specs, *state_specs]
     signatures = {"serving_default": Signature(answer, inputs, _examples(inputs))}
@@ -109,10 +96,10 @@ def functional(model, lengths=False, states=False, gates=None):
     return signatures
 
 
-def gates_of(model, inputs, layer, **options):
+def gates_of(model, inputs, layer, mask=None):
     """Returns the gates of one layer of a model, by names that may stand in a signature."""
     with masks_of_inputs():
-        traces = dict(named(trace_gates(model, inputs, **options)))
+        traces = dict(named(trace_gates(model, inputs, mask)))
     names = [name.split("/")[0] for name in traces]
     layer = names[-1] if layer is None else layer
     if layer not in names:
@@ -143,6 +130,33 @@ def _inputs_of(model):
                 "`keras.Input((time, features))` and load the same weights."
             )
     return inputs
+
+
+def _masked(values, timed, lengths):
+    """Returns the values of timed inputs with zeros from the lengths on, and the model's mask."""
+    values, masks = list(values), [None] * len(values)
+    for place, value in enumerate(values):
+        if timed[place]:
+            masks[place] = tf.sequence_mask(lengths, tf.shape(value)[1])
+            rank = len(value.shape) - 2
+            wide = tf.reshape(masks[place], [*tf.unstack(tf.shape(value))[:2], *[1] * rank])
+            values[place] = tf.where(wide, value, tf.zeros((), value.dtype))
+    return values, masks if len(masks) > 1 else masks[0]
+
+
+def _packed(model, values):
+    """Returns the values in the structure that the model is called with."""
+    inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
+    if len(values) == 1 and not isinstance(inputs, dict):
+        return values[0]
+    return tree.pack_sequence_as(inputs, values)
+
+
+def _called(model, inputs, mask):
+    with recording("states") as calls, masks_of_inputs():
+        outputs = model(inputs, training=False, mask=mask)
+    check_masked(calls, mask)
+    return outputs
 
 
 def _outputs_of(model, outputs):
