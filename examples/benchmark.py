@@ -2,7 +2,9 @@
 
     python examples/benchmark.py --quick              # about one minute
     TFDS_DATA_DIR=... python examples/benchmark.py    # all cases, with batches of imdb_reviews
+    python examples/benchmark.py --answers            # inference in all ways, about five minutes
     python examples/benchmark.py --serving            # exported models, through the C library
+    python examples/benchmark.py --gpu                # on a GPU, against cuDNN elsewhere
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
 outputs of all steps. "train" is one forward and backward pass by inputs and weights, "fit" one
@@ -11,6 +13,7 @@ step of `model.fit`. Keras's and our calls alternate. PyTorch is measured in a p
 """
 
 import argparse
+import contextlib
 import csv
 import functools
 import json
@@ -201,6 +204,53 @@ def add_torch(rows, cases):
         print(f"{case:28}torch {middle:8.2f} ms  torch/ours {middle / ours:5.2f}", flush=True)
 
 
+def measure_on_a_gpu(seconds):
+    """Returns rows at S, C and long, with and without random lengths, forward and train."""
+    import tensorflow as tf
+    from benchmark_answers import random_mask
+
+    rows, torch_cases, modules = [], {}, libraries()
+    for family in ("LSTM", "GRU"):
+        for name in ("S", "C", "long"):
+            for masked in (False, True):
+                shape = SHAPES[name]
+                given = [tf.random.normal(shape[:3])]
+                given += [tf.constant(random_mask(shape))] if masked else []
+                functions = {
+                    k: tensorflow_calls(m, family, shape, masked) for k, m in modules.items()
+                }
+                for what in ("forward", "train"):
+                    case = f"{family} {name}{' masked' if masked else ''} {what}"
+                    calls = {
+                        k: functools.partial(_waited_for, f[what], given)
+                        for k, f in functions.items()
+                    }
+                    compare(rows, case, calls, seconds)
+                    if not masked:
+                        torch_cases[case] = (family, what, shape, seconds)
+    add_torch(rows, torch_cases)
+    return rows
+
+
+def _waited_for(function, given):
+    """Calls a function, and waits until a GPU has computed what it returns."""
+    import tensorflow as tf
+
+    return [tf.convert_to_tensor(t).numpy() for t in tf.nest.flatten(function(*given))[:1]]
+
+
+def processor():
+    """Returns the name of the processor, and the widest vectors that it knows."""
+    name, widest = platform.processor() or platform.machine(), ""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+        found = {key.strip(): value.strip() for key, value in found.items()}
+        name, flags = found.get("model name", name), found.get("flags", "").split()
+        widest = next((f" with {n}" for n in ("avx512f", "avx2", "avx") if n in flags), "")
+    return name + widest
+
+
 def summary(rows):
     """Prints the geometric means of the ratios that the README quotes."""
     ms = {(r["case"], r["library"]): r["ms"] for r in rows if "ms" in r}
@@ -240,6 +290,8 @@ def main():
     )
     p.add_argument("--quick", action="store_true")
     p.add_argument("--serving", action="store_true", help="the exported models, and nothing else")
+    p.add_argument("--answers", action="store_true", help="inference, and nothing else")
+    p.add_argument("--gpu", action="store_true", help="on a GPU, and nothing else")
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
     p.add_argument("--output", default="benchmark")
     p.add_argument("--seconds", type=float, default=2.0, help="a case")
@@ -248,13 +300,23 @@ def main():
     import tensorflow as tf
 
     seconds = 0.5 if args.quick else args.seconds
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; Python ", end="")
+    if args.gpu and not tf.config.list_physical_devices("GPU"):
+        p.error("--gpu: TensorFlow sees no GPU; `pip install 'tensorflow[and-cuda]'` brings CUDA")
+    print(f"{processor()}, {os.cpu_count()} cores; Python ", end="")
     print(f"{platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}; ")
     print(f"two warm-up calls, then {seconds} s of calls in turn; medians\n")
     if args.serving:
         import benchmark_serving
 
         write(benchmark_serving.measure(seconds), args.output, "serving.csv")
+        return
+    if args.answers:
+        import benchmark_answers
+
+        write(benchmark_answers.measure(seconds), args.output, "answers.csv")
+        return
+    if args.gpu:
+        write(measure_on_a_gpu(seconds), args.output, "gpu.csv")
         return
     rows, torch_cases, modules = [], {}, libraries()
     for family in ("LSTM", "GRU") if args.quick else GATES:

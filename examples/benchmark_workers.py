@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 import benchmark
+import benchmark_answers
 
 
 def memory_worker(library, family, shape):
@@ -36,15 +37,23 @@ def torch_worker(cases):
     for case, (family, what, shape, seconds) in json.loads(cases).items():
         batch, steps, features, units = shape
         kind = {"SimpleRNN": "RNN"}.get(family, family)
-        layer = getattr(torch.nn, kind)(features, units, batch_first=True)
-        x = torch.randn(batch, steps, features, requires_grad=what == "train")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        layer = getattr(torch.nn, kind)(features, units, batch_first=True, device=device)
+        x = torch.randn(batch, steps, features, requires_grad=what == "train", device=device)
+        lengths = torch.from_numpy(benchmark_answers.random_mask(shape).sum(1))
 
-        def call(layer=layer, x=x, what=what):
+        def call(layer=layer, x=x, what=what, lengths=lengths):
             with torch.set_grad_enabled(what == "train"):
+                if what == "packed":  # as PyTorch's own documentation tells users to
+                    packed = torch.nn.utils.rnn.pack_padded_sequence(
+                        x, lengths, batch_first=True, enforce_sorted=False
+                    )
+                    return torch.nn.utils.rnn.pad_packed_sequence(layer(packed)[0])
                 outputs = layer(x)[0]
                 if what == "train":
                     layer.zero_grad()
                     outputs.sum().backward()
+                return outputs.flatten()[0].item()  # a GPU has then computed it
 
         results[case] = benchmark.in_turn({"torch": call}, seconds)["torch"]
     print(json.dumps(results))

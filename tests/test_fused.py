@@ -348,7 +348,7 @@ def test_input_dropout_drops_the_same_units_on_both_paths(family):
 
 def test_the_argument_fused_is_checked_and_survives_the_config(family):
     with pytest.raises(
-        ValueError, match=r"`fused` must be 'auto', True or False. Received: fused='y'"
+        ValueError, match=r"`fused` must be 'auto', 'compiled', True or False. Received: fused='y'"
     ):
         family.make(3, fused="y")
     for fused in ("auto", True, False):

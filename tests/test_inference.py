@@ -177,6 +177,20 @@ def test_tf2onnx_reads_a_model_that_has_predicted(tmp_path):
     assert not [node.op_type for node in proto.graph.node if "Xla" in node.op_type]
 
 
+def test_whoever_asks_for_it_has_compiled_loops_in_functions_and_exports_without(tmp_path):
+    model, plain = model_of(fused="compiled"), model_of()
+    function = graph_of(model)
+    assert is_compiled(function.graph.as_graph_def())
+    assert_allclose(function(tf.constant(IDS, "int32")), plain(IDS), atol=1e-6)
+    keras_gated.check_export(keras_gated.export_model(model, tmp_path / "m"))
+    keras_gated.set_fused("compiled")
+    try:
+        assert is_compiled(graph_of(plain).graph.as_graph_def())
+    finally:
+        keras_gated.set_fused("auto")
+    assert not is_compiled(graph_of(plain).graph.as_graph_def())
+
+
 # How often
 
 

@@ -533,7 +533,9 @@ def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
     assert layers["auto"].get_config()["fused"] == "auto"
     keras_gated.set_fused("auto")
     assert path_of(layers["auto"], x) == fused
-    with pytest.raises(ValueError, match=r"`fused` must be 'auto', True or False.*fused='off'"):
+    with pytest.raises(
+        ValueError, match=r"`fused` must be 'auto', 'compiled', True or False.*fused='off'"
+    ):
         keras_gated.set_fused("off")
 
 

@@ -87,6 +87,8 @@ CASES = {
     "Flip": ("x kept", lambda i: keras_gated.GRU(3)(i["x"], mask=keras.ops.flip(i["kept"], 1))),
     "SimpleRNN": of_ids(keras_gated.SimpleRNN(3, return_state=True)),
     "LSTM": ("x h", states),
+    "PeepholeLSTM": of_ids(keras_gated.PeepholeLSTM(3, return_sequences=True)),
+    "CoupledLSTM": of_ids(keras_gated.CoupledLSTM(3)),
     "states under a mask": (
         "ids h",
         lambda i: keras_gated.GRU(4, return_sequences=True, return_state=True)(
@@ -156,7 +158,8 @@ def ask_openvino(path, given):
     return [results[output] for output in compiled.outputs]
 
 
-@pytest.mark.parametrize("name", CASES)
+# OpenVINO (2026.4) leaves out the peepholes and `input_forget` of a node, without a word.
+@pytest.mark.parametrize("name", sorted({*CASES} - {"PeepholeLSTM", "CoupledLSTM"}))
 def test_openvino_answers_as_onnxruntime(name, tmp_path):
     _, path, given, expected = written(CASES[name], tmp_path / "model.onnx")
     assert_same(ask_openvino(path, given), expected)

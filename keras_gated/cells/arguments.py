@@ -242,13 +242,14 @@ def boolean(owner, name, value):
     return bool(number)
 
 
-def boolean_or_auto(owner, name, value):
-    if isinstance(value, str) and value == "auto":
+def boolean_or_word(owner, name, value, words=("auto",)):
+    if isinstance(value, str) and value in words:
         return value
     number = _number(value, "biuf")
     if number is None or number not in (0, 1):
         raise ValueError(
-            f"{owner}: `{name}` must be 'auto', True or False. Received: {name}={value!r}."
+            f"{owner}: `{name}` must be {', '.join(map(repr, words))}, True or False. Received: "
+            f"{name}={value!r}."
         )
     return bool(number)
 

@@ -12,7 +12,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import (
     Configurable,
     boolean,
-    boolean_or_auto,
+    boolean_or_word,
     check_axes,
     compatible,
     number_of_rows,
@@ -22,7 +22,7 @@ from keras_gated.cells.base import GatedCell
 from keras_gated.cells.contract import check_step
 from keras_gated.cells.dropout import Masks, dropped
 from keras_gated.cells.equations import equations_of
-from keras_gated.layers.config import fused_default, only_cells_loop
+from keras_gated.layers.config import FUSED, fused_default, is_compiled, only_cells_loop
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder
 from keras_gated.paths.path import Call, own_call
@@ -65,7 +65,9 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_gates: Whether to return every gate and state of every step, too.
         fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
             wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
-            where it is not; False never does. `keras_gated.set_fused` is the switch for all layers.
+            where it is not; False never does. "compiled" is True, and runs compiled loops in a
+            `tf.function` of your own, too, which then cannot be exported but by `export_model`.
+            `keras_gated.set_fused` is the switch for all layers.
         name, dtype, trainable: As for any Keras layer."""
 
 
@@ -116,8 +118,8 @@ class RNN(Configurable, keras.layers.RNN):
         }
         switches = {name: boolean(owner, name, value) for name, value in switches.items()}
         self.return_gates = boolean(owner, "return_gates", return_gates)
-        self.fused = boolean_or_auto(owner, "fused", fused)
-        self.use_cudnn = boolean_or_auto(owner, "use_cudnn", use_cudnn)
+        self.fused = boolean_or_word(owner, "fused", fused, FUSED)
+        self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
         super().__init__(cell, **switches, **kwargs)
         self.supports_masking = True
         # The fused path compiles its loops itself, once for all lengths.
@@ -178,9 +180,18 @@ class RNN(Configurable, keras.layers.RNN):
         fields = self.cell.fields() if looked_at else fields
         # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
         reversed_ = self.go_backwards and not looked_at
-        weights = recorder.weights_given(self)
+        weights, compiled = recorder.weights_given(self), is_compiled(self.fused)
         return Call(
-            self, sequences, states, mask, bool(training), masks, fields, reversed_, weights
+            self,
+            sequences,
+            states,
+            mask,
+            bool(training),
+            masks,
+            fields,
+            reversed_,
+            weights,
+            compiled,
         )
 
     def _path_of(self, call):
@@ -199,10 +210,11 @@ class RNN(Configurable, keras.layers.RNN):
                 reason = path.why_not(call) if path else f"Keras runs on {backend}"
             if wanted is not False and not reason:
                 return path
-            if wanted is True and not recorder.is_recording():
+            if wanted in (True, "compiled") and not recorder.is_recording():
                 raise ValueError(
-                    f"{type(self).__name__}: `{argument}=True` cannot be kept, because {reason}. "
-                    f"Use {argument}='auto', which then runs another loop of the same equations."
+                    f"{type(self).__name__}: `{argument}={wanted}` cannot be kept, because "
+                    f"{reason}. Use {argument}='auto', which then runs another loop of the same "
+                    "equations."
                 )
         return keras_loop
 

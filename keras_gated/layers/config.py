@@ -4,8 +4,9 @@ import contextlib
 import contextvars
 import os
 
-from keras_gated.cells.arguments import boolean_or_auto
+from keras_gated.cells.arguments import boolean_or_word
 
+FUSED = ("auto", "compiled")  # what `fused` may be besides True and False
 _fused = "auto"
 _ONLY_CELLS = contextvars.ContextVar("keras_gated_only_cells", default=False)
 
@@ -15,9 +16,11 @@ def set_fused(fused: bool | str) -> None:
 
     Args:
         fused: "auto" (or True) lets a layer run its fused path, or cuDNN, wherever that is valid;
-            False runs every layer's cell in Keras's own loop, as `fused=False` does. Layers that
-            were given `fused=True`, `fused=False` or `use_cudnn=True` keep to it. The environment
-            variable `KERAS_GATED_FUSED=0` begins a program with False.
+            "compiled" does so with compiled loops in functions of your own, too, as
+            `fused="compiled"` does; False runs every layer's cell in Keras's own loop, as
+            `fused=False` does. Layers that were given `fused=True`, `fused=False` or
+            `use_cudnn=True` keep to it. The environment variable `KERAS_GATED_FUSED=0` begins a
+            program with False.
 
     A function that TensorFlow has traced keeps the loops it was traced with: say it before a model
     is fitted or asked, or compile the model again.
@@ -26,7 +29,7 @@ def set_fused(fused: bool | str) -> None:
         ValueError: For any other value.
     """
     global _fused
-    _fused = boolean_or_auto("set_fused", "fused", fused)
+    _fused = boolean_or_word("set_fused", "fused", fused, FUSED)
 
 
 @contextlib.contextmanager
@@ -46,6 +49,11 @@ def only_cells_loop():
 def fused_default():
     """Whether a layer with `fused="auto"` may run its fused path."""
     return _fused is not False
+
+
+def is_compiled(fused):
+    """Whether a layer with this `fused` runs compiled loops in any function."""
+    return fused == "compiled" or (fused is not False and _fused == "compiled")
 
 
 _given = os.environ.get("KERAS_GATED_FUSED", "auto")

@@ -1,39 +1,24 @@
 """The layers on a GPU: cuDNN's LSTM and GRU, with masks that mean what they mean on a CPU."""
 
-import contextlib
-import contextvars
-
 import tensorflow as tf
 
 from keras_gated.cells.gates import to_library
 from keras_gated.paths import kernels
 from keras_gated.paths.fused import inside_xla
-
-_OFF = contextvars.ContextVar("keras_gated_cudnn_off", default=False)
-
-
-@contextlib.contextmanager
-def off():
-    """Keeps cuDNN out of the graphs that are traced inside: they may run without a GPU."""
-    token = _OFF.set(True)
-    try:
-        yield
-    finally:
-        _OFF.reset(token)
+from keras_gated.paths.path import is_exporting
 
 
 def why_not(call):
     """As in `Path`."""
-    if _OFF.get():
+    if is_exporting():
         return "what is exported must run without a GPU"
-    if not _gpu():
-        return "TensorFlow sees no GPU that CUDA runs on"
+    reason = kernels.why_unknown(call, "cuDNN")
+    if reason or not _gpu():
+        return reason or "TensorFlow sees no GPU that CUDA runs on"
     dtype = call.layer.compute_dtype
     if dtype not in ("float16", "float32", "float64"):
         return f"it computes in float16, float32 or float64, not in {dtype}"
-    if inside_xla():
-        return "XLA does not compile it"
-    return kernels.why_unknown(call, "cuDNN")
+    return "XLA does not compile it" if inside_xla() else None
 
 
 def _gpu():

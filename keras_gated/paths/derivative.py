@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 class Undifferentiated:
     """What is wanted of every step, and nothing for a derivative that nobody is going to take."""
 
-    reads_inputs, places = True, ()
+    places, reads_ahead = (), True
 
     def __init__(self, equations, fields):
         self.equations, self._fields = equations, fields
@@ -47,6 +47,7 @@ class Written:
     """The `step_gradient` of a family, for equations whose derivative it is."""
 
     reads_inputs = False  # whether `back` needs the inputs of the step
+    reads_ahead = False  # whether the loop forwards takes out a step's inputs in the step before
 
     def __init__(self, equations):
         self.equations, fields = equations, equations.step_type._fields
@@ -93,7 +94,7 @@ class Derived:
         drops: Whether recurrent dropout drops in the products.
     """
 
-    reads_inputs = True
+    reads_inputs, reads_ahead = True, False
 
     def __init__(self, equations, drops):
         self.equations, self._drops = equations, drops

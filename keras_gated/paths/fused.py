@@ -8,7 +8,7 @@ from keras_gated import keras_private
 from keras_gated.cells.equations import equations_of
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
-from keras_gated.paths.path import Results, own_call
+from keras_gated.paths.path import Results, is_exporting, own_call
 
 
 def why_not(call):
@@ -62,7 +62,9 @@ def _loops_of(call):
         return plain.run_group
     if keras_private.could_possibly_record() or inside_xla():
         return plain.run_group if call.looked_at else loops.run_group
-    return loops.run_group_forwards if _is_never_exported() else plain.run_group
+    if is_exporting() or not (call.compiled or _is_never_exported()):
+        return plain.run_group
+    return loops.run_group_forwards
 
 
 def _is_never_exported():

@@ -60,20 +60,27 @@ def run(call, kernel):
         turn = ops.broadcast_to(ops.arange(time, dtype="int32"), ops.shape(mask))
         turn = time - 1 - turn if backwards else turn
         order = ops.argsort(ops.where(mask, turn, turn + time), axis=1)
-        moved = ops.take_along_axis(x, order[..., None], axis=1)
+        moved = _steps_at(x, order)
         counted = ops.arange(time, dtype="int32") < lengths[:, None]
         steps = ops.where(counted[..., None], moved, ops.zeros_like(moved))
     outputs, finals = kernel(layer.cell, steps, call.states, lengths)
+    some = ops.full((ops.shape(x)[0], 1), time > 0) if mask is None else lengths[:, None] > 0
+    finals = [ops.where(some, f, s) for f, s in zip(finals, call.states, strict=True)]
     if mask is not None:
-        some = lengths[:, None] > 0
-        finals = [ops.where(some, f, s) for f, s in zip(finals, call.states, strict=True)]
         outputs = ops.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
         shown = ops.where(mask, read, 0) if layer.zero_output_for_mask else read
-        outputs = ops.take_along_axis(outputs, shown[..., None], axis=1)
+        outputs = _steps_at(outputs, shown)
     reversed_ = call.outputs_reversed
     if reversed_ if mask is not None else backwards and not reversed_:
         outputs = ops.flip(outputs, axis=1)
     return Results(_last(call, finals), [outputs] * len(call.fields), finals)
+
+
+def _steps_at(x, places):
+    """Returns the steps of each row at places, int `(batch, ...)`."""
+    batch, time = ops.shape(x)[:2]
+    flat = places + time * ops.arange(batch, dtype="int32")[:, None]
+    return ops.take(ops.reshape(x, (-1, x.shape[-1])), flat, axis=0)
 
 
 def _summed(counts, backwards):

@@ -1,5 +1,7 @@
 """What a path is: one way to run a sequence through a cell. A layer tries them in one order."""
 
+import contextlib
+import contextvars
 from typing import Any, NamedTuple, Protocol
 
 from keras_gated.cells.base import GatedCell
@@ -19,6 +21,7 @@ class Call(NamedTuple):
     fields: tuple[str, ...]  # names of the gates and states wanted of every step
     outputs_reversed: bool  # whether they are wanted with the last step of the inputs first
     weights: Any  # the cell's weights as `plain.weights_of` returns them, or None: read them
+    compiled: bool = False  # whether compiled loops may run in any function
 
     @property
     def cell(self):
@@ -46,6 +49,23 @@ class Path(Protocol):
 
     def run(self, call: Call) -> Results:
         """Runs a call for which `why_not` returns None."""
+
+
+_EXPORTING = contextvars.ContextVar("keras_gated_exporting", default=False)
+
+
+@contextlib.contextmanager
+def exporting():
+    """Keeps out of the graphs that are traced inside what a server without a GPU or XLA lacks."""
+    token = _EXPORTING.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTING.reset(token)
+
+
+def is_exporting():
+    return _EXPORTING.get()
 
 
 def own_call(cell):

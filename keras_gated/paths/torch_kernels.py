@@ -21,7 +21,8 @@ def _run(cell, steps, states, lengths):
     batch, time, _ = steps.shape
     if not batch or not time:
         return steps.new_zeros((batch, time, cell.units), dtype=states[0].dtype), states
-    steps, states = steps.to(states[0].dtype), [s[None] for s in states]
+    # Copies: a stateful layer's variables are overwritten before the derivative is taken.
+    steps, states = steps.to(states[0].dtype), [s[None].clone() for s in states]
     kernel = {"lstm": torch.lstm, "gru": torch.gru}[cell.cudnn_mode]
     weights, training = _weights(cell), torch.is_grad_enabled()
     options = cell.use_bias, 1, 0.0, training, False  # layers, dropout, both directions

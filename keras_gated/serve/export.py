@@ -10,7 +10,7 @@ import uuid
 import keras
 import tensorflow as tf
 
-from keras_gated.paths import cudnn
+from keras_gated.paths.path import exporting
 from keras_gated.serve import warmup
 from keras_gated.serve.check import check_export
 from keras_gated.serve.signatures import functional
@@ -79,7 +79,7 @@ def export_model(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with _unfinished(directory) as unfinished:
-        with cudnn.off():
+        with exporting():
             archive.write_out(str(unfinished), verbose=False)
         check_export(unfinished)
         warmup.write(unfinished, directory.resolve().name, requests)
@@ -110,7 +110,7 @@ def _archive_of(resources, signatures):
                     f"export_model: every input of signature {name!r} must have a batch axis of "
                     f"unknown size first. Received: {spec}. Use TensorSpec((None, ...), ...)."
                 )
-        with cudnn.off():
+        with exporting():
             archive.add_endpoint(name, _traced(signature), input_signature=list(signature.inputs))
     _name_variables_once(archive)
     return archive

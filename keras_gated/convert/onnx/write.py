@@ -36,6 +36,10 @@ def to_onnx(
     `Bidirectional` one together), not a loop. Layers of `keras.layers` are written, too, as
     `from_keras` converts them. Batch and time stay as free as they are in the model.
 
+    `PeepholeLSTM` and `CoupledLSTM` are `LSTM` nodes with `P` and with `input_forget`, as
+    onnxruntime reads them. OpenVINO (2026.4) leaves both out without a word, and so answers
+    otherwise.
+
     Masked steps may stand anywhere: those that count move to the start of their rows, the node's
     `sequence_lens` tells how many they are, and its outputs move back.
 
