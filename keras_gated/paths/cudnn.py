@@ -34,11 +34,12 @@ def run(call):
     return results._replace(steps=[tf.ensure_shape(step, shape) for step in results.steps])
 
 
-def _run(cell, steps, states, lengths):
+def _run(call, steps, lengths):
     """Calls cuDNN, which refuses a batch without rows or steps, and a row without a step.
 
     They are given steps of zeros, whose results nothing reads.
     """
+    cell, states = call.cell, call.states
     batch, time = tf.shape(steps)[0], tf.shape(steps)[1]
     lengths = tf.fill([batch], time) if lengths is None else lengths
     # No step after the longest row's last one is computed.

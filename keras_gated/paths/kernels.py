@@ -43,10 +43,11 @@ def why_unknown(call, library):
 
 
 def run(call, kernel):
-    """Runs a call with a kernel, a function of the cell, sequences, states and lengths.
+    """Runs a call with a kernel, a function of the call, its sequences and their lengths.
 
     The kernel returns its outputs, `(batch, time, units)`, and the states after the last step of
-    every row. Lengths are int32, `(batch,)`, or None: all steps count.
+    every row, or of them the hidden one alone if no more is wanted. Lengths are int32, `(batch,)`,
+    or None: all steps count.
     """
     layer, x, mask = call.layer, call.sequences, call.mask
     backwards, time = layer.go_backwards, ops.shape(x)[1]
@@ -63,9 +64,9 @@ def run(call, kernel):
         moved = _steps_at(x, order)
         counted = ops.arange(time, dtype="int32") < lengths[:, None]
         steps = ops.where(counted[..., None], moved, ops.zeros_like(moved))
-    outputs, finals = kernel(layer.cell, steps, call.states, lengths)
+    outputs, finals = kernel(call, steps, lengths)
     some = ops.full((ops.shape(x)[0], 1), time > 0) if mask is None else lengths[:, None] > 0
-    finals = [ops.where(some, f, s) for f, s in zip(finals, call.states, strict=True)]
+    finals = [ops.where(some, f, s) for f, s in zip(finals, call.states, strict=False)]
     if mask is not None:
         outputs = ops.pad(outputs, [[0, 0], [1, 0], [0, 0]])  # before the first step: zeros
         shown = ops.where(mask, read, 0) if layer.zero_output_for_mask else read

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import Masks
 from keras_gated.cells.equations import owner
+from keras_gated.paths.recorder import is_recording
 
 
 class Call(NamedTuple):
@@ -32,13 +33,18 @@ class Call(NamedTuple):
         """Whether more than the output is wanted of every step."""
         return not set(self.fields) <= {"hidden"}
 
+    @property
+    def states_wanted(self):
+        """Whether anybody asks for the states after the last step."""
+        return self.layer.return_state or self.layer.stateful or is_recording()
+
 
 class Results(NamedTuple):
     """What a path returns."""
 
     output: Any  # the last output, (batch, width)
     steps: Any  # the fields, each (batch, time, width)
-    finals: Any  # the states after the last step, each (batch, width)
+    finals: Any  # the states after the last step, each (batch, width); all, if they are wanted
 
 
 class Path(Protocol):

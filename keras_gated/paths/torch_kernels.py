@@ -17,7 +17,8 @@ def run(call):
     return kernels.run(call, _run)
 
 
-def _run(cell, steps, states, lengths):
+def _run(call, steps, lengths):
+    cell, states = call.cell, call.states
     batch, time, _ = steps.shape
     if not batch or not time:
         return steps.new_zeros((batch, time, cell.units), dtype=states[0].dtype), states
@@ -26,15 +27,19 @@ def _run(cell, steps, states, lengths):
     kernel = {"lstm": torch.lstm, "gru": torch.gru}[cell.cudnn_mode]
     weights, training = _weights(cell), torch.is_grad_enabled()
     options = cell.use_bias, 1, 0.0, training, False  # layers, dropout, both directions
-    if lengths is None:
-        before = states if len(states) == 2 else states[0]
+    before = states if len(states) == 2 else states[0]
+    if lengths is None or len(states) == 1 or not call.states_wanted:
         outputs, *finals = kernel(steps, before, weights, *options, True)
-        return outputs, [f[0] for f in finals]
+        if lengths is None:
+            return outputs, [f[0] for f in finals]
+        # The kernel reads on to the end of every row. What a row's last step showed is its state.
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, outputs.shape[-1])
+        return outputs, [outputs.gather(1, last.long())[:, 0]]
+    # Packed, as a cell state is known after a row's last step alone: slower by far in training.
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         steps, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
     )
-    states = [s.index_select(1, packed.sorted_indices) for s in states]
-    before = states if len(states) == 2 else states[0]
+    before = [s.index_select(1, packed.sorted_indices) for s in states]
     outputs, *finals = kernel(packed.data, packed.batch_sizes, before, weights, *options)
     outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(
         packed._replace(data=outputs), batch_first=True, total_length=time
