@@ -12,7 +12,8 @@ from keras_gated.cells.layer_norm_gru import LayerNormGRUCell
 from keras_gated.cells.layer_norm_lstm import LayerNormLSTMCell
 from keras_gated.cells.lstm import LSTMCell
 from keras_gated.cells.mgu import MGUCell
-from keras_gated.cells.minimal import MinGRUCell, MinLSTMCell
+from keras_gated.cells.min_gru import MinGRUCell
+from keras_gated.cells.min_lstm import MinLSTMCell
 from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
 from keras_gated.cells.products import product
 from keras_gated.cells.simple_rnn import SimpleRNNCell

@@ -1,0 +1,66 @@
+"""Measure our layers against keras.layers where Keras runs on another backend than TensorFlow.
+
+    KERAS_BACKEND=torch python examples/benchmark_backends.py    # about a minute
+
+Calls of both alternate. Masked rows hold between a quarter of the steps and all of them.
+"""
+
+import argparse
+import statistics
+
+from benchmark import SHAPES, in_turn, libraries, spread
+
+
+def calls_of(layer, x, mask):
+    """Returns the measured calls of a layer by name, for PyTorch."""
+    import torch
+
+    def forward():
+        with torch.no_grad():
+            return layer(x, mask=mask)
+
+    def train():
+        layer.zero_grad()
+        layer(x, mask=mask, training=True).sum().backward()
+
+    return {"forward": forward, "train": train}
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--seconds", type=float, default=1.0, help="a case")
+    args = p.parse_args()
+    import keras
+    import numpy as np
+
+    if keras.backend.backend() != "torch":
+        p.error("set KERAS_BACKEND=torch; benchmark.py measures on TensorFlow")
+    import torch
+
+    ratios = []
+    for family in ("LSTM", "GRU"):
+        for name in ("s", "S"):
+            batch, steps, features, units = SHAPES[name]
+            lengths = np.random.default_rng(0).integers(steps // 4, steps + 1, batch)
+            x = torch.randn(batch, steps, features)
+            for mask in (None, torch.tensor(np.arange(steps) < lengths[:, None])):
+                calls = {}
+                for library, module in libraries().items():
+                    layer = getattr(module, family)(units, return_sequences=True)
+                    layer.build(x.shape)
+                    calls[library] = calls_of(layer, x, mask)
+                for what in ("forward", "train"):
+                    times = in_turn({k: c[what] for k, c in calls.items()}, args.seconds)
+                    ms = {k: spread(t)[0] for k, t in times.items()}
+                    ratios.append(ms["keras"] / ms["ours"])
+                    case = f"{family} {name}{'' if mask is None else ' masked'} {what}"
+                    print(f"{case:24}keras {ms['keras']:8.2f} ms  ours {ms['ours']:8.2f} ms  "
+                          f"keras/ours {ratios[-1]:5.2f}", flush=True)  # fmt: skip
+    print(f"keras/ours {statistics.geometric_mean(ratios):.2f} (geometric mean), "
+          f"at least {min(ratios):.2f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
