@@ -18,11 +18,8 @@ from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
 from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.layers.base import RNN, document
 
-_LAST = (
-    "recurrent_weight_dropout",
-    "zoneout",
-    "projection",
-)  # arguments of cells that Keras does not have
+# Arguments of cells that Keras does not have.
+_LAST = ("recurrent_weight_dropout", "zoneout", "projection")
 
 
 def _constructor(cls):
