@@ -73,12 +73,18 @@ def libraries():
 def tensorflow_calls(module, family, shape, masked=False):
     """Returns the measured calls of one layer: `forward` and `train`, functions of tensors."""
     import keras
+
+    keras.utils.set_random_seed(0)
+    layer = getattr(module, family)(shape[3], return_sequences=True)
+    layer.build(shape[:3])
+    return calls_of(layer, shape, masked)
+
+
+def calls_of(layer, shape, masked=False):
+    """As `tensorflow_calls`, of a built layer."""
     import tensorflow as tf
 
-    batch, steps, features, units = shape
-    keras.utils.set_random_seed(0)
-    layer = getattr(module, family)(units, return_sequences=True)
-    layer.build((batch, steps, features))
+    batch, steps, features, _ = shape
     size = (None, None) if masked else (batch, steps)
     specs = [tf.TensorSpec((*size, features)), *[tf.TensorSpec(size, tf.bool)] * masked]
 

@@ -13,7 +13,7 @@ import functools
 import os
 import pathlib
 
-from benchmark import SHAPES, in_turn, spread
+from benchmark import SHAPES, calls_of, in_turn, spread
 
 FAMILIES = {
     "SimpleRNN": {}, "GRU": {}, "LSTM": {}, "GRU, reset before": {"reset_after": False},
@@ -22,28 +22,6 @@ FAMILIES = {
     "LSTM, zoneout": {"zoneout": 0.1}, "LSTM, recurrent dropout": {"recurrent_dropout": 0.2},
     "LSTM, activation relu": {"activation": "relu"},
 }  # fmt: skip
-
-
-def calls_of(layer, masked, shape):
-    """Returns the measured calls of a layer by name."""
-    import tensorflow as tf
-
-    batch, steps, features, _ = shape
-    size = (None, None) if masked else (batch, steps)
-    specs = [tf.TensorSpec((*size, features)), *[tf.TensorSpec(size, tf.bool)] * masked]
-
-    def forward(x, mask=None):
-        return layer(x, mask=mask, training=False)
-
-    def train(x, mask=None):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            loss = tf.reduce_sum(layer(x, mask=mask, training=True))
-        return tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)])
-
-    return {
-        f.__name__: tf.function(f, input_signature=specs, autograph=False) for f in (train, forward)
-    }
 
 
 def compare(family, shape, masked, seconds):
@@ -66,7 +44,7 @@ def compare(family, shape, masked, seconds):
     lengths = np.random.default_rng(0).integers(steps // 4, steps + 1, batch)
     inputs = [tf.random.normal((batch, steps, features))]
     inputs += [tf.sequence_mask(lengths, steps)] * masked
-    both = {"ours": calls_of(ours, masked, shape), "keras": calls_of(theirs, masked, shape)}
+    both = {"ours": calls_of(ours, shape, masked), "keras": calls_of(theirs, shape, masked)}
     found = {}
     for what in ("train", "forward"):
         calls = {name: functools.partial(of[what], *inputs) for name, of in both.items()}
