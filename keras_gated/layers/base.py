@@ -119,7 +119,8 @@ class RNN(Configurable, keras.layers.RNN):
         switches = {name: boolean(owner, name, value) for name, value in switches.items()}
         self.return_gates = boolean(owner, "return_gates", return_gates)
         self.fused = boolean_or_word(owner, "fused", fused, FUSED)
-        self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
+        if "use_cudnn" not in self.without:
+            self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
         super().__init__(cell, **switches, **kwargs)
         self.supports_masking = True
         # The fused path compiles its loops itself, once for all lengths.
@@ -204,7 +205,7 @@ class RNN(Configurable, keras.layers.RNN):
             return keras_loop
         paths, backend = _paths(), keras.backend.backend()
         for argument in ("use_cudnn", "fused"):
-            wanted, path = getattr(self, argument), paths.get(argument)
+            wanted, path = getattr(self, argument, "auto"), paths.get(argument)
             reason = self._switched_off(wanted)
             if not reason:
                 reason = path.why_not(call) if path else f"Keras runs on {backend}"
