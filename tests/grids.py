@@ -24,6 +24,14 @@ def pairwise(combinations, together=2):
     ]
 
 
+def in_full_for(families, parameters):
+    """Returns parameters without the slow ones of all families but these.
+
+    What is common to all families is held in full by a few.
+    """
+    return [p for p in parameters if not p.marks or {*families} & {*map(str, p.values)}]
+
+
 def product(*values, together=2):
     """Returns `pairwise` of all combinations of some values."""
     return pairwise(itertools.product(*values), together)

@@ -9,8 +9,8 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import ALL, MASKS, mask_array
-from grids import pairwise
+from families import ALL, FAMILIES, MASKS, mask_array
+from grids import in_full_for, pairwise
 from keras import ops
 from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
@@ -150,7 +150,10 @@ OPTIONS = {
 
 @pytest.mark.parametrize(
     "path, family_name, mask_name, options",
-    pairwise((*case, mask, options) for case in CASES for mask in MASKS for options in OPTIONS),
+    in_full_for(
+        FAMILIES,
+        pairwise((*case, mask, options) for case in CASES for mask in MASKS for options in OPTIONS),
+    ),
 )
 def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
     (path, family), options = case, OPTIONS[options]
@@ -173,12 +176,15 @@ def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
 
 @pytest.mark.parametrize(
     "path, family_name, shape, masked",
-    pairwise(
-        (*case, shape, masked)
-        for case in CASES
-        if case[0] != "cell"  # Keras's own loop wants a step
-        for shape in [(2, 0), (2, 1), *([(0, 4), (0, 0)] if TENSORFLOW else [])]
-        for masked in (False, True)
+    in_full_for(
+        FAMILIES,
+        pairwise(
+            (*case, shape, masked)
+            for case in CASES
+            if case[0] != "cell"  # Keras's own loop wants a step
+            for shape in [(2, 0), (2, 1), *([(0, 4), (0, 0)] if TENSORFLOW else [])]
+            for masked in (False, True)
+        ),
     ),
 )
 def test_empty_batches_and_sequences_and_single_steps(case, shape, masked):
