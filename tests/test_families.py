@@ -285,6 +285,26 @@ def test_a_cell_that_does_not_keep_the_contract_is_an_error_at_build(cell, words
         keras_gated.RNN(cell(UNITS))(data())
 
 
+def test_a_subclass_that_does_not_say_what_it_reads_may_read_anything_of_itself():
+    class Narrow(keras_gated.MGUCell):  # its base says what it reads
+        def __init__(self, units, mine=0, **kwargs):
+            super().__init__(units, **kwargs)
+            self.mine = mine
+
+        def state_widths(self):
+            return [self.units + self.mine]
+
+    x = data()
+    assert keras_gated.RNN(Narrow(UNITS))(x).shape == (3, UNITS)
+
+    class Mistaken(keras_gated.LSTMCell):
+        def step(self, x, states, weights):
+            return super().step(x * self.scale, states, weights)
+
+    with pytest.raises(AttributeError, match="'Mistaken' object has no attribute 'scale'"):
+        keras_gated.RNN(Mistaken(UNITS))(x)
+
+
 def test_arguments_that_do_not_fit_are_errors_that_name_them():
     for make, words in (
         (lambda: keras_gated.RNN(keras.layers.LSTMCell(4)), "`cell` must be a keras_gated.GatedC"),

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import FAMILIES
+from families import ALL
 from numpy.testing import assert_allclose
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
@@ -291,12 +291,13 @@ for name in IN_A_FUNCTION:
     EXPECTED[f"{name}, in a function"] = EXPECTED.get(name, MODES[name])
 MODES["a while loop, in a function"] = in_a_function(a_while_loop)
 EXPECTED["a while loop, in a function"] = a_while_loop
-FUSED = ("simple_rnn", "lstm", "gru")  # without a compiled loop a layer runs Keras's
+FUSED = ("simple_rnn", "lstm", "gru")  # of which every mode is run
+OTHERS = ("projected_lstm", "layer_norm_gru", "own_NormLSTM")  # whose derivative is derived
 
 
 def run(mode, family, masked, fused):
     x = tf.constant(np.random.default_rng(0).normal(size=(ROWS, TIME, FEATURES)))
-    family = FAMILIES[family]
+    family = ALL[family]
     layer = family.make(
         UNITS, return_sequences=True, return_state=True, dtype="float64", fused=fused
     )
@@ -332,4 +333,15 @@ def chosen(family, mode, masked):
 def test_a_layer_gives_what_its_cell_gives_in_every_mode(family, mode, masked):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, masked)
     for ours, theirs in zip(run(MODES[mode], family, masked, "auto"), wanted, strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [
+    "one tape, in a function", "a gradient penalty", "forward mode", "a Jacobian",
+    "vectorized gradients", "unknown batch",
+])  # fmt: skip
+@pytest.mark.parametrize("family", OTHERS)
+def test_so_does_a_layer_whose_derivative_is_derived(family, mode):
+    wanted = expected(EXPECTED.get(mode, MODES[mode]), family, True)
+    for ours, theirs in zip(run(MODES[mode], family, True, "auto"), wanted, strict=True):
         assert_allclose(ours, theirs, rtol=0, atol=1e-9)

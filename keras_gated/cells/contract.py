@@ -84,7 +84,7 @@ def check_step(cell, equations):
     except NotImplementedError:
         raise ValueError(f"{cell.owner}: {name} has no equations. Write its `step`.") from None
     except AttributeError as error:
-        if not hasattr(cell, "reads"):
+        if not equations.shared:  # a mistake of another kind
             raise
         raise ValueError(
             f"{cell.owner}: {error}. `{name}.reads` must name every attribute, a number or a "

@@ -13,8 +13,8 @@ from keras import ops
 from keras_gated.cells.base import GatedCell, masked_step
 from keras_gated.cells.dropout import Masks
 
-_METHODS = ("project", "step", "step_gradient")
-_STATED = (*_METHODS, "gates", "state_names", "state_widths", "step_type")
+_METHODS = ("project", "step", "step_gradient", "state_widths")
+_STATED = (*_METHODS, "gates", "state_names", "step_type")
 
 
 class Equations:
@@ -25,10 +25,11 @@ class Equations:
         projects_as_all: Whether `project` is that of `GatedCell`.
         written: Whether `step_gradient` is the derivative of `step`.
         zoned: Whether the zones of every step stand beside its inputs, in the last columns.
+        shared: Whether other cells have them, too.
     """
 
-    def __init__(self, cell, projects_as_all, written, zoned):
-        self._cell = cell
+    def __init__(self, cell, projects_as_all, written, zoned, shared):
+        self._cell, self.shared = cell, shared
         self.state_names, self.step_type = cell.state_names, cell.step_type
         self.inputs_and_state_are_summed = cell.inputs_and_state_are_summed
         self.units, self.width = cell.units, len(cell.gates) * cell.units
@@ -77,7 +78,7 @@ def equations_of(cell, zoned=False):
         return _shared(stated_by, constants, tuple(cell.zoneout_rates()), standard, written, zoned)
     own = _OWN.setdefault(cell, {})
     if zoned not in own:
-        own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned)
+        own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned, shared=False)
     return own[zoned]
 
 
@@ -88,7 +89,7 @@ _OWN = weakref.WeakKeyDictionary()
 def _shared(cell_class, constants, zoneout, *options):
     itself = object.__new__(cell_class)  # no layer: it has no weights, and nothing but these
     vars(itself).update(constants, zoneout=list(zoneout))
-    return Equations(itself, *options)
+    return Equations(itself, *options, shared=True)
 
 
 def owner(cell, name):

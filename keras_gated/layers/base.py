@@ -181,18 +181,17 @@ class RNN(Configurable, keras.layers.RNN):
         fields = self.cell.fields() if looked_at else fields
         # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
         reversed_ = self.go_backwards and not looked_at
-        weights, compiled = recorder.weights_given(self), is_compiled(self.fused)
         return Call(
-            self,
-            sequences,
-            states,
-            mask,
-            bool(training),
-            masks,
-            fields,
-            reversed_,
-            weights,
-            compiled,
+            layer=self,
+            sequences=sequences,
+            states=states,
+            mask=mask,
+            training=bool(training),
+            masks=masks,
+            fields=fields,
+            outputs_reversed=reversed_,
+            weights=recorder.weights_given(self),
+            compiled=is_compiled(self.fused),
         )
 
     def _path_of(self, call):

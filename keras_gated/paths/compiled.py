@@ -122,7 +122,7 @@ def step_by_step(equations, chunks, x, states, project, recur, keep):
     It is slow, and any derivative can be taken of it. Slots without a step are zero.
 
     Returns:
-        The hidden states, `(slots, units)`, and the final states.
+        The hidden states, `(slots, width)`, and the final states.
     """
     lengths = chunks.lengths
     if lengths is None:
@@ -145,7 +145,7 @@ def step_by_step(equations, chunks, x, states, project, recur, keep):
     array = tf.TensorArray(xs.dtype, time, element_shape=states[0].shape)
     _, finals, array = tf.while_loop(lambda t, *_: t < time, body, (0, list(states), array))
     slots, hidden = (tf.boolean_mask(a, valid) for a in (slot, array.stack()))
-    shape = [tf.shape(x)[0], equations.units]
+    shape = [tf.shape(x)[0], equations.state_widths[0]]
     return [tf.scatter_nd(slots[:, None], hidden, shape), *finals]
 
 

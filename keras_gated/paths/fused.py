@@ -8,7 +8,7 @@ from keras_gated import keras_private
 from keras_gated.cells.equations import equations_of
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
-from keras_gated.paths.path import Results, is_exporting, own_call
+from keras_gated.paths.path import Results, is_exporting, last_output, own_call
 
 
 def why_not(call):
@@ -133,7 +133,10 @@ def _run(
     equations, run_group, fields, go_backwards, outputs_reversed, zero_masked_outputs,
     x, states, mask, weights, keep,
 ):  # fmt: skip
-    last = functools.partial(last_output, x, mask, go_backwards, zero_masked_outputs)
+
+    def last(finals):  # a tensor of its own, as a function returns it
+        return tf.identity(last_output(x, mask, go_backwards, zero_masked_outputs, finals[0]))
+
     one = x.shape[1] == 1 and run_group is not loops.run_group
     if one:  # there is nothing to loop over, and nothing to pack
         if not weights.blocks:
@@ -155,15 +158,3 @@ def _run(
     steps = [batch.unpack_outputs(parts) for parts in zip(*steps, strict=True)]
     finals = [batch.unpack_states(parts) for parts in zip(*finals, strict=True)]
     return last(finals), steps, finals
-
-
-def last_output(x, mask, go_backwards, zero_masked_outputs, final_states):
-    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
-    if mask is None:
-        if x.shape[1]:
-            return tf.identity(final_states[0])
-        some = tf.fill([tf.shape(x)[0]], tf.shape(x)[1] > 0)
-    else:
-        last = mask[:, :1] if go_backwards else mask[:, -1:]
-        some = tf.reduce_any(last if zero_masked_outputs else mask, axis=1)
-    return tf.where(some[:, None], final_states[0], 0)

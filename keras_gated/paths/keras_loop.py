@@ -5,12 +5,7 @@ from keras import ops
 
 from keras_gated.cells.gates import apart
 from keras_gated.keras_private import inner_loop
-from keras_gated.paths.path import Results, own_call
-
-
-def why_not(call):
-    """As in `Path`: it runs whatever there is."""
-    del call
+from keras_gated.paths.path import Results, last_output, own_call
 
 
 def run(call):
@@ -34,18 +29,15 @@ def run(call):
         outputs, new = _keras_loop(call, longer, of_longer)
         outputs = [output[:, :time] for output in outputs]
         new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
-    if mask is None:
-        some = ops.full((batch,), True) if sequences.shape[1] else ops.full((batch,), time > 0)
-    else:
+    if mask is not None:
         # Keras's backends differ in what they put out at a masked step with none before it.
         shown = ops.flip(mask, axis=1) if layer.go_backwards else mask
         if not layer.zero_output_for_mask:
             shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
-        some = ops.any(shown[:, -1:], axis=1)
         outputs = [ops.where(shown[..., None], o, ops.zeros_like(o)) for o in outputs]
     if layer.go_backwards and not call.outputs_reversed:
         outputs = [ops.flip(output, axis=1) for output in outputs]
-    last = ops.where(some[:, None], new[0], ops.zeros_like(new[0]))
+    last = last_output(sequences, mask, layer.go_backwards, layer.zero_output_for_mask, new[0])
     return Results(last, outputs, new)
 
 

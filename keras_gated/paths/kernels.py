@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import owner
-from keras_gated.paths.path import Results, own_call
+from keras_gated.paths.path import Results, last_output, own_call
 
 
 def why_unknown(call, library):
@@ -74,7 +74,8 @@ def run(call, kernel):
     reversed_ = call.outputs_reversed
     if reversed_ if mask is not None else backwards and not reversed_:
         outputs = ops.flip(outputs, axis=1)
-    return Results(_last(call, finals), [outputs] * len(call.fields), finals)
+    last = last_output(x, mask, backwards, layer.zero_output_for_mask, finals[0])
+    return Results(last, [outputs] * len(call.fields), finals)
 
 
 def _steps_at(x, places):
@@ -88,14 +89,3 @@ def _summed(counts, backwards):
     if not backwards:
         return ops.cumsum(counts, axis=1)
     return ops.flip(ops.cumsum(ops.flip(counts, axis=1), axis=1), axis=1)
-
-
-def _last(call, finals):
-    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
-    x, mask = call.sequences, call.mask
-    if mask is None:
-        some = ops.full((ops.shape(x)[0], 1), ops.shape(x)[1] > 0)
-    else:
-        last = mask[:, :1] if call.layer.go_backwards else mask[:, -1:]
-        some = ops.any(last if call.layer.zero_output_for_mask else mask, axis=1, keepdims=True)
-    return ops.where(some, finals[0], ops.zeros_like(finals[0]))

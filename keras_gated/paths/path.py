@@ -4,6 +4,8 @@ import contextlib
 import contextvars
 from typing import Any, NamedTuple, Protocol
 
+from keras import ops
+
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import Masks
 from keras_gated.cells.equations import owner
@@ -48,7 +50,10 @@ class Results(NamedTuple):
 
 
 class Path(Protocol):
-    """A module of this package that runs calls."""
+    """A module of this package that runs calls.
+
+    The cell's own loop, `keras_loop`, runs whatever there is, and is not asked why not.
+    """
 
     def why_not(self, call: Call) -> str | None:
         """Returns why the path cannot run a call, as a clause, or None where it can."""
@@ -72,6 +77,24 @@ def exporting():
 
 def is_exporting():
     return _EXPORTING.get()
+
+
+def last_output(x, mask, go_backwards, zero_masked_outputs, hidden):
+    """Returns the output after the last step: zeros where there is none, or it is to be zero.
+
+    Args:
+        x: The sequences.
+        mask, go_backwards, zero_masked_outputs: Of the call and its layer.
+        hidden: The hidden state after the last step that counts, `(batch, width)`.
+    """
+    if mask is None:
+        if x.shape[1]:
+            return hidden
+        some = ops.full((ops.shape(x)[0], 1), ops.shape(x)[1] > 0)
+    else:
+        last = mask[:, :1] if go_backwards else mask[:, -1:]
+        some = ops.any(last if zero_masked_outputs else mask, axis=1, keepdims=True)
+    return ops.where(some, hidden, ops.zeros_like(hidden))
 
 
 def own_call(cell):
