@@ -157,7 +157,9 @@ def test_what_does_not_fit_is_refused_by_name():
         ({"weight_hh_l0": None}, "lacks weight_hh_l0"),
         ({"bias_hh_l0": None}, "lacks bias_hh_l0"),
         ({"weight_ih_l1": good["weight_ih_l0"]}, "lacks bias_hh_l1, bias_ih_l1, weight_hh_l1"),
-        ({"fc.weight": np.ones(3)}, r"'fc.weight' is no weight.*prefix"),
+        ({"h0": np.ones(3)}, "'h0' is no weight"),
+        ({"parametrizations.x": np.ones(3)}, "'parametrizations.x' is no weight"),
+        ({"weight_hh": np.ones((20, 5))}, "or is of a layer and a cell"),
         ({"weight_hh_l0": np.ones((10, 5))}, r"weight_hh_l0 must have shape \(gates \* units"),
         ({"weight_ih_l0": np.ones((15, 3))}, r"weight_ih_l0 must have shape \(20, 3\).*\(15, 3\)"),
         ({"bias_ih_l0": np.ones(19)}, r"bias_ih_l0 must have shape \(20,\).*\(19,\)"),
@@ -165,7 +167,7 @@ def test_what_does_not_fit_is_refused_by_name():
         changed = {k: v for k, v in {**good, **change}.items() if v is not None}
         with pytest.raises(ValueError, match=message):
             from_torch(changed)
-    with pytest.raises(ValueError, match=r"must be a torch.nn.RNN, LSTM or GRU.*a Linear"):
+    with pytest.raises(ValueError, match=r"must be a torch.nn.RNN, LSTM, GRU or a cell.*a Linear"):
         from_torch(torch.nn.Linear(3, 5))
 
     def built(layer):
@@ -214,20 +216,18 @@ def test_a_state_dict_of_arrays_is_read_without_torch(tmp_path):
 class Larger(torch.nn.Module):
     def __init__(self, part):
         super().__init__()
-        self.encoder, self.head = part, torch.nn.Linear(5, 2)
+        self.encoder, self.head = part, torch.nn.Linear(10, 2)
+
+    def forward(self, x):
+        return self.head(self.encoder(x)[0])
 
 
 def test_what_is_no_module_and_no_state_dict_is_refused_with_the_way_out():
     good = {name: v.numpy() for name, v in module("LSTM").state_dict().items()}
-    for given in ("x.pt", b"x.pt", None, 3, list(good.items()), {1: 2}, torch.nn.LSTM):
-        with pytest.raises(ValueError, match=r"^from_torch: .*Received: .*torch.load\(path"):
+    for given in (b"x.pt", None, 3, list(good.items()), {1: 2}, torch.nn.LSTM):
+        with pytest.raises(ValueError, match=r"^from_torch: .*or the path of a file\. Received: "):
             from_torch(given)
-    for cell in (torch.nn.LSTMCell(3, 5), torch.nn.GRUCell(3, 5), torch.nn.RNNCell(3, 5)):
-        with pytest.raises(ValueError, match=rf"a {type(cell).__name__}, a cell.*_l0"):
-            from_torch(cell)
     for given, message in (
-        (Larger(module("GRU")), r'a Larger, which holds encoder.*prefix="encoder\."'),
-        (Larger(torch.nn.LSTMCell(3, 5)), "which holds the cells encoder"),
         (Larger(torch.nn.Linear(3, 5)), "holds no recurrent module"),
         (torch.nn.Sequential(torch.nn.ReLU()), "holds no recurrent module"),
         ({}, "lacks weight_hh_l0"),
@@ -235,14 +235,274 @@ def test_what_is_no_module_and_no_state_dict_is_refused_with_the_way_out():
         with pytest.raises(ValueError, match=message):
             from_torch(given)
     with pytest.raises(ValueError, match="`prefix` must be the text"):
-        from_torch(good, prefix=None)
+        from_torch(good, prefix=3)
 
 
-def test_the_way_out_for_a_cell_gives_its_answers():
-    cell = torch.nn.LSTMCell(3, 5)
-    ours = from_torch({f"{n}_l0": w for n, w in cell.state_dict().items()})
-    h, _ = cell(torch.from_numpy(X[:, 0]))
-    assert_allclose(ours(X[:, :1])[:, 0], h.detach(), atol=1e-6)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_a_cell_becomes_a_layer_that_takes_its_steps(kind, bias):
+    cell = module(kind, bias=bias)
+    state, expected = None, []
+    for x in torch.from_numpy(X.swapaxes(0, 1)):
+        state = cell(x, state)
+        expected.append((state[0] if kind == "LSTMCell" else state).detach().numpy())
+    larger = Larger(cell)
+    for given in (cell, cell.state_dict(), larger, larger.state_dict(), torch.jit.script(cell)):
+        ours = from_torch(given)
+        assert type(ours) is KINDS[kind.removesuffix("Cell")]
+        assert_allclose(ours(X), np.stack(expected, 1), atol=2e-6)
+    with pytest.raises(ValueError, match=r"weight_ih must have shape \(.*as weight_hh says"):
+        from_torch({**cell.state_dict(), "weight_ih": np.ones((2, 3))})
+
+
+def test_the_nonlinearity_of_a_cell_is_its_own_and_of_its_weights_is_told():
+    cell = module("RNNCell", nonlinearity="relu")
+    expected = cell(torch.from_numpy(X[:, 0])).detach()
+    for given in (cell, torch.jit.script(cell)):
+        assert_allclose(from_torch(given)(X[:, :1])[:, 0], expected, atol=1e-6)
+    ours = from_torch(cell.state_dict(), activation="relu")
+    assert_allclose(ours(X[:, :1])[:, 0], expected, atol=1e-6)
+
+
+def test_the_one_recurrent_module_of_a_model_is_found_and_of_several_one_is_asked_for():
+    theirs = module("GRU", batch_first=True)
+    expected = outputs(theirs, X)
+    wrapped = torch.nn.ModuleDict({"module": Larger(theirs)})
+    state = wrapped.state_dict()
+    for given in (wrapped, state, {"epoch": 3, "state_dict": state}, {"model_state_dict": state}):
+        assert_allclose(from_torch(given)(X), expected, atol=2e-6)
+    two = torch.nn.ModuleDict({"first": theirs, "second": module("LSTM")})
+    for given in (two, two.state_dict()):
+        with pytest.raises(ValueError, match=r"2 recurrent modules.*: 'first\.', 'second\.'"):
+            from_torch(given)
+        for prefix in ("first", "", "first.weight"):
+            with pytest.raises(ValueError, match=r"prefix='.*has: 'first\.', 'second\.'"):
+                from_torch(given, prefix=prefix)
+        assert_allclose(from_torch(given, prefix="first.")(X), expected, atol=2e-6)
+        assert type(from_torch(given, prefix="second.")) is keras_gated.LSTM
+    with pytest.raises(ValueError, match="holds state_dict and model_state_dict"):
+        from_torch({"state_dict": state, "model_state_dict": state})
+
+
+def save(state, path):
+    if path.suffix == ".npz":
+        np.savez(path, **{n: v.numpy() for n, v in state.items()})
+    elif path.suffix == ".safetensors":
+        pytest.importorskip("safetensors.torch").save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3}, path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt", ".pth"])
+def test_a_file_of_weights_is_read_and_a_broken_one_is_named(suffix, tmp_path):
+    theirs = module("LSTM", batch_first=True)
+    path = tmp_path / f"weights{suffix}"
+    save(Larger(theirs).state_dict(), path)
+    for given in (path, str(path)):
+        assert_allclose(from_torch(given)(X), outputs(theirs, X), atol=2e-6)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for content in (b"", b"text", whole[:9], whole[: len(whole) // 2], whole[:-9], rng.bytes(999)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"'.*weights\{suffix}' is cut off.*Write the"):
+            from_torch(path)
+    save(torch.nn.Linear(3, 5).state_dict(), path)
+    with pytest.raises(
+        ValueError, match=rf"from_torch\('.*weights\{suffix}'\): the state dict lacks"
+    ):
+        from_torch(path)
+    with pytest.raises(FileNotFoundError, match=r"from_torch: there is no file '.*other"):
+        from_torch(tmp_path / f"other{suffix}")
+
+
+def test_weights_of_bfloat16_in_safetensors_are_read_as_float32(tmp_path):
+    state = {n: v.bfloat16() for n, v in module("GRU").state_dict().items()}
+    save(state, tmp_path / "w.safetensors")
+    theirs = module("GRU", batch_first=True)
+    theirs.load_state_dict({n: v.float() for n, v in state.items()})
+    assert_allclose(from_torch(tmp_path / "w.safetensors")(X), outputs(theirs, X), atol=2e-6)
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.path)!r}, 'w')",)
+
+
+def test_nothing_that_a_file_holds_is_run(tmp_path):
+    ran = tmp_path / "ran"
+    state = {**module("GRU").state_dict(), "bias_ih_l0": Hostile(ran)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt' .*it would run .*exec\. Write the weights alone"):
+        from_torch(tmp_path / "w.pt")
+    torch.save(module("GRU"), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"it would run torch.nn.modules.rnn.GRU\. Write the"):
+        from_torch(tmp_path / "w.pt")
+    torch.jit.save(torch.jit.script(module("GRU")), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"w\.pt'.*pass torch\.jit\.load\(path\)"):
+        from_torch(tmp_path / "w.pt")
+    hostile = np.empty((), object)
+    hostile[()] = Hostile(ran)
+    np.savez(tmp_path / "w.npz", weight_hh_l0=hostile)
+    with pytest.raises(ValueError, match=r"w\.npz' .*allow_pickle=False\. Write"):
+        from_torch(tmp_path / "w.npz")
+    arrays = {n: v.numpy() for n, v in module("GRU").state_dict().items()}
+    np.savez(tmp_path / "w.npz", **{**arrays, "head.extra": hostile})  # is not looked at
+    assert type(from_torch(tmp_path / "w.npz")) is keras_gated.GRU
+    assert not ran.exists()
+
+
+def test_files_of_other_kinds_and_missing_packages_are_told(tmp_path, monkeypatch):
+    for name in ("w.bin", "w"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ValueError, match=rf"one of \.npz, .*{name}'"):
+            from_torch(tmp_path / name)
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(ValueError, match=r"one of \.npz, .*folder\.pt'"):
+        from_torch(tmp_path / "folder.pt")
+    np.save(tmp_path / "w.npy", X)
+    (tmp_path / "w.npy").rename(tmp_path / "w.npz")
+    with pytest.raises(ValueError, match=r"w\.npz'.*it is one array"):
+        from_torch(tmp_path / "w.npz")
+    for package, name in (("torch", "w.pt"), ("safetensors", "w.safetensors")):
+        (tmp_path / name).write_bytes(b"")
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            with pytest.raises(ImportError, match=rf"{package} is not installed.*pip install"):
+                from_torch(tmp_path / name)
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("api", ["older", "parametrizations"])
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm:FutureWarning")
+def test_weight_norm_is_folded_in(api, dim):
+    utils = torch.nn.utils
+    norm = utils.weight_norm if api == "older" else utils.parametrizations.weight_norm
+    theirs = module("LSTM", batch_first=True, num_layers=2, bidirectional=True)
+    for name in ("weight_hh_l0", "weight_ih_l1_reverse"):
+        theirs = norm(theirs, name, dim=dim)
+    with torch.no_grad():
+        for name, size in theirs.named_parameters():
+            if name.endswith(("_g", "original0")):
+                size.mul_(1.5)  # away from the norm of v
+    expected = outputs(theirs, X)
+    for given in (theirs, theirs.state_dict(), Larger(theirs).state_dict()):
+        assert_allclose(from_torch(given)(X), expected, atol=2e-6)
+    state = theirs.state_dict()
+    [name] = [n for n in state if "weight_hh_l0" in n and n.endswith(("_g", "original0"))]
+    with pytest.raises(ValueError, match=r"\(weight_norm\) the first must have"):
+        from_torch({**state, name: torch.ones(7, 1)})
+    with pytest.raises(ValueError, match=r"weight_norm alone is converted. Received: .*hh_l0"):
+        from_torch({n: v for n, v in state.items() if n != name})
+
+
+def test_other_parametrizations_are_refused_by_name():
+    from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm
+
+    class Pair(torch.nn.Module):
+        def forward(self, a, b):
+            return a + b
+
+        def right_inverse(self, w):
+            return w / 2, w / 2
+
+    pair = module("LSTM")
+    parametrize.register_parametrization(pair, "weight_hh_l0", Pair())
+    pruned = module("LSTM")
+    prune.l1_unstructured(pruned, "weight_hh_l0", 0.2)
+    spectral = parametrizations.spectral_norm(module("LSTM"), "weight_hh_l0")
+    for given, message in (
+        (pair, "Received: Pair of weight_hh_l0"),
+        (spectral, "Received: _SpectralNorm of weight_hh_l0"),
+        (spectral.state_dict(), r"parametrizations.weight_hh_l0.0._u.*remove_parametrizations"),
+        (spectral_norm(module("LSTM"), "weight_hh_l0"), "weight_hh_l0_orig, weight_hh_l0_u"),
+        (pruned, "weight_hh_l0_mask, weight_hh_l0_orig"),
+    ):
+        with pytest.raises(ValueError, match=f"weight_norm alone is converted.*{message}"):
+            from_torch(given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scripted_and_traced_modules_are_read(kind, tmp_path):
+    options = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    theirs = module(kind, batch_first=True, num_layers=2, bidirectional=True, **options)
+    expected = outputs(theirs, X)
+    x = torch.from_numpy(X)
+    torch.jit.save(torch.jit.script(Larger(theirs)), tmp_path / "w.pt")
+    for given in (
+        torch.jit.script(theirs),
+        torch.jit.load(tmp_path / "w.pt"),
+        torch.jit.trace(theirs, x),
+        torch.jit.trace(Larger(theirs), x),
+    ):
+        ours = from_torch(given, activation="relu")
+        assert_allclose(ours(X), expected, atol=2e-6)
+    scripted = torch.jit.script(module("LSTM", num_layers=2, dropout=0.25))
+    assert to_torch(from_torch(scripted)).dropout == 0.25
+
+
+@pytest.mark.parametrize(
+    "kind, num_layers, bidirectional", product((*KINDS, "projection"), (1, 3), (True, False))
+)
+def test_states_go_in_and_come_out_in_the_order_of_torch(kind, num_layers, bidirectional, tmp_path):
+    options = {"proj_size": 2} if kind == "projection" else {}
+    theirs = module(
+        "LSTM" if options else kind, batch_first=True, num_layers=num_layers,
+        bidirectional=bidirectional, dropout=0.5 * (num_layers > 1), **options,
+    ).eval()  # fmt: skip
+    rng = np.random.default_rng(2)
+    rows = num_layers * (1 + bidirectional)
+    h_0 = rng.normal(size=(rows, 4, 2 if options else 5)).astype("float32")
+    c_0 = rng.normal(size=(rows, 4, 5)).astype("float32")
+    memory = type(theirs) is torch.nn.LSTM
+    states = [*h_0, *c_0] if memory else [*h_0]
+    given = (torch.from_numpy(h_0), torch.from_numpy(c_0)) if memory else torch.from_numpy(h_0)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        torch.from_numpy(X), LENGTHS, batch_first=True, enforce_sorted=False
+    )
+    y, finals = theirs(packed, given)
+    y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+    finals = [*finals[0], *finals[1]] if memory else [*finals]
+
+    model = from_torch(theirs, return_state=True)
+    mask = np.arange(6) < np.array(LENGTHS)[:, None]
+    received, own = model((X, states), mask=(mask, [None] * len(states)))
+    assert_allclose(np.where(mask[..., None], received, 0), y.detach(), atol=2e-6)
+    for one, final in zip(own, finals, strict=True):
+        assert_allclose(one, final.detach(), atol=2e-6)
+
+    suffixes = ("", "_reverse") if bidirectional else ("",)
+    names = [
+        f"{letter}_{layer}{suffix}"
+        for letter in ("hc" if memory else "h")
+        for layer in range(num_layers)
+        for suffix in suffixes
+    ]
+    assert [one.name for one in model.inputs] == ["x", *names]
+    assert model.output_names == ["y", *(f"{name}_final" for name in names)]
+
+    whole, _ = theirs(torch.from_numpy(X), given)
+    model.save(tmp_path / "m.keras")
+    for asked in (model, keras.models.load_model(tmp_path / "m.keras")):
+        received, own = asked.predict((X, states), verbose=0)
+        assert isinstance(own, list)
+        assert_allclose(received, whole.detach(), atol=2e-6)
+    if not bidirectional:  # a sequence in two parts
+        first, between = model((X[:, :2], states))
+        rest = keras.ops.convert_to_tensor(X[:, 2:])  # arrays and tensors do not mix
+        second, _ = model((rest, between))
+        assert_allclose(np.concatenate([first, second], 1), whole.detach(), atol=2e-6)
+
+
+def test_the_last_step_alone_and_float64_are_returned_with_states():
+    theirs = module("GRU", dtype=torch.float64, batch_first=True, num_layers=2)
+    x, h_0 = X.astype("float64"), np.ones((2, 4, 5))
+    y, h_n = theirs(torch.from_numpy(x), torch.from_numpy(h_0))
+    received, states = from_torch(theirs, return_sequences=False, return_state=True)((x, [*h_0]))
+    assert_allclose(received, y[:, -1].detach(), atol=1e-12)
+    assert_allclose(np.stack(states), h_n.detach(), atol=1e-12)
 
 
 def test_weights_that_are_no_weights_are_refused_by_name():

@@ -1,5 +1,6 @@
-"""From `torch.nn.RNN`, `LSTM` and `GRU` and back. Reading a state dict of arrays needs no torch."""
+"""From PyTorch's recurrent modules and back. Reading a state dict of arrays needs no torch."""
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 
 import keras_gated.layers.bidirectional
 from keras_gated.cells.gates import from_library, to_library
-from keras_gated.convert import torch_weights
+from keras_gated.convert import torch_files, torch_states, torch_weights
 from keras_gated.layers.base import RNN
 from keras_gated.layers.families import GRU, LSTM, SimpleRNN
 
@@ -19,58 +20,89 @@ _BY_GATES = {1: SimpleRNN, 3: GRU, 4: LSTM}
 def from_torch(
     module_or_state_dict,
     *,
-    prefix: str = "",
+    prefix: str | None = None,
     activation: str = "tanh",
     return_sequences: bool = True,
+    return_state: bool = False,
 ) -> keras.layers.Layer:
-    """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`.
+    """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, or of their cells.
 
     Inputs are `(batch, time, features)` here, whatever `batch_first` says there. Packed sequences
     there are masks here: `pad_packed_sequence` writes zeros at masked steps, where an LSTM here
     repeats its last output (a `Bidirectional` writes zeros, too). The two biases there are kept
     apart where there are two here, in a GRU, and added elsewhere. An LSTM's `proj_size` there is
-    `projection` here.
+    `projection` here. A cell there is a layer here, which takes all steps. Of weight_norm there is
+    the effective weight here.
+
+    Of a larger model one recurrent module is converted, and everything else is left alone.
 
     Args:
-        module_or_state_dict: The module, or a dict of its arrays or tensors by their names
-            (`weight_ih_l0`, ...), for which torch need not be installed.
-        prefix: What stands before those names in a larger model's state dict, as `"lstm."`;
-            other entries are then left alone.
-        activation: "tanh" or "relu": that of an RNN of which there is a state dict alone.
+        module_or_state_dict: One of these:
+
+            - The module, or a model that holds it. It may be scripted or traced; a traced one has
+              lost its activation and dropout.
+            - A dict of its arrays or tensors by their names (`weight_ih_l0`, ...; of a cell
+              `weight_ih`), for which torch need not be installed; or a checkpoint that holds the
+              dict as "state_dict" or "model_state_dict".
+            - The path of such a dict: `.npz`, `.safetensors` (needs safetensors), `.pt` or `.pth`
+              (needs torch). Weights alone are read: nothing that a file holds is run.
+        prefix: What stands before those names in a larger model, as `"lstm."`, or `""` for
+            nothing. None finds it where there is one recurrent module.
+        activation: "tanh" or "relu": that of an RNN which does not say it, as a state dict.
         return_sequences: Whether the last layer returns all steps, as torch does.
+        return_state: Whether to return a model that takes initial states and returns final ones.
 
     Returns:
         A built `SimpleRNN`, `LSTM` or `GRU`, in a `Bidirectional` where it has both directions;
         for several layers a `keras.Sequential` of them, with `Dropout` between where a module has
         some.
 
+        With `return_state` a functional `keras.Model`, `y, states = model((x, states))`, of any
+        number of layers and both directions. The states before and after are lists of
+        `(batch, width)` in torch's order, `[*h_n, *c_n]`: first the hidden states of all layers,
+        each forwards and then backwards, then an LSTM's memories likewise. The inputs are named
+        `x`, `h_0`, `h_0_reverse`, `h_1`, ..., `c_0`, ..., after the layer; the outputs `y`,
+        `h_0_final`, ... Zeros begin a sequence. Keras wants `x` and the states to be all tensors
+        or all arrays. Masked steps keep the state before: `model((x, states), mask=(mask, [None] *
+        len(states)))`, or a mask that `x` carries.
+
     Raises:
-        ValueError: If an entry is missing, unknown or of another shape.
+        ValueError: If an entry is missing, unknown or of another shape, if there are several
+            recurrent modules, for parametrizations other than weight_norm, or if a file is cut
+            off or holds more than weights.
+        FileNotFoundError: If there is no such file.
+        ImportError: If the package that reads a file is not installed.
     """
     owner = "from_torch"
-    source, activation, dropout = torch_weights.source_of(module_or_state_dict, activation, owner)
-    arrays = torch_weights.arrays_of(source, prefix, owner)
-    number, directions, names = torch_weights.layout_of(arrays, owner)
-    rows, width = arrays["weight_hh", 0, False].shape
-    projects = "weight_hr" in names
-    units = arrays["weight_hr", 0, False].shape[1] if projects else width
+    if isinstance(module_or_state_dict, (str, os.PathLike)):
+        path = module_or_state_dict
+        module_or_state_dict = torch_files.state_dict_of(path, torch_weights.is_weight, owner)
+        owner = f"from_torch({os.fspath(path)!r})"
+    source = torch_weights.source_of(module_or_state_dict, prefix, activation, owner)
+    arrays = torch_weights.arrays_of(source.state_dict, source.prefix, owner)
+    places, directions, names = torch_weights.layout_of(arrays, owner)
+    first = {name: arrays[name, places[0], False] for name in names}
+    rows, width = first["weight_hh"].shape
+    units = first["weight_hr"].shape[1] if "weight_hr" in names else width
     layer_class = _BY_GATES[rows // units]
-    dtype = str(arrays["weight_hh", 0, False].dtype)
-    options = {"use_bias": "bias_ih" in names, "dtype": dtype}
+    dtype = str(first["weight_hh"].dtype)
+    options = {"use_bias": "bias_ih" in names, "return_state": return_state, "dtype": dtype}
     if layer_class is SimpleRNN:
-        options["activation"] = activation
-    if projects:
+        options["activation"] = source.activation
+    if "weight_hr" in names:
         options["projection"] = width
     layers = []
-    for place in range(number):
-        last = place == number - 1
+    for place in places:
+        last = place == places[-1]
         layer = layer_class(units, return_sequences=return_sequences or not last, **options)
         layers.append(_built(layer, [{n: arrays[n, place, d] for n in names} for d in directions]))
-        if dropout and not last:
-            layers.append(keras.layers.Dropout(dropout, dtype=dtype))
+        if source.dropout and not last:
+            layers.append(keras.layers.Dropout(source.dropout, dtype=dtype))
+    features = first["weight_ih"].shape[1]
+    if return_state:
+        return torch_states.with_states(layers, features, dtype)
     if len(layers) == 1:
         return layers[0]
-    features = arrays["weight_ih", 0, False].shape[1]
     return keras.Sequential([keras.Input((None, features), dtype=dtype), *layers])
 
 

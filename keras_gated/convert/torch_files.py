@@ -1,0 +1,98 @@
+"""Files of PyTorch weights, read without running what they hold. Only .pt needs torch."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+_SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
+
+
+def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
+    """Returns what a file holds: of `.pt` all of it, else the arrays by their names.
+
+    Args:
+        path: A `.npz`, `.safetensors`, `.pt` or `.pth`.
+        wanted: Whether the entry of a name is read; the others are None. Those of a larger model
+            may be many, or no arrays.
+        owner: What the errors begin with. They name the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is of another kind, is cut off, or holds more than weights.
+        ImportError: If the package that reads it is not installed.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{owner}: there is no file {path!r}.")
+    suffix = os.path.splitext(path)[1].lower()
+    if not os.path.isfile(path) or suffix not in _SUFFIXES:
+        raise ValueError(
+            f"{owner}: the file must be one of {', '.join(_SUFFIXES)}. Received: {path!r}. Of "
+            "another, pass what it holds: arrays by their names."
+        )
+    read = {".npz": _npz, ".safetensors": _safetensors}.get(suffix, _pt)
+    try:
+        return read(path, wanted, owner)
+    except (ImportError, PermissionError):
+        raise
+    except Exception as error:  # a broken file makes its reader raise errors of any kind
+        raise ValueError(
+            f"{owner}: {path!r} is cut off, or holds more than arrays of weights. Its reader says: "
+            f"{type(error).__name__}: {_reason(error)} {_WAY_OUT[read]}"
+        ) from error
+
+
+def _reason(error):
+    """Returns the first words of an error, without advice to load a file unsafely."""
+    blocked = re.search(r"GLOBAL (\S+)", str(error))
+    if blocked:
+        return f"it would run {blocked[1]}."
+    lines = [*str(error).splitlines(), ""]
+    return re.split(r"(?<=\.) |\. ?$", lines[0])[0].rstrip(".")[:200] + "."
+
+
+def _npz(path, wanted, owner):
+    del owner
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array, and no archive of arrays by their names.")
+    with file:
+        return {name: file[name] if wanted(name) else None for name in file.files}
+
+
+def _safetensors(path, wanted, owner):
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"{owner}: safetensors is not installed, which reads {path!r}. Install it (pip install "
+            "safetensors), or pass what the file holds: arrays by their names."
+        ) from error
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) if wanted(name) else None for name in file.keys()}  # noqa: SIM118
+
+
+def _pt(path, wanted, owner):
+    del wanted  # a pickle is read as a whole
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{owner}: torch is not installed, which reads {path!r}. Install it (pip install "
+            "'keras_gated[torch]'), or write the arrays to a .npz where torch is."
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TorchScript; the error says it
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+_WAY_OUT = {
+    _npz: "Write the state dict's arrays: numpy.savez(path, **arrays).",
+    _safetensors: "Write the state dict anew: safetensors.torch.save_file(tensors, path), in "
+    "float32 where NumPy lacks the dtype.",
+    _pt: "Write the weights alone: torch.save(module.state_dict(), path). Of a file of "
+    "torch.jit.save, pass torch.jit.load(path).",
+}
