@@ -11,6 +11,7 @@ from keras import ops, tree
 
 import keras_gated.layers.bidirectional
 from keras_gated import keras_private
+from keras_gated.cells.activations import HardSigmoid
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
@@ -178,6 +179,8 @@ def _check_symmetry(arguments, owner):
         named = value if isinstance(value, str) else value.get("class_name", value)
         if named == "function":
             named = value["config"]
+        if named == HardSigmoid.__name__ and value["config"]["offset"] == 0.5:
+            continue
         if named not in _SYMMETRIC[kind]:
             raise ValueError(
                 f"{owner}: `{name}` of the GRU {arguments['name']!r} must be one that does not "
