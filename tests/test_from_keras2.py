@@ -32,7 +32,7 @@ OF_ONE = {
     "Bidirectional LSTM": lambda **k: L.Bidirectional(L.LSTM(4, **HARD, **k)),
     "Bidirectional GRU": lambda **k: L.Bidirectional(L.GRU(4, **k), merge_mode="sum"),
     "both directions differ": lambda **k: L.Bidirectional(
-        L.GRU(4, **k), backward_layer=L.LSTM(3, go_backwards=True, **k)
+        L.GRU(4, **k), backward_layer=L.LSTM(4, go_backwards=True, **k)
     ),
     "RNN of a cell": lambda **k: L.RNN(L.GRUCell(4, reset_after=False), **k),
     "RNN of cells": lambda **k: L.RNN([L.LSTMCell(4), L.GRUCell(3), L.SimpleRNNCell(2)], **k),
@@ -238,7 +238,7 @@ def test_objects_of_tf_keras_are_converted(tmp_path):
     theirs = k2.Sequential([L.Input((None, 2)), L.Bidirectional(L.GRU(4, **HARD)), L.Dense(1)])
     saved(theirs, tmp_path)
     assert_allclose(from_keras(theirs)(X), theirs(X), atol=1e-5)
-    with pytest.raises(ValueError, match="whole model is converted.*'alone'"):
+    with pytest.raises(ValueError, match=r"whole model is converted.*'alone'"):
         from_keras(L.GRU(4, name="alone"))
 
 
@@ -318,6 +318,13 @@ def test_a_gru_whose_update_gate_is_no_complement_is_refused(tmp_path):
     layer = L.GRU(4, kernel_constraint="non_neg", name="mine")
     _, path = of_one_lstm(tmp_path, layer)
     with pytest.raises(ValueError, match=r"m\.h5.*`kernel_constraint` of the GRU 'mine'"):
+        from_keras(path)
+
+
+def test_directions_of_unequal_units_are_refused(tmp_path):
+    layer = L.Bidirectional(L.GRU(4), backward_layer=L.LSTM(3, go_backwards=True), name="mine")
+    _, path = of_one_lstm(tmp_path, layer)
+    with pytest.raises(ValueError, match=r"m\.h5.*'mine'.*4 and 3 units"):
         from_keras(path)
 
 

@@ -60,6 +60,8 @@ _PARTS = {  # arguments that are layers
     "RNN": ("cell",),
     "StackedRNNCells": ("cells",),
 }
+# Of `SeparableConv1D` and `SeparableConv2D`, which read `depthwise_` and `pointwise_` instead.
+_UNREAD = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 _HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 _OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
 
@@ -132,6 +134,7 @@ def _sequential(spec):
 def _functional(spec):
     config = spec["config"]
     parts = layers_in(spec)
+    _reserve(name for name, _ in parts)
     layers = {name: None if p["class_name"] == "InputLayer" else _layer(p) for name, p in parts}
     tensors = {(name, 0): [_input(p)] for name, p in parts if p["class_name"] == "InputLayer"}
     nodes = {
@@ -167,6 +170,16 @@ def _functional(spec):
             tensors[name, number] = tree.flatten(found)
     inputs, outputs = (_one_of(_replaced(end, layers, tensor)) for end in ends)
     return keras.Model(inputs, outputs, name=config.get("name"))
+
+
+def _reserve(names):
+    """Keeps Keras from naming what it adds by itself, operations on masks, as a layer is named."""
+    for name in names:
+        base, _, number = str(name).rpartition("_")
+        if not number.isdecimal() or len(number) > 3:  # no number, or none that Keras reaches
+            base, number = str(name), 0
+        for _ in range(int(number) + 1):
+            keras.backend.get_uid(base)
 
 
 def _is_ref(value, layers):
@@ -303,9 +316,22 @@ def _layer(spec):
             "again."
         )
     made = _tried(name, kind, lambda: cls(**arguments))
+    if kind == "Bidirectional":
+        _check_widths(made, name)
     if isinstance(made, (GRU, GRUCell)):
         check_symmetry(made.get_config(), f"the layer {name!r}")
     return made
+
+
+def _check_widths(both, name):
+    """Raises unless both directions have as many units, as Keras 3 takes for granted."""
+    units = [getattr(one, "units", None) for one in (both.forward_layer, both.backward_layer)]
+    if units[0] != units[1]:
+        raise RefusedError(
+            f"the layer {name!r}, a Bidirectional, has directions of {units[0]} and {units[1]} "
+            "units, and Keras 3 takes the first number for both. Use two layers in Keras 2, one "
+            "with `go_backwards=True`, and save the model again."
+        )
 
 
 def _own(kind):
@@ -333,10 +359,15 @@ def _of_keras(kind, name):
 def _arguments(cls, kind, name, config):
     """Returns the arguments of a layer in today's form, without the layers in it."""
     known = inspect.signature(cls.__init__).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     arguments = {}
     for argument, value in config.items():
         argument = _ARGUMENTS_TODAY.get((kind, argument), argument)
         if argument in _PARTS.get(kind, ()):
+            continue
+        if argument == "trainable" and argument not in known and not takes_any:
+            continue  # a layer without weights, as SpatialDropout1D
+        if kind.startswith("SeparableConv") and argument in _UNREAD:
             continue
         if argument in _GONE and argument not in known:
             if not any(value is v or value == v or v is _ANY for v in _GONE[argument]):
