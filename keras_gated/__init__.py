@@ -4,6 +4,7 @@ import importlib
 
 import keras
 
+from keras_gated.cells.activations import hard_sigmoid
 from keras_gated.cells.arguments import tensorflow_for
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.coupled_lstm import CoupledLSTMCell
@@ -88,6 +89,7 @@ __all__ = [
     "from_torch",
     "get_state",
     "gradient_flow",
+    "hard_sigmoid",
     "product",
     "reset_state",
     "set_fused",

@@ -19,7 +19,7 @@ def test_the_public_names_are_these():
         "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "Bidirectional",
         "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "LayerNormGRU", "MGU", "MinGRU", "MinLSTM",
         "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell", "LayerNormGRUCell", "MGUCell",
-        "MinGRUCell", "MinLSTMCell", "RNN", "GatedCell", "product",
+        "MinGRUCell", "MinLSTMCell", "RNN", "GatedCell", "product", "hard_sigmoid",
         "get_state", "reset_state", "ResetState", "windows", "set_fused",
         "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
         "export_model", "check_export",
@@ -30,6 +30,7 @@ def test_the_public_names_are_these():
 
 def test_what_saved_models_name_is_known_once_the_package_is_imported():
     names = "clean NGrams Bidirectional LSTM GRU SimpleRNN LSTMCell GRUCell SimpleRNNCell"
+    names += " HardSigmoid"
     code = (
         "import keras_gated, keras\n"
         f"for name in {names.split()}:\n"

@@ -5,6 +5,8 @@ wherever they stand (in `Bidirectional`, `StackedRNNCells`, `TimeDistributed`, n
 weights follow, the columns of a GRU's update gate with the other sign (`gates.py`).
 """
 
+import os
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -13,25 +15,27 @@ import keras_gated.layers.bidirectional
 from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gates import GRU_GATES, to_library
+from keras_gated.convert.keras2 import from_file, from_tf_keras, is_tf_keras
+from keras_gated.convert.keras_checks import (
+    check_masks_with_states,
+    check_symmetry,
+    check_turned_masks,
+)
 from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
 from keras_gated.layers.base import RNN
 
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
               "projection")  # fmt: skip
 
-# What is the same for a weight and its negative, and so may stay on a GRU.
-_SYMMETRIC = {
-    "activation": {"sigmoid", "hard_sigmoid"},
-    "regularizer": {"L1", "L2", "L1L2", "OrthogonalRegularizer"},
-    "constraint": {"MaxNorm", "MinMaxNorm", "UnitNorm"},
-}
 # An optimizer's variables that follow a weight's sign, and those that are squares or sizes.
 _SIGNED = ("momentum", "average", "average_gradient", "gradient_accumulator", "linear")
 _SIZES = ("velocity", "velocity_hat", "norm", "accumulator", "accumulated_grad")
 _SIZES += ("accumulated_delta_var",)
 
 
-def from_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
+def from_keras(
+    layer_or_model: keras.layers.Layer | str | os.PathLike, custom_objects: dict | None = None
+) -> keras.layers.Layer:
     """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
 
     Outputs, states and gradients are the same, under the same masks. Converted are `SimpleRNN`,
@@ -40,9 +44,18 @@ def from_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
     sequential model is copied as it is. Names, weights, states of stateful layers, seeds, masks,
     and what `compile` said are kept, with the optimizer's variables. What was given is not changed.
 
+    The path of an HDF5 file that Keras 2 or `tf.keras` wrote (`model.save("model.h5")`), or a
+    functional or sequential model of `tf_keras`, is read without Keras 2: see `keras2.py`. The
+    layers get their arguments of today, and answer as Keras 2 did: `hard_sigmoid` is
+    `keras_gated.hard_sigmoid()`, `CuDNNLSTM` and `CuDNNGRU` are `LSTM` and `GRU`. What `compile`
+    said and the optimizer's variables are left out. No code of the file is run.
+
     Args:
         layer_or_model: A recurrent layer or cell of `keras.layers`, a `Bidirectional`,
             `StackedRNNCells` or other wrapper around one, or a functional or sequential model.
+            Or the path of a whole model of Keras 2, `.h5` or `.hdf5`, or a model of `tf_keras`.
+        custom_objects: Optional dict of names and the classes or functions of your own that they
+            stand for, as in `keras.saving.load_model`.
 
     Returns:
         The same kind of thing, built if it was built.
@@ -51,9 +64,16 @@ def from_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
         ValueError: If there is nothing to convert, or something cannot be converted exactly: a
             subclass that changes what the class it extends does; a mask that `keras.layers` drops
             because the layer is given an initial state (ours counts it); a GRU whose recurrent
-            activation, regularizers or constraints tell a weight from its negative.
+            activation, regularizers or constraints tell a weight from its negative. For a file,
+            if it is damaged or has what Keras 3 does not; the message names the file and layer.
+        FileNotFoundError: If there is no file.
     """
-    return _converted(layer_or_model, TO_OURS, "from_keras")
+    with keras.saving.custom_object_scope(custom_objects or {}):
+        if isinstance(layer_or_model, (str, os.PathLike)):
+            return from_file(layer_or_model, "from_keras")
+        if is_tf_keras(layer_or_model):
+            return from_tf_keras(layer_or_model, "from_keras")
+        return _converted(layer_or_model, TO_OURS, "from_keras")
 
 
 def to_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
@@ -94,7 +114,8 @@ def _converted(old, classes, owner):
                 f"of a {type(old).__name__} does cannot be rewritten. Convert its layers one by "
                 "one."
             )
-        _check_masks_with_states(old, owner)
+        check_masks_with_states(old, owner)
+        check_turned_masks(old, owner)
         new = keras.models.clone_model(
             old, clone_function=lambda layer: _by_config(layer, classes, owner), recursive=True
         )
@@ -158,7 +179,7 @@ def _renamed(config, classes, owner):
             )
     arguments = {k: v for k, v in arguments.items() if k not in _ONLY_OURS}
     if key[0].startswith("GRU"):
-        _check_symmetry(arguments, owner)
+        check_symmetry(arguments, owner)
     ours = issubclass(new, (GatedCell, RNN, keras_gated.Bidirectional))
     return {
         **config,
@@ -167,67 +188,6 @@ def _renamed(config, classes, owner):
         "registered_name": keras.saving.get_registered_name(new) if ours else None,
         "config": arguments,
     }
-
-
-def _check_symmetry(arguments, owner):
-    """Raises if a GRU has what tells a weight from its negative."""
-    for name, value in arguments.items():
-        kind = name.rsplit("_", 1)[-1]
-        if name in ("activation", "activity_regularizer") or kind not in _SYMMETRIC or not value:
-            continue
-        named = value if isinstance(value, str) else value.get("class_name", value)
-        if named == "function":
-            named = value["config"]
-        if named not in _SYMMETRIC[kind]:
-            raise ValueError(
-                f"{owner}: `{name}` of the GRU {arguments['name']!r} must be one that does not "
-                f"tell a weight from its negative ({', '.join(sorted(_SYMMETRIC[kind]))}): Keras's "
-                f"update gate is the complement of ours. Received: {name}={named!r}."
-            )
-
-
-def _check_masks_with_states(model, owner):
-    for layer in model.layers:
-        if isinstance(layer, keras_private.Functional):
-            _check_masks_with_states(layer, owner)
-        if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
-            continue
-        for node in layer._inbound_nodes:
-            sequences, *states = node.input_tensors
-            mask = keras_private.mask_of(sequences)
-            if states and mask is not None and node.arguments.kwargs.get("mask") is None:
-                raise ValueError(
-                    f"{owner}: {layer.name!r} is given an initial state and sequences with a mask. "
-                    "keras.layers then drops the mask and ours counts it, so the answers would "
-                    "differ. Give the layer `mask=` explicitly, or sequences without a mask."
-                )
-            turned = getattr(layer, "go_backwards", False) and layer.return_sequences
-            if turned and mask is not None and _mask_is_read_after(model, node):
-                raise ValueError(
-                    f"{owner}: {layer.name!r} reads backwards under a mask (`go_backwards=True, "
-                    "return_sequences=True`) and a later layer reads that mask. keras.layers "
-                    "passes it on in the order of the inputs and ours in that of the outputs, so "
-                    "the answers would differ. Give the later layer sequences without a mask."
-                )
-
-
-def _mask_is_read_after(model, node):
-    """Whether a recurrent layer reads masked sequences that were made of a call's outputs."""
-    for layer in model.layers:
-        if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
-            continue
-        for other in layer._inbound_nodes:
-            masked = keras_private.mask_of(other.input_tensors[0]) is not None
-            waiting, seen = [other] if masked and other is not node else [], set()
-            while waiting:
-                current = waiting.pop()
-                if current is node:
-                    return True
-                for parent in current.parent_nodes:
-                    if id(parent) not in seen:
-                        seen.add(id(parent))
-                        waiting.append(parent)
-    return False
 
 
 def _copy_weights(old, new):

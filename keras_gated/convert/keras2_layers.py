@@ -1,0 +1,435 @@
+"""Layers and models from configs that Keras 2 wrote, made by their constructors of today.
+
+A config's `module` is never read: a class is one of ours, of `keras.layers`, or what the caller
+gave a name to (`custom_objects`). What has another name, form or meaning today is mapped here, and
+what is gone is left out where nothing is lost by that, or refused.
+"""
+
+import inspect
+
+import keras
+from keras import tree
+
+from keras_gated import keras_private
+from keras_gated.cells.activations import hard_sigmoid
+from keras_gated.cells.arguments import kind as module_of
+from keras_gated.cells.base import GatedCell
+from keras_gated.cells.gru import GRUCell
+from keras_gated.cells.lstm import LSTMCell
+from keras_gated.cells.simple_rnn import SimpleRNNCell
+from keras_gated.convert.keras_checks import check_symmetry
+from keras_gated.layers.base import RNN
+from keras_gated.layers.bidirectional import Bidirectional
+from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+
+MODELS = ("Sequential", "Functional", "Model")
+_OURS = {
+    "SimpleRNN": SimpleRNN,
+    "LSTM": LSTM,
+    "GRU": GRU,
+    "CuDNNLSTM": LSTM,
+    "CuDNNGRU": GRU,
+    "SimpleRNNCell": SimpleRNNCell,
+    "LSTMCell": LSTMCell,
+    "GRUCell": GRUCell,
+    "Bidirectional": Bidirectional,
+}
+_TODAY = {
+    "BatchNormalizationV1": "BatchNormalization",
+    "BatchNormalizationV2": "BatchNormalization",
+}
+_ARGUMENTS_TODAY = {("LeakyReLU", "alpha"): "negative_slope"}
+_ANY = object()
+# Arguments of Keras 2 that a class of today may lack, and the values with which nothing is lost.
+_GONE = {
+    "batch_input_shape": (_ANY,),  # the model's input has it
+    "input_length": (_ANY,),
+    "fused": (_ANY,),
+    "time_major": (False, None),
+    "num_constants": (0, None),
+    "noise_shape": (None,),
+    "renorm": (False,),
+    "virtual_batch_size": (None,),
+    "adjustment": (None,),
+    "groups": (1,),
+    "reverse_state_order": (False,),
+}
+_PARTS = {  # arguments that are layers
+    "Bidirectional": ("layer", "backward_layer"),
+    "TimeDistributed": ("layer",),
+    "RNN": ("cell",),
+    "StackedRNNCells": ("cells",),
+}
+# Of `SeparableConv1D` and `SeparableConv2D`, which read `depthwise_` and `pointwise_` instead.
+_UNREAD = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+_OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
+
+
+class RefusedError(Exception):
+    """What cannot be converted: the message says what, why and the way out, but not the file."""
+
+
+def model_of(spec):
+    """Returns a model with our recurrent layers from the config of a model of Keras 2.
+
+    Raises:
+        RefusedError: If it holds what cannot be converted exactly; the message names the layer.
+    """
+    kind, _, config = _read(spec)
+    if kind not in MODELS:
+        raise RefusedError(
+            f"it is a {kind}, and must be a functional or sequential model. Put the layers into "
+            "one of these with Keras 2, and save that."
+        )
+    model = _sequential(spec) if kind == "Sequential" else _functional(spec)
+    if isinstance(config, dict) and config.get("trainable", True) is False:
+        model.trainable = False
+    return model
+
+
+def layers_in(spec):
+    """Returns the layers in a model's config, each with its name, in their order."""
+    config = spec["config"]
+    parts = config if isinstance(config, list) else config["layers"]  # the list is Keras 2.0's
+    return [(_read(part)[1], part) for part in parts]
+
+
+def _read(spec):
+    """Returns the class, name and config of a layer."""
+    config = spec.get("config") if isinstance(spec, dict) else None
+    if not isinstance(config, (dict, list)) or not isinstance(spec.get("class_name"), str):
+        raise RefusedError(
+            "its config must give every layer a `class_name` and a `config`. Received: "
+            f"{str(spec)[:200]}. The file is damaged: save the model again."
+        )
+    name = config.get("name") if isinstance(config, dict) else None
+    return spec["class_name"], spec.get("name", name), config
+
+
+def _sequential(spec):
+    config, parts = spec["config"], layers_in(spec)
+    config = {} if isinstance(config, list) else config
+    model = keras.Sequential(name=config.get("name"))
+    for number, (_, part) in enumerate(parts):
+        if part["class_name"] == "InputLayer":
+            model.add(_input(part))
+            continue
+        shape = isinstance(part["config"], dict) and part["config"].get("batch_input_shape")
+        if number == 0 and shape:
+            dtype = _dtype(part["config"].get("dtype"))
+            dtype = "float32" if dtype is None or dtype.startswith("mixed_") else dtype
+            model.add(keras.Input(batch_shape=shape, dtype=dtype))
+        model.add(_layer(part))
+    if not model.built and config.get("build_input_shape"):
+        model.build(tuple(config["build_input_shape"]))
+    if not model.built:
+        raise RefusedError(
+            f"the sequential model {config.get('name')!r} does not say the shape of its input. "
+            "Give its first layer `input_shape` in Keras 2, and save it again."
+        )
+    return model
+
+
+def _functional(spec):
+    config = spec["config"]
+    parts = layers_in(spec)
+    _reserve(name for name, _ in parts)
+    layers = {name: None if p["class_name"] == "InputLayer" else _layer(p) for name, p in parts}
+    tensors = {(name, 0): [_input(p)] for name, p in parts if p["class_name"] == "InputLayer"}
+    nodes = {
+        (name, number): node
+        for name, part in parts
+        for number, node in enumerate(part.get("inbound_nodes", []))
+    }
+    ends = [config["input_layers"], config["output_layers"]]
+    # The calls of a model in a model are counted from 1 in some versions: every call is named.
+    named = [ref for found in [*nodes.values(), ends] for ref in _refs(found, layers)]
+    first = {name: min(call for other, call, *_ in named if other == name) for name, *_ in named}
+
+    def key(ref):
+        return ref[0], ref[1] - first[ref[0]]
+
+    def tensor(ref):
+        return tensors[key(ref)][ref[2]]
+
+    while nodes:
+        ready = [
+            call
+            for call, node in nodes.items()
+            if all(key(ref) in tensors for ref in _refs(node, layers))
+        ]
+        if not ready:
+            raise RefusedError(
+                f"nothing leads to the layers {sorted({name for name, _ in nodes})}. The file is "
+                "damaged: save the model again."
+            )
+        for name, number in ready:
+            node = nodes.pop((name, number))
+            found = _call(name, layers[name], node, lambda x: _replaced(x, layers, tensor))
+            tensors[name, number] = tree.flatten(found)
+    inputs, outputs = (_one_of(_replaced(end, layers, tensor)) for end in ends)
+    return keras.Model(inputs, outputs, name=config.get("name"))
+
+
+def _reserve(names):
+    """Keeps Keras from naming what it adds by itself, operations on masks, as a layer is named."""
+    for name in names:
+        base, _, number = str(name).rpartition("_")
+        if not number.isdecimal() or len(number) > 3:  # no number, or none that Keras reaches
+            base, number = str(name), 0
+        for _ in range(int(number) + 1):
+            keras.backend.get_uid(base)
+
+
+def _is_ref(value, layers):
+    """Whether this names a tensor: a layer, which of its calls, which of the results."""
+    return (
+        isinstance(value, list)
+        and len(value) in (3, 4)
+        and isinstance(value[0], str)
+        and value[0] in layers
+        and all(type(number) is int for number in value[1:3])
+    )
+
+
+def _refs(value, layers):
+    """Yields what names a tensor in the arguments of a call."""
+    if _is_ref(value, layers):
+        yield value
+        value = value[3:]
+    if isinstance(value, dict):
+        value = list(value.values())
+    for part in value if isinstance(value, list) else ():
+        yield from _refs(part, layers)
+
+
+def _replaced(value, layers, tensor):
+    """Returns the arguments of a call with tensors in the place of their names."""
+    if _is_ref(value, layers):
+        return tensor(value)
+    if isinstance(value, dict):
+        return {name: _replaced(part, layers, tensor) for name, part in value.items()}
+    if isinstance(value, list):
+        if value[:1] == ["_CONSTANT_VALUE"]:
+            raise RefusedError(
+                "a layer is called with a constant, which Keras 3 does not save. Make it a layer "
+                "of its own in Keras 2, and save the model again."
+            )
+        return [_replaced(part, layers, tensor) for part in value]
+    return value
+
+
+def _one_of(values):
+    return values[0] if isinstance(values, list) and len(values) == 1 else values
+
+
+def _call(name, layer, node, replaced):
+    """Calls a layer as a node says: its first argument, with the others beside every tensor."""
+    given = _one_of(replaced(node))
+    others = next((o for o in _others(node) if o), {})
+    others = {key: replaced(value) for key, value in others.items() if value is not None}
+    if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
+        sequences, *states = given if isinstance(given, list) else [given]
+        if states:
+            others["initial_state"] = states
+        # Keras 2 counts a mask with an initial state, too; `keras.layers` of today drops it.
+        mask = keras_private.mask_of(sequences)
+        if mask is not None and "initial_state" in others:
+            others.setdefault("mask", mask)
+        given = sequences
+    return _tried(name, layer, lambda: layer(given, **others))
+
+
+def _others(node):
+    """Yields the further arguments that stand beside the tensors of a node."""
+    if isinstance(node, list) and len(node) == 4 and isinstance(node[3], dict):
+        yield node[3]
+    elif isinstance(node, (list, dict)):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from _others(part)
+
+
+def _tried(name, kind, make):
+    """Returns what `make` returns; an error of Keras names the layer."""
+    kind = kind if isinstance(kind, str) else type(kind).__name__
+    try:
+        return make()
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise RefusedError(
+            f"the layer {name!r}, a {kind}, is not accepted by Keras {keras.__version__}: {error} "
+            "If the file is sound, replace the layer in Keras 2 and save the model again."
+        ) from error
+
+
+def _input(spec):
+    config = spec["config"]
+    if config.get("ragged"):
+        raise RefusedError(
+            f"the input {config.get('name')!r} is ragged, which Keras 3 has none of. Use padded "
+            "inputs and a mask."
+        )
+    shape = config.get("batch_input_shape", config.get("batch_shape"))
+    return _tried(
+        config.get("name"),
+        "InputLayer",
+        lambda: keras.Input(
+            batch_shape=shape,
+            dtype=_dtype(config.get("dtype")),
+            sparse=config.get("sparse", False),
+            name=config.get("name"),
+        ),
+    )
+
+
+def _layer(spec):
+    """Returns a layer, cell or model of its config."""
+    kind, name, config = _read(spec)
+    if kind in MODELS:
+        return model_of(spec)
+    own = _own(kind)
+    cls = own or _OURS.get(kind) or _of_keras(kind, name)
+    arguments = _arguments(cls, kind, name, config)
+    if own:
+        return _tried(name, kind, lambda: own.from_config(arguments))
+    if kind == "Bidirectional":
+        arguments["layer"] = _layer(config["layer"])
+        if config.get("backward_layer"):
+            arguments["backward_layer"] = _layer(config["backward_layer"])
+    elif kind == "TimeDistributed":
+        arguments["layer"] = _layer(config["layer"])
+    elif kind == "StackedRNNCells":
+        arguments["cells"] = [_layer(cell) for cell in config["cells"]]
+    elif kind == "RNN":
+        several = isinstance(config["cell"], list)
+        cell = [_layer(c) for c in config["cell"]] if several else _layer(config["cell"])
+        arguments["cell"] = cell
+        cls = RNN if isinstance(cell, GatedCell) else cls
+    elif kind in ("GRU", "GRUCell", "CuDNNGRU"):
+        arguments.setdefault("reset_after", kind == "CuDNNGRU")
+    if kind in ("LSTM", "GRU", "LSTMCell", "GRUCell") and "recurrent_activation" not in arguments:
+        raise RefusedError(
+            f"the layer {name!r}, a {kind}, does not say its `recurrent_activation`, which was "
+            "`hard_sigmoid` or `sigmoid`. Load the model in the Keras 2 that wrote it, and save it "
+            "again."
+        )
+    made = _tried(name, kind, lambda: cls(**arguments))
+    if kind == "Bidirectional":
+        _check_widths(made, name)
+    if isinstance(made, (GRU, GRUCell)):
+        check_symmetry(made.get_config(), f"the layer {name!r}")
+    return made
+
+
+def _check_widths(both, name):
+    """Raises unless both directions have as many units, as Keras 3 takes for granted."""
+    units = [getattr(one, "units", None) for one in (both.forward_layer, both.backward_layer)]
+    if units[0] != units[1]:
+        raise RefusedError(
+            f"the layer {name!r}, a Bidirectional, has directions of {units[0]} and {units[1]} "
+            "units, and Keras 3 takes the first number for both. Use two layers in Keras 2, one "
+            "with `go_backwards=True`, and save the model again."
+        )
+
+
+def _own(kind):
+    """Returns the class or function that the caller gave a name to, or None."""
+    found = keras.saving.get_registered_object(kind)
+    return found or keras.saving.get_registered_object(kind.rpartition(">")[2])
+
+
+def _of_keras(kind, name):
+    if kind in _HOLDS_CODE:
+        raise RefusedError(
+            f"the layer {name!r} is a {kind}, whose config is code. Code of a file is never run. "
+            "Write it as a class of your own in Keras 2 (`get_config` without code), save the "
+            "model again, and give its class of Keras 3 in `custom_objects`."
+        )
+    cls = getattr(keras.layers, _TODAY.get(kind, kind), None)
+    if not inspect.isclass(cls) or not issubclass(cls, keras.layers.Layer):
+        raise RefusedError(
+            f"the layer {name!r} is a {kind}, which Keras {keras.__version__} does not have. Give "
+            f"a class that stands for it: `custom_objects={{{kind!r}: ...}}`."
+        )
+    return cls
+
+
+def _arguments(cls, kind, name, config):
+    """Returns the arguments of a layer in today's form, without the layers in it."""
+    known = inspect.signature(cls.__init__).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    arguments = {}
+    for argument, value in config.items():
+        argument = _ARGUMENTS_TODAY.get((kind, argument), argument)
+        if argument in _PARTS.get(kind, ()):
+            continue
+        if argument == "trainable" and argument not in known and not takes_any:
+            continue  # a layer without weights, as SpatialDropout1D
+        if kind.startswith("SeparableConv") and argument in _UNREAD:
+            continue
+        if argument in _GONE and argument not in known:
+            if not any(value is v or value == v or v is _ANY for v in _GONE[argument]):
+                raise RefusedError(
+                    f"the layer {name!r}, a {kind}, has what Keras 3 does not. Received: "
+                    f"{argument}={value!r}. Save the model without it in Keras 2."
+                )
+            continue
+        if argument == "dtype":
+            value = _dtype(value)
+        elif module_of(argument):
+            value = _function(value, module_of(argument), name, argument)
+        elif argument == "axis" and cls is keras.layers.BatchNormalization:
+            value = _one_of(value)
+        if argument == "vocabulary" and isinstance(value, str):
+            raise RefusedError(
+                f"the layer {name!r}, a {kind}, reads another file. Received: vocabulary={value!r}."
+                " Save the model with the words themselves."
+            )
+        if cls.__module__.startswith("keras.") and _holds_configs(value):
+            raise RefusedError(
+                f"the layer {name!r}, a {kind}, has objects where Keras 2 has none. Received: "
+                f"{argument}={str(value)[:200]}. The file is damaged: save the model again."
+            )
+        arguments[argument] = value
+    return arguments
+
+
+def _holds_configs(value):
+    if isinstance(value, dict):
+        return "class_name" in value or _holds_configs(list(value.values()))
+    return isinstance(value, list) and any(_holds_configs(part) for part in value)
+
+
+def _dtype(value):
+    """Returns a dtype or the name of a policy, which Keras 2 stored as a string or a config."""
+    return value["config"]["name"] if isinstance(value, dict) else value
+
+
+def _function(value, module, name, argument):
+    """Returns an activation, initializer, regularizer or constraint."""
+    if isinstance(value, dict) and value.get("class_name") == "function":
+        value = value["config"]
+    if isinstance(value, str):
+        if _own(value):
+            return _own(value)
+        is_old = value == "hard_sigmoid" and module is keras.activations
+        return hard_sigmoid() if is_old else value
+    if not isinstance(value, dict):
+        return value
+    kind, _, config = _read(value)
+    cls = _own(kind) or getattr(module, kind, None)
+    if cls is None and module is keras.activations:
+        return _layer(value)
+    if not inspect.isclass(cls):
+        raise RefusedError(
+            f"`{argument}` of the layer {name!r} is a {kind}, which `{module.__name__}` does not "
+            f"have. Give what stands for it: `custom_objects={{{kind!r}: ...}}`."
+        )
+    if module is keras.initializers:
+        config = {key: v for key, v in config.items() if key != "dtype"}
+        if kind == "VarianceScaling":
+            old = config.get("distribution")
+            config["distribution"] = _OLD_DISTRIBUTIONS.get(old, old)
+    return _tried(name, f"{kind} (`{argument}`)", lambda: cls.from_config(config))
