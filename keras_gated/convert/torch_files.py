@@ -1,27 +1,31 @@
-"""Files of PyTorch weights, read without running what they hold. Only .pt needs torch."""
+"""Files of PyTorch weights, read without running what they hold. Only torch's own need torch."""
 
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
 
-_SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
+_OF_TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".jit")
+_SUFFIXES = (".npz", ".safetensors", *_OF_TORCH)
+_UNPACKED = 2**26, 100  # bytes that any archive may hold, and times its size that a larger may
 
 
 def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
     """Returns what a file holds: of `.pt` all of it, else the arrays by their names.
 
     Args:
-        path: A `.npz`, `.safetensors`, `.pt` or `.pth`.
+        path: A `.npz`, `.safetensors`, or a file of `torch.save`: `.pt`, `.pth`, `.bin`, ...
         wanted: Whether the entry of a name is read; the others are None. Those of a larger model
             may be many, or no arrays.
         owner: What the errors begin with. They name the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind, is cut off, or holds more than weights.
+        ValueError: If it is of another kind, is cut off, holds more than weights, or unpacks to
+            far more than its own size.
         ImportError: If the package that reads it is not installed.
     """
     path = os.fspath(path)
@@ -35,6 +39,7 @@ def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
         )
     read = {".npz": _npz, ".safetensors": _safetensors}.get(suffix, _pt)
     try:
+        _check_size(path, wanted if read is _npz else lambda name: True)
         return read(path, wanted, owner)
     except (ImportError, PermissionError):
         raise
@@ -52,6 +57,19 @@ def _reason(error):
         return f"it would run {blocked[1]}."
     lines = [*str(error).splitlines(), ""]
     return re.split(r"(?<=\.) |\. ?$", lines[0])[0].rstrip(".")[:200] + "."
+
+
+def _check_size(path, wanted):
+    """Raises if an archive would fill the memory. Weights are numbers that hardly compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    unpacked = sum(e.file_size for e in entries if wanted(e.filename.removesuffix(".npy")))
+    size = os.path.getsize(path)
+    least, times = _UNPACKED
+    if unpacked > max(least, times * size):
+        raise ValueError(f"it would unpack to {unpacked} bytes from {size}.")
 
 
 def _npz(path, wanted, owner):
