@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_gated.convert.files import check_unpacked
+
 _OF_TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".jit")
 _SUFFIXES = (".npz", ".safetensors", *_OF_TORCH)
-_UNPACKED = 2**26, 100  # bytes that any archive may hold, and times its size that a larger may
 
 
 def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
@@ -60,16 +61,13 @@ def _reason(error):
 
 
 def _check_size(path, wanted):
-    """Raises if an archive would fill the memory. Weights are numbers that hardly compress."""
+    """Raises if an archive would fill the memory."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     unpacked = sum(e.file_size for e in entries if wanted(e.filename.removesuffix(".npy")))
-    size = os.path.getsize(path)
-    least, times = _UNPACKED
-    if unpacked > max(least, times * size):
-        raise ValueError(f"it would unpack to {unpacked} bytes from {size}.")
+    check_unpacked(unpacked, os.path.getsize(path))
 
 
 def _npz(path, wanted, owner):
