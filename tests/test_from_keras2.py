@@ -54,7 +54,9 @@ def saved(model, tmp_path, name="m.h5"):
 def assert_same_answers(path, theirs, *inputs):
     ours = from_keras(path)
     given = list(inputs) if len(inputs) > 1 else inputs[0]
-    expected, received = (keras.tree.flatten(m.predict(given, verbose=0)) for m in (theirs, ours))
+    expected, received = (
+        keras.tree.flatten(model(given, training=False)) for model in (theirs, ours)
+    )
     assert len(expected) == len(received)
     for one, other in zip(expected, received, strict=True):
         assert_allclose(other, one, atol=1e-5)
@@ -62,9 +64,12 @@ def assert_same_answers(path, theirs, *inputs):
 
 
 @pytest.fixture(autouse=True)
-def names_begin_anew():
+def names_begin_anew_and_cells_run_as_they_are():
     k2.backend.clear_session()
     keras.backend.clear_session()
+    keras_gated.set_fused(False)  # of weights, nothing of loops: compiling takes most of the time
+    yield
+    keras_gated.set_fused("auto")
 
 
 @pytest.mark.parametrize("name", OF_ONE)
@@ -79,8 +84,7 @@ def test_masks_of_unequal_lengths_are_counted(name, tmp_path):
     x = L.Embedding(9, 2, mask_zero=True)(ids)
     theirs = k2.Model(ids, L.Dense(1)(OF_ONE[name]()(x)))
     ours = assert_same_answers(saved(theirs, tmp_path), theirs, IDS)
-    shorter = ours.predict(IDS[:2, :3], verbose=0)
-    assert_allclose(shorter, ours.predict(IDS[:2], verbose=0), atol=1e-6)
+    assert_allclose(ours(IDS[:2, :3]), ours(IDS[:2]), atol=1e-6)
 
 
 def test_the_recurrent_layers_are_ours_and_the_names_stay(tmp_path):
@@ -397,11 +401,13 @@ def test_everything_that_keras_2_writes_is_read(name, tmp_path, capsys):
     {**SAVED, **WEIGHTS}[name](theirs, tmp_path / name)
     (tmp_path / "m.json").write_text(theirs.to_json())
     given = {} if name in SAVED else {"architecture": tmp_path / "m.json"}
-    ours = from_keras(tmp_path / name, check=True, **given)
-    told = capsys.readouterr().out
-    assert told.startswith("from_keras: the largest difference from the original is ")
-    assert float(told.split()[8]) < 1e-5
-    assert_allclose(ours.predict(IDS, verbose=0), theirs.predict(IDS, verbose=0), atol=1e-5)
+    asked = name != "folder"  # of which tf_keras traces every function again
+    ours = from_keras(tmp_path / name, check=asked, **given)
+    if asked:
+        told = capsys.readouterr().out
+        assert told.startswith("from_keras: the largest difference from the original is ")
+        assert float(told.split()[8]) < 1e-5
+    assert_allclose(ours(IDS), theirs(IDS), atol=1e-5)
     if name in WEIGHTS:
         with pytest.raises(ValueError, match=r"weights alone.*`architecture=`"):
             from_keras(tmp_path / name)
