@@ -24,6 +24,17 @@ def pairwise(combinations, together=2):
     ]
 
 
+def every_third(names, start):
+    """Returns names as parameters, all but every third of them `slow`.
+
+    Tests of many families begin at different places, so that together they hold every family.
+    """
+    return [
+        pytest.param(name, marks=() if (place + start) % 3 == 0 else pytest.mark.slow)
+        for place, name in enumerate(names)
+    ]
+
+
 def in_full_for(families, parameters):
     """Returns parameters without the slow ones of all families but these.
 

@@ -14,7 +14,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import ALL, FAMILIES, NEW, OWN, mask_array
-from grids import product
+from grids import every_third, product
 from keras import ops
 from numpy.testing import assert_allclose
 
@@ -78,7 +78,7 @@ def test_layer_normalization_gives_the_numbers_of_tensorflow_addons():
 # Training
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize("name", every_third(FURTHER, 0))
 def test_a_family_trains_on_the_fused_path(name):
     x = data(16, 7)
     y = np.cumsum(x[..., :1], axis=1)
@@ -167,7 +167,7 @@ def test_models_are_saved_and_loaded_in_a_new_process(tmp_path):
         assert_allclose(np.load(tmp_path / f"{name}.npy"), answer, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize("name", every_third(FURTHER, 1))
 def test_a_layer_stands_where_a_layer_of_keras_stands(name):
     x, family = data(), ALL[name]
     layer = family.make(UNITS, return_sequences=True)
@@ -190,7 +190,7 @@ def test_a_layer_stands_where_a_layer_of_keras_stands(name):
     assert half(x).dtype == "float16" and half.cell.kernel.dtype == "float32"
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize("name", every_third(FURTHER, 2))
 def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
     family, mask = ALL[name], mask_array("gaps")
     x = np.where(mask[..., None], data(), 0).astype("float64")
@@ -216,7 +216,7 @@ def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
         assert_allclose(received, gradient, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", FURTHER)
+@pytest.mark.parametrize("name", every_third(FURTHER, 0))
 def test_a_sequence_may_come_in_pieces(name):
     model, x = model_of(name), data()
     stepper = Stepper(model)
@@ -225,7 +225,7 @@ def test_a_sequence_may_come_in_pieces(name):
     assert_allclose(np.concatenate([first, second], 1), model(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", every_third(NEW, 1))
 def test_a_model_runs_on_litert(name, tmp_path):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     model, x = model_of(name), data(1)

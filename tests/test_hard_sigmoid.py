@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from grids import product
 from keras import layers
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -28,8 +29,7 @@ def test_equal_ones_are_equal_keys():
     assert hard_sigmoid() != hard_sigmoid(0.3)
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("fused", [False, True, "compiled"])
+@pytest.mark.parametrize("layer, fused", product(LAYERS, (False, True, "compiled"), together=1))
 def test_every_path_has_the_answers_and_gradients_of_a_plain_function(layer, fused):
     def line(x):
         return keras.ops.clip(0.2 * x + 0.5, 0, 1)

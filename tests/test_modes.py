@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import ALL
+from grids import product
 from numpy.testing import assert_allclose
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
@@ -336,11 +337,13 @@ def test_a_layer_gives_what_its_cell_gives_in_every_mode(family, mode, masked):
         assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("mode", [
+MODES_OF_OTHERS = (
     "one tape, in a function", "a gradient penalty", "forward mode", "a Jacobian",
     "vectorized gradients", "unknown batch",
-])  # fmt: skip
-@pytest.mark.parametrize("family", OTHERS)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family, mode", product(OTHERS, MODES_OF_OTHERS, together=1))
 def test_so_does_a_layer_whose_derivative_is_derived(family, mode):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, True)
     for ours, theirs in zip(run(MODES[mode], family, True, "auto"), wanted, strict=True):
