@@ -1,0 +1,143 @@
+"""Docstrings and signatures of the API reference, as the imported package has them.
+
+Cells and layers share their arguments: constructors are made from those of a cell and of `RNN`,
+and docstrings from their sections. Source code alone would show neither.
+"""
+
+import importlib
+import inspect
+import re
+
+import griffe
+
+from keras_gated.cells.arguments import section
+
+SECTIONS = ("Args", "Call arguments", "Attributes", "Returns", "Yields", "Raises")
+TITLES = {"Args": "Arguments"}
+
+
+class RuntimeDocstrings(griffe.Extension):
+    def on_class(self, *, cls, **kwargs):
+        found = _imported(cls)
+        if found is None:
+            return
+        _document(cls, found)
+        parameters = inspect.signature(_constructor(found)).parameters.values()
+        init = griffe.Function(
+            "__init__", parameters=griffe.Parameters(*map(_parameter, parameters)), parent=cls
+        )
+        cls.set_member("__init__", init)
+
+    def on_function(self, *, func, **kwargs):
+        found = _imported(func)
+        if found is not None and func.name != "__init__":
+            _document(func, found)
+
+
+def _constructor(cls):
+    """Returns the first constructor of a class or its bases that names its arguments."""
+    if hasattr(cls, "_fields"):
+        return cls.__new__
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init and not {*inspect.signature(init).parameters} <= {"self", "args", "kwargs"}:
+            return init
+    return cls.__init__
+
+
+def _imported(obj):
+    try:
+        found = importlib.import_module(obj.module.path)
+        for name in obj.path.removeprefix(f"{obj.module.path}.").split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError):
+        return None
+    return found
+
+
+def _parameter(parameter):
+    return griffe.Parameter(
+        parameter.name,
+        annotation=_shown(parameter.annotation),
+        kind=griffe.ParameterKind(parameter.kind.description),
+        default=None if parameter.default is parameter.empty else repr(parameter.default),
+    )
+
+
+def _shown(annotation):
+    if annotation is inspect.Parameter.empty:
+        return None
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _document(obj, found):
+    text = inspect.cleandoc(found.__doc__ or "")
+    if hasattr(found, "_fields"):
+        text += _fields(found)
+    if text:
+        obj.docstring = griffe.Docstring(markdown(text, found), parent=obj)
+
+
+def markdown(text, found):
+    """Returns a docstring as Markdown, with every argument of a signature in its list."""
+    signature = _signature(found)
+    for name in SECTIONS:
+        body = section(f"\n{text}", name)
+        if not body:
+            continue
+        head = f"**{TITLES.get(name, name)}**\n\n"
+        given = signature if name == "Args" else {}
+        if name in ("Args", "Call arguments", "Attributes"):
+            shown = head + _list(body, given)
+        else:
+            shown = head + inspect.cleandoc(f"    {body}")
+        whole = f"{name}:\n    {body}"
+        if whole not in text:
+            raise ValueError(f"{found}: the section {name!r} is not indented by four columns.")
+        text = text.replace(whole, shown)
+    # An equation is indented by four columns, which is code in Markdown, too.
+    return re.sub(r"^(Reference|Weights|Masked steps):", r"**\1:**", text, flags=re.MULTILINE)
+
+
+def _fields(named_tuple):
+    """Returns the fields of a named tuple with the comments beside them in the source."""
+    lines, comments = [], []
+    for line in inspect.getsource(named_tuple).splitlines():
+        code, _, comment = line.partition("#")
+        comments += [comment.strip()] if comment else []
+        field = re.fullmatch(r"    (\w+): .*", code.rstrip())
+        if field and field[1] in named_tuple._fields:
+            lines.append(f"- **`{field[1]}`**: {' '.join(comments)}".removesuffix(": "))
+        if code.strip():
+            comments = []
+    return "\n\n**Fields**\n\n" + "\n".join(lines)
+
+
+def _signature(found):
+    target = _constructor(found) if inspect.isclass(found) else found
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {n: p for n, p in parameters.items() if n not in ("self", "_cls") and p.kind not in variable}
+
+
+def _list(body, signature):
+    lines, said = [], set()
+    for entry in re.split(r"\n    (?=\S)", body):
+        names, _, text = entry.partition(":")
+        names = re.split(r",\s*", names)
+        said.update(names)
+        text = "\n".join(line.removeprefix("    ") for line in text.strip().split("\n"))
+        text = text.replace("\n", "\n  ")
+        lines.append(f"- {', '.join(_name(n, signature) for n in names)}: {text}")
+    lines += [f"- {_name(name, signature)}" for name in signature if name not in said]
+    return "\n".join(lines)
+
+
+def _name(name, signature):
+    parameter = signature.get(name)
+    if parameter is None or parameter.default is inspect.Parameter.empty:
+        return f"**`{name}`**"
+    return f"**`{name}`** (`{parameter.default!r}`)"
