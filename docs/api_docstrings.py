@@ -10,7 +10,7 @@ import re
 
 import griffe
 
-from keras_gated.cells.arguments import section
+from keras_gated.cells.arguments import Configurable, parameters_of
 
 SECTIONS = ("Args", "Call arguments", "Attributes", "Returns", "Yields", "Raises")
 TITLES = {"Args": "Arguments"}
@@ -22,10 +22,9 @@ class RuntimeDocstrings(griffe.Extension):
         if found is None:
             return
         _document(cls, found)
-        parameters = inspect.signature(_constructor(found)).parameters.values()
-        init = griffe.Function(
-            "__init__", parameters=griffe.Parameters(*map(_parameter, parameters)), parent=cls
-        )
+        this = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+        parameters = griffe.Parameters(this, *map(_parameter, _parameters(found)))
+        init = griffe.Function("__init__", parameters=parameters, parent=cls)
         cls.set_member("__init__", init)
 
     def on_function(self, *, func, **kwargs):
@@ -34,10 +33,26 @@ class RuntimeDocstrings(griffe.Extension):
             _document(func, found)
 
 
+def _parameters(found):
+    """Returns all parameters of a function or a class, those of its bases among them."""
+    if not inspect.isclass(found) or hasattr(found, "_fields"):
+        parameters = inspect.signature(found).parameters.values()
+    elif _shares_arguments(found):
+        others = inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)
+        parameters = [*parameters_of(found), others]
+    else:
+        parameters = inspect.signature(_constructor(found)).parameters.values()
+    return [p for p in parameters if p.name != "self"]
+
+
+def _shares_arguments(cls):
+    """Whether a constructor leaves arguments to those of its bases, as a cell's may."""
+    made = hasattr(cls.__init__, "__signature__")
+    return issubclass(cls, Configurable) and cls is not Configurable and not made
+
+
 def _constructor(cls):
     """Returns the first constructor of a class or its bases that names its arguments."""
-    if hasattr(cls, "_fields"):
-        return cls.__new__
     for base in cls.__mro__:
         init = vars(base).get("__init__")
         if init and not {*inspect.signature(init).parameters} <= {"self", "args", "kwargs"}:
@@ -80,21 +95,17 @@ def _document(obj, found):
 
 def markdown(text, found):
     """Returns a docstring as Markdown, with every argument of a signature in its list."""
-    signature = _signature(found)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    signature = {p.name: p for p in _parameters(found) if p.kind not in variable}
     for name in SECTIONS:
-        body = section(f"\n{text}", name)
-        if not body:
+        match = re.search(rf"(?m)^{name}:\n((?: .*\n?|\n)+)", text)
+        if match is None:
             continue
-        head = f"**{TITLES.get(name, name)}**\n\n"
-        given = signature if name == "Args" else {}
-        if name in ("Args", "Call arguments", "Attributes"):
-            shown = head + _list(body, given)
-        else:
-            shown = head + inspect.cleandoc(f"    {body}")
-        whole = f"{name}:\n    {body}"
-        if whole not in text:
-            raise ValueError(f"{found}: the section {name!r} is not indented by four columns.")
-        text = text.replace(whole, shown)
+        shown = inspect.cleandoc(match[1])
+        if name in ("Args", "Call arguments", "Attributes", "Raises"):
+            shown = _list(shown, signature if name == "Args" else {})
+        shown = f"**{TITLES.get(name, name)}**\n\n{shown}\n\n"
+        text = text[: match.start()] + shown + text[match.end() :]
     # An equation is indented by four columns, which is code in Markdown, too.
     return re.sub(r"^(Reference|Weights|Masked steps):", r"**\1:**", text, flags=re.MULTILINE)
 
@@ -113,24 +124,14 @@ def _fields(named_tuple):
     return "\n\n**Fields**\n\n" + "\n".join(lines)
 
 
-def _signature(found):
-    target = _constructor(found) if inspect.isclass(found) else found
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return {}
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {n: p for n, p in parameters.items() if n not in ("self", "_cls") and p.kind not in variable}
-
-
 def _list(body, signature):
+    """Returns the entries of a section as a list, and the arguments that it leaves out."""
     lines, said = [], set()
-    for entry in re.split(r"\n    (?=\S)", body):
+    for entry in re.split(r"\n(?=\S)", body):
         names, _, text = entry.partition(":")
         names = re.split(r",\s*", names)
         said.update(names)
-        text = "\n".join(line.removeprefix("    ") for line in text.strip().split("\n"))
-        text = text.replace("\n", "\n  ")
+        text = re.sub(r"\n {4}", "\n  ", text.strip())
         lines.append(f"- {', '.join(_name(n, signature) for n in names)}: {text}")
     lines += [f"- {_name(name, signature)}" for name in signature if name not in said]
     return "\n".join(lines)

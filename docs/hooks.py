@@ -1,8 +1,8 @@
 """Links of the pages to files of the repository, which the site does not hold.
 
-The pages are Markdown that GitHub shows, too. So a picture is linked where it lies (`../examples/`),
-and so is source code. On the site a picture is copied to `pictures/`, and code is linked at
-`extra.repository`.
+The pages are Markdown that GitHub shows, too. So they link to pictures and source code by their
+paths in the repository. On the site a picture is copied to `pictures/`, and a link to code leads
+to `extra.repository`.
 """
 
 import pathlib

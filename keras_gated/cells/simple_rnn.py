@@ -19,17 +19,17 @@ class SimpleRNNCell(GatedCell):
         units: Positive integer, the size of the hidden state.
         activation: The outer function. Default: `tanh`.
         use_bias: Whether the equation has a bias `b`.
-        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of `W`, `U` and `b`.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of `W`, `U`, `b`.
         kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
-        dropout: Fraction of the inputs dropped in training, 0 to 1. The mask is the same at every step.
+        dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
         recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the product with `U`.
         seed: Integer seed of all dropouts.
-        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training. The mask is
-            the same for all rows and steps of a call (DropConnect: Merity, Keskar and Socher
-            2017, arXiv:1708.02182, section 2).
-        zoneout: Fraction of the units of a state that keep their value in a step. Training draws the
-            units anew at every step; inference uses the expected value (Krueger et al. 2016,
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the
+            same for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+            arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of a state that keep their value in a step. Training draws
+            the units anew at every step; inference uses the expected value (Krueger et al. 2016,
             arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
 
     Call arguments:
