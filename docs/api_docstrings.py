@@ -131,8 +131,7 @@ def _list(body, signature):
         names, _, text = entry.partition(":")
         names = re.split(r",\s*", names)
         said.update(names)
-        text = re.sub(r"\n {4}", "\n  ", text.strip())
-        lines.append(f"- {', '.join(_name(n, signature) for n in names)}: {text}")
+        lines.append(f"- {', '.join(_name(n, signature) for n in names)}: {text.strip()}")
     lines += [f"- {_name(name, signature)}" for name in signature if name not in said]
     return "\n".join(lines)
 
