@@ -26,10 +26,10 @@ serve: $(VENV)/examples.installed ## Serve the models of saved_models/, with a p
 test: $(VENV)/test.installed ## Install, and run the fast tests
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/test.installed ## Run what `test` leaves out: full grids, long trainings
+test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leaves out: full grids, long trainings
 	$(PYTEST) -m slow
 
-test-all: $(VENV)/test.installed ## Run all tests
+test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests
 	$(PYTEST)
 
 lint: $(VENV)/test.installed ## Check the style

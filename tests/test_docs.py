@@ -99,10 +99,6 @@ def test_the_url_of_the_project_is_the_same_everywhere():
             assert repository().endswith(found), file
 
 
-class Loader(yaml.SafeLoader):
-    """Reads mkdocs.yml."""
-
-
 def pages_of(nav):
     if isinstance(nav, str):
         return [nav]
@@ -111,7 +107,7 @@ def pages_of(nav):
 
 
 def test_every_page_is_in_the_navigation_once():
-    config = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     expected = [str(page.relative_to(DOCS)) for page in DOCS.glob("**/*.md")]
     assert sorted(pages_of(config["nav"])) == sorted(expected)
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import tarfile
 
-import pytest
-
 import keras_gated
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -57,8 +55,8 @@ def test_the_source_distribution_holds_what_its_tests_read(tmp_path):
     folders += ["saved_models/shakespeare"]
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unread)
-    files = "CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE MANIFEST.in Makefile README.md".split()
-    files += "RELEASING.md SECURITY.md mkdocs.yml pyproject.toml setup.cfg".split()
+    files = "CHANGELOG.md CONTRIBUTING.md README.md RELEASING.md SECURITY.md CITATION.cff".split()
+    files += "LICENSE MANIFEST.in Makefile mkdocs.yml pyproject.toml setup.cfg".split()
     for path in [*map(ROOT.joinpath, files), *ROOT.glob("saved_models/*.*")]:
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
     read = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}

@@ -1,4 +1,4 @@
-"""Each review that README, docs, page, cards and docstrings show is read rightly by the shipped model.
+"""Each review that docs, page, cards and docstrings show is read rightly by the shipped model.
 
 The texts are collected from the files, and said here to be positive or negative by a person.
 """
@@ -57,7 +57,8 @@ def shown():
     """Returns text to the files that show it."""
     places = {}
     files = [ROOT / "README.md", *ROOT.glob("saved_models/*.md"), *ROOT.glob("saved_models/*/*.md")]
-    files += [*ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.py"), *ROOT.glob("keras_gated/**/*.py")]
+    for pattern in ("docs/**/*.md", "examples/*.py", "keras_gated/**/*.py"):
+        files += ROOT.glob(pattern)
     for file in files:
         source = file.read_text()
         for text in commands(source) | requests(source):
