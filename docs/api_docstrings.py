@@ -7,6 +7,7 @@ and docstrings from their sections. Source code alone would show neither.
 import importlib
 import inspect
 import re
+import textwrap
 
 import griffe
 
@@ -101,7 +102,7 @@ def markdown(text, found):
         match = re.search(rf"(?m)^{name}:\n((?: .*\n?|\n)+)", text)
         if match is None:
             continue
-        shown = inspect.cleandoc(match[1])
+        shown = textwrap.dedent(match[1]).strip()
         if name in ("Args", "Call arguments", "Attributes", "Raises"):
             shown = _list(shown, signature if name == "Args" else {})
         shown = f"**{TITLES.get(name, name)}**\n\n{shown}\n\n"
