@@ -88,7 +88,7 @@ def _shown(annotation):
 
 def _document(obj, found):
     text = inspect.cleandoc(found.__doc__ or "")
-    if hasattr(found, "_fields"):
+    if hasattr(found, "_fields") and "\nAttributes:" not in text:
         text += _fields(found)
     if text:
         obj.docstring = griffe.Docstring(markdown(text, found), parent=obj)

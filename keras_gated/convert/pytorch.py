@@ -109,9 +109,9 @@ def from_torch(
 def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
     """Returns a `torch.nn.RNN`, `LSTM` or `GRU` with the weights of our layers.
 
-    Where there is one bias here and there are two there, the whole of it becomes `bias_ih`, and
-    `bias_hh` is zero; a GRU's two are kept as they are. What is dropped in training there is
-    dropped elsewhere: a layer's own dropouts are left out, with a warning.
+    A layer with one bias gives its whole bias to `bias_ih`, and `bias_hh` is zero. A GRU keeps its
+    two biases. torch applies dropout between layers, not inside them, so the dropouts of a layer
+    are left out, with a warning.
 
     Args:
         layers: A built layer of ours, a `Bidirectional` around one (outputs concatenated), or

@@ -225,7 +225,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         passing = [d_states[0] + d_shown[fields.index("hidden")], *d_states[1:]]
         by_states = _write(by_states, t, where_rows(valid, by_after, passing))
         d_states = where_rows(valid, by_before, d_states)
-        # A masked step shows once more what the one before it did, or zeros.
+        # A masked step repeats the previous output, so its gradient belongs to that earlier step.
         kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
         d_shown = where_rows(kept, d_shown, none[len(states) :])
         return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)
