@@ -1,11 +1,16 @@
-"""Train an LSTM in PyTorch, and serve it with TensorFlow Serving: the same answers.
+"""Train a model in PyTorch or Keras 2, and serve it with TensorFlow Serving: the same answers.
 
-    pip install 'keras_gated[examples,torch,onnx,litert]'
+    pip install 'keras_gated[examples,torch,onnx,litert]' tf_keras
     python examples/convert.py --dataset toy_reviews
+    python examples/convert.py --dataset toy_reviews --source keras2
 
 A sentiment classifier is trained in PyTorch alone. Its weights then stand in a Keras model of our
 layers, which is exported as a SavedModel that takes text, and written as ONNX and for LiteRT. Every
 one of them is asked about the reviews of the test split, and compared with PyTorch.
+
+With `--source keras2` the model is a file as a GPU left it years ago, a `.h5` of Keras 2 with a
+`CuDNNLSTM` (`old_model.py`), which today's Keras does not load. `from_keras` does, and the export
+answers as the original.
 """
 
 import argparse
@@ -16,6 +21,7 @@ import time
 import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
+import old_model
 import tensorflow as tf
 import torch
 from training import positive
@@ -85,27 +91,36 @@ def main():
     p.add_argument("--units", type=positive, default=64)
     p.add_argument("--epochs", type=positive, default=3)
     p.add_argument("--output", default="saved_models", type=pathlib.Path)
-    p.add_argument("--name", default="from_torch")
+    p.add_argument("--source", choices=["torch", "keras2"], default="torch")
+    p.add_argument("--name", help="of the exported model; default: from_torch or from_keras2")
     args = p.parse_args()
+    args.name = args.name or f"from_{args.source}"
     torch.manual_seed(1)
     keras.utils.set_random_seed(1)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
     vectorizer = text.word_vectorizer(splits["train"].map(lambda x: x["text"]).batch(1024), 10_000)
+    story = from_torch if args.source == "torch" else from_keras2
+    results = story(args, splits, vectorizer)
+    told = {n: float(f"{d:.1e}") for n, d in results["largest_difference"].items()}
+    print(json.dumps({"dataset": args.dataset, **results, "largest_difference": told}))
 
-    def batches(split):
-        rows = (
-            splits[split]
-            .batch(1024)
-            .map(lambda x: (text.head_and_tail(vectorizer(x["text"]), HEAD, TAIL), x["label"]))
-        )
-        rows = rows.unbatch().filter(lambda ids, label: tf.size(ids) > 0)
-        return list(text.bucketed(rows, 64).as_numpy_iterator())
 
+def batches_of(split, vectorizer, size):
+    """Returns batches of padded word ids and labels, of similar lengths, in a random order."""
+    rows = split.batch(1024).map(
+        lambda x: (text.head_and_tail(vectorizer(x["text"]), HEAD, TAIL), x["label"])
+    )
+    rows = rows.unbatch().filter(lambda ids, label: tf.size(ids) > 0)
+    found = list(text.bucketed(rows, size).as_numpy_iterator())
+    np.random.default_rng(1).shuffle(found)
+    return found
+
+
+def from_torch(args, splits, vectorizer):
+    """Trains in PyTorch, converts, exports. Returns what to print."""
     classifier = Classifier(vectorizer.vocabulary_size(), args.units)
-    training = batches("train")
-    np.random.default_rng(1).shuffle(training)
     start = time.time()
-    train(classifier, training, args.epochs)
+    train(classifier, batches_of(splits["train"], vectorizer, 64), args.epochs)
     seconds = time.time() - start
 
     model = converted(classifier.eval())
@@ -118,36 +133,82 @@ def main():
     onnx = keras_gated.to_onnx(model, args.output / args.name / "model.onnx")
     litert = keras_gated.to_litert(model, args.output / args.name / "model.tflite", steps=200)
 
-    server = tf.saved_model.load(path).signatures["serving_default"]
-    right, number, differences = 0, 0, {"keras": 0.0, "onnx": 0.0, "served": 0.0}
-    runtime = _runtime(onnx)
-    for ids, labels in batches("test"):
+    def theirs(ids):
         with torch.no_grad():
-            expected = torch.sigmoid(classifier(torch.from_numpy(ids))).numpy()
-        answers = {
-            "keras": model(ids).numpy()[:, 0],
-            "onnx": runtime.run(None, {"ids": ids})[0][:, 0],
-        }
-        for name, answer in answers.items():
-            differences[name] = max(differences[name], float(abs(answer - expected).max()))
-        right, number = right + int(((expected > 0.5) == labels).sum()), number + len(labels)
-    texts = [x["text"].numpy() for x in splits["test"].take(64)]
-    ids = text.dense(text.head_and_tail(vectorizer(tf.constant(texts)), HEAD, TAIL)).numpy()
-    with torch.no_grad():
-        expected = torch.sigmoid(classifier(torch.from_numpy(ids))).numpy()
-    served = server(text=tf.constant(texts))["probability"].numpy().reshape(-1)
-    differences["served"] = float(abs(served - expected).max())
+            return torch.sigmoid(classifier(torch.from_numpy(ids))).numpy()
+
+    runtime = _runtime(onnx)
+    answers = {
+        "keras": lambda ids: model(ids).numpy()[:, 0],
+        "onnx": lambda ids: runtime.run(None, {"ids": ids})[0][:, 0],
+    }
+    accuracy, differences = compare(batches_of(splits["test"], vectorizer, 64), theirs, answers)
+    differences["served"] = served_difference(path, splits["test"], vectorizer, theirs)
     differences["litert"] = litert.difference
-    results = {
-        "dataset": args.dataset,
-        "test_accuracy": round(right / number, 4),
+    return {
+        "test_accuracy": accuracy,
         "seconds": round(seconds, 1),
-        "largest_difference_from_torch": {n: float(f"{d:.1e}") for n, d in differences.items()},
+        "largest_difference": differences,
         "saved_model": path,
         "onnx": onnx,
         "litert": litert.path,
     }
-    print(json.dumps(results))
+
+
+def from_keras2(args, splits, vectorizer):
+    """Writes a file as old as `CuDNNLSTM`, converts, exports. Returns what to print."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / f"{args.name}.h5"
+    widened = [
+        (np.pad(ids, ((0, 0), (0, HEAD + TAIL - ids.shape[1]))), labels)
+        for ids, labels in batches_of(splits["train"], vectorizer, 64)
+    ]
+    original = old_model.write(file, vectorizer.vocabulary_size(), args.units, widened, args.epochs)
+    try:
+        keras.saving.load_model(file)
+    except (TypeError, ValueError) as error:
+        print(f"Keras {keras.__version__}: {str(error).splitlines()[0][:80]}")
+
+    model = keras_gated.from_keras(file, check=True)
+    path = keras_gated.export_model(
+        model,
+        args.output / args.name,
+        old_model.signatures(model, vectorizer, HEAD, TAIL),
+        track=[vectorizer],
+    )
+
+    def theirs(ids):
+        ids = np.pad(ids, ((0, 0), (0, HEAD + TAIL - ids.shape[1])))
+        return original(ids, training=False).numpy()[:, 0]
+
+    accuracy, differences = compare(batches_of(splits["test"], vectorizer, 64), theirs, {})
+    differences["served"] = served_difference(path, splits["test"], vectorizer, theirs)
+    return {
+        "test_accuracy": accuracy,
+        "largest_difference": differences,
+        "old_file": str(file),
+        "saved_model": path,
+    }
+
+
+def compare(batches, theirs, answers):
+    """Returns the accuracy of the original, and how far from it each other is at most."""
+    right, number, differences = 0, 0, dict.fromkeys(answers, 0.0)
+    for ids, labels in batches:
+        expected = theirs(ids)
+        for name, answer in answers.items():
+            differences[name] = max(differences[name], float(abs(answer(ids) - expected).max()))
+        right, number = right + int(((expected > 0.5) == labels).sum()), number + len(labels)
+    return round(right / number, 4), differences
+
+
+def served_difference(path, split, vectorizer, theirs):
+    """Returns how far an export's answers to texts are from the original's at most."""
+    server = tf.saved_model.load(path).signatures["serving_default"]
+    texts = [x["text"].numpy() for x in split.take(64)]
+    ids = text.dense(text.head_and_tail(vectorizer(tf.constant(texts)), HEAD, TAIL)).numpy()
+    served = server(text=tf.constant(texts))["probability"].numpy().reshape(-1)
+    return float(abs(served - theirs(ids)).max())
 
 
 def _runtime(path):

@@ -5,6 +5,7 @@ TensorFlow is imported when it is asked for: Keras may run on another backend.
 """
 
 import importlib
+import math
 
 import keras
 from keras.src.backend.common import global_state
@@ -18,6 +19,7 @@ __all__ = [
     "Flip",
     "Functional",
     "NotEqual",
+    "elements_of",
     "inner_loop",
     "is_inference_call",
     "mask_of",
@@ -32,6 +34,19 @@ def is_inference_call():
     """Whether a layer is being called that was not told to train."""
     context = global_state.get_global_attribute("current_call_ctx")
     return context is not None and not context.get_value("training")
+
+
+def elements_of(make):
+    """Returns how many numbers the variables of a model would hold, which take no memory.
+
+    Args:
+        make: Returns the model, and must leave alone the values of its variables.
+    """
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            return sum(math.prod(variable.shape) for variable in make().variables)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", [])
 
 
 def mask_of(tensor):

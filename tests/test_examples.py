@@ -68,10 +68,24 @@ def test_a_pytorch_model_answers_the_same_wherever_it_is_taken(tmp_path, data_di
     options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--units", 16, "--epochs", 2]
     answer = result(run("convert.py", *options, cwd=tmp_path))
     assert answer["test_accuracy"] > 0.65  # a bag of words stays below 0.63: test_datasets.py
-    differences = answer["largest_difference_from_torch"]
+    differences = answer["largest_difference"]
     assert set(differences) == {"keras", "onnx", "served", "litert"}
     assert max(differences.values()) < 1e-5
     asked = run("ask.py", "saved_models/from_torch", "The plot was superb.", cwd=tmp_path)
+    assert asked.stdout.split()[0] in ("positive", "negative")
+
+
+@pytest.mark.slow
+def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served(
+    tmp_path, data_dir
+):
+    for package in ("torch", "tf_keras"):  # the script has both stories
+        pytest.importorskip(package)
+    options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--units", 16, "--epochs", 2]
+    ran = run("convert.py", "--source", "keras2", *options, cwd=tmp_path)
+    assert "from_keras: the largest difference from the original is" in ran.stdout
+    assert result(ran)["largest_difference"]["served"] < 1e-5
+    asked = run("ask.py", "saved_models/from_keras2", "The plot was superb.", cwd=tmp_path)
     assert asked.stdout.split()[0] in ("positive", "negative")
 
 

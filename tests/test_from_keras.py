@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from families import FAMILIES, MASKS, mask_array
 from keras import layers
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_gated
 from keras_gated import from_keras, to_keras
@@ -309,3 +309,42 @@ def test_a_subclass_that_changes_something_is_named(make, name, changed):
     before = layers.LSTM(2, return_sequences=True)
     with pytest.raises(ValueError, match=message):
         from_keras(keras.Sequential([keras.Input((None, 2)), before, make()]))
+
+
+@pytest.mark.parametrize("what", ["model", "layer", "cell", "stateful"])
+def test_a_conversion_tells_the_largest_difference_that_it_saw(what, capsys):
+    keras.utils.set_random_seed(0)
+    gru = keras.layers.GRU(4, stateful=what == "stateful", return_sequences=True)
+    if what == "cell":
+        theirs = keras.layers.GRUCell(4)
+        theirs.build((None, 3))
+    elif what == "layer":
+        theirs = gru
+        theirs.build((None, None, 3))
+    elif what == "stateful":
+        theirs = keras.Sequential([keras.Input((5, 3), batch_size=2), gru])
+        theirs(np.ones((2, 5, 3), "float32"))
+    else:
+        ids = keras.Input((None,), dtype="int32")
+        x = keras.layers.Embedding(9, 3, mask_zero=True)(ids)
+        theirs = keras.Model(ids, keras.layers.Bidirectional(gru)(x))
+    state = gru.states[0].numpy() if what == "stateful" else None
+    from_keras(theirs, check=True)
+    told = capsys.readouterr().out
+    assert told.startswith("from_keras: the largest difference from the original is ")
+    assert float(told.split()[8]) < 1e-5
+    if state is not None:
+        assert_array_equal(gru.states[0], state)
+
+
+def test_a_check_wants_weights_and_finds_what_differs(monkeypatch):
+    with pytest.raises(ValueError, match=r"`check=True` asks a layer that has weights"):
+        from_keras(keras.layers.GRU(3), check=True)
+    theirs = keras.layers.LSTM(3)
+    theirs.build((None, None, 2))
+    monkeypatch.setattr(theirs, "call", lambda *args, **kwargs: 2.0)
+    monkeypatch.setattr(
+        keras_gated.LSTM, "call", lambda self, x, **kwargs: keras.ops.zeros_like(x[:, 0, :1])
+    )
+    with pytest.raises(ValueError, match=r"answers otherwise than the original, by .*1e-04"):
+        from_keras(theirs, check=True)

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.testing import assert_allclose, assert_array_equal
 
 import keras_gated
@@ -52,7 +54,9 @@ def saved(model, tmp_path, name="m.h5"):
 def assert_same_answers(path, theirs, *inputs):
     ours = from_keras(path)
     given = list(inputs) if len(inputs) > 1 else inputs[0]
-    expected, received = (keras.tree.flatten(m.predict(given, verbose=0)) for m in (theirs, ours))
+    expected, received = (
+        keras.tree.flatten(model(given, training=False)) for model in (theirs, ours)
+    )
     assert len(expected) == len(received)
     for one, other in zip(expected, received, strict=True):
         assert_allclose(other, one, atol=1e-5)
@@ -60,9 +64,12 @@ def assert_same_answers(path, theirs, *inputs):
 
 
 @pytest.fixture(autouse=True)
-def names_begin_anew():
+def names_begin_anew_and_cells_run_as_they_are():
     k2.backend.clear_session()
     keras.backend.clear_session()
+    keras_gated.set_fused(False)  # of weights, nothing of loops: compiling takes most of the time
+    yield
+    keras_gated.set_fused("auto")
 
 
 @pytest.mark.parametrize("name", OF_ONE)
@@ -77,8 +84,7 @@ def test_masks_of_unequal_lengths_are_counted(name, tmp_path):
     x = L.Embedding(9, 2, mask_zero=True)(ids)
     theirs = k2.Model(ids, L.Dense(1)(OF_ONE[name]()(x)))
     ours = assert_same_answers(saved(theirs, tmp_path), theirs, IDS)
-    shorter = ours.predict(IDS[:2, :3], verbose=0)
-    assert_allclose(shorter, ours.predict(IDS[:2], verbose=0), atol=1e-6)
+    assert_allclose(ours(IDS[:2, :3]), ours(IDS[:2]), atol=1e-6)
 
 
 def test_the_recurrent_layers_are_ours_and_the_names_stay(tmp_path):
@@ -343,9 +349,6 @@ def test_the_wrong_file_is_told_apart(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         from_keras(str(tmp_path))
     model = keras.Sequential([keras.Input((None, 2)), keras.layers.LSTM(2)])
-    model.save(tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=r"m\.keras.*load_model"):
-        from_keras(tmp_path / "m.keras")
     model.save(tmp_path / "three.h5")
     with pytest.raises(ValueError, match=r"three\.h5.*Keras 3.*load_model"):
         from_keras(tmp_path / "three.h5")
@@ -357,6 +360,163 @@ def test_the_wrong_file_is_told_apart(tmp_path):
         file.attrs["keras_version"] = "1.2.2"
     with pytest.raises(ValueError, match=r"m\.h5.*Keras 1\.2\.2"):
         from_keras(tmp_path / "m.h5")
+
+
+def test_a_keras_file_of_today_is_loaded_and_converted(tmp_path):
+    theirs = keras.Sequential([keras.Input((None, 2)), keras.layers.GRU(2, name="mine")])
+    theirs.save(tmp_path / "m.keras")
+    ours = from_keras(str(tmp_path / "m.keras"))
+    assert type(ours.get_layer("mine")) is keras_gated.GRU
+    assert_allclose(ours(X), theirs(X), atol=1e-6)
+
+
+def everything():
+    """A model with everything that has weights at a place of its own."""
+    ids = L.Input((None,), name="ids")
+    x = L.Embedding(9, 3, mask_zero=True)(ids)
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True), name="both")(x)
+    x = L.BatchNormalization()(x)
+    x = L.RNN([L.GRUCell(3), L.LSTMCell(2), L.GRUCell(2)], return_sequences=True)(x)
+    x = L.GRU(3, return_sequences=True, reset_after=False, **HARD)(x)
+    inner = k2.Sequential([L.Input((None, 3)), L.TimeDistributed(L.Dense(5)), L.LSTM(3)])
+    return k2.Model(ids, L.Dense(1, name="end")(inner(x)))
+
+
+SAVED = {
+    "m.h5": lambda m, p: m.save(p),
+    "m.keras": lambda m, p: m.save(p),
+    "folder": lambda m, p: m.save(p, save_format="tf"),
+}
+WEIGHTS = {
+    "w.h5": lambda m, p: m.save_weights(p),
+    "w.weights.h5": lambda m, p: m.save_weights(p),
+    "checkpoint": lambda m, p: m.save_weights(p),
+}
+
+
+@pytest.mark.parametrize("name", [*SAVED, *WEIGHTS])
+def test_everything_that_keras_2_writes_is_read(name, tmp_path, capsys):
+    theirs = everything()
+    saved(theirs, tmp_path)  # makes every weight another
+    {**SAVED, **WEIGHTS}[name](theirs, tmp_path / name)
+    (tmp_path / "m.json").write_text(theirs.to_json())
+    given = {} if name in SAVED else {"architecture": tmp_path / "m.json"}
+    asked = name != "folder"  # of which tf_keras traces every function again
+    ours = from_keras(tmp_path / name, check=asked, **given)
+    if asked:
+        told = capsys.readouterr().out
+        assert told.startswith("from_keras: the largest difference from the original is ")
+        assert float(told.split()[8]) < 1e-5
+    assert_allclose(ours(IDS), theirs(IDS), atol=1e-5)
+    if name in WEIGHTS:
+        with pytest.raises(ValueError, match=r"weights alone.*`architecture=`"):
+            from_keras(tmp_path / name)
+
+
+def test_weights_of_old_files_go_into_models_of_today(tmp_path):
+    from tf_keras.src.layers.rnn import cudnn_lstm
+
+    layers = L.Embedding(9, 4, name="words"), cudnn_lstm.CuDNNLSTM(3, name="rnn"), L.Dense(2)
+    written = k2.Sequential([L.Input((None,)), *layers])
+    saved(written, tmp_path)
+    written.save_weights(tmp_path / "w.hdf5")
+    answering = k2.Sequential([L.Input((None,)), L.Embedding(9, 4), L.LSTM(3), L.Dense(2)])
+    answering.load_weights(tmp_path / "w.hdf5")
+    for module in (keras.layers, keras_gated):  # of other names than the file's
+        today = keras.Sequential(
+            [keras.Input((None,)), keras.layers.Embedding(9, 4), module.LSTM(3),
+             keras.layers.Dense(2)]
+        )  # fmt: skip
+        before = today.get_weights()
+        ours = from_keras(tmp_path / "w.hdf5", architecture=today)
+        assert_allclose(ours(IDS), answering(IDS), atol=1e-5)
+        assert type(ours.layers[1]) is keras_gated.LSTM
+        for one, other in zip(today.get_weights(), before, strict=True):
+            assert_array_equal(one, other)
+    today = keras.Sequential([keras.Input((None, 2)), keras.layers.LSTM(3)])
+    with pytest.raises(ValueError, match=r"w\.hdf5'.*layers \['words', 'rnn', 'dense.*\['lstm"):
+        from_keras(tmp_path / "w.hdf5", architecture=today)
+    with pytest.raises(ValueError, match=r"JSON of Keras 3.*model_from_json"):
+        from_keras(tmp_path / "w.hdf5", architecture=today.to_json())
+    with pytest.raises(ValueError, match=r"`architecture` is the model of a file's weights"):
+        from_keras(today, architecture=today)
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        from_keras(tmp_path / "w.hdf5", architecture=tmp_path / "none.json")
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_before(tmp_path):
+    _, path = of_one_lstm(tmp_path)
+    with pytest.raises(ValueError, match=r"m\.h5.*has \d{18,} weights, and \d+ numbers"):
+        from_keras(edited(path, arguments(units=10**9)))
+    _, path = of_one_lstm(tmp_path)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("more", (2**27,), "f4", chunks=(2**20,), compression="gzip")
+    with pytest.raises(ValueError, match=r"m\.h5.*would unpack to \d+ bytes from \d+"):
+        from_keras(path)
+
+
+def test_folders_and_archives_of_other_kinds_are_told_apart(tmp_path):
+    module = tf.Module()
+    tf.saved_model.save(module, tmp_path / "module")
+    with pytest.raises(ValueError, match=r"module'.*no config of Keras 2"):
+        from_keras(tmp_path / "module")
+    with zipfile.ZipFile(tmp_path / "z.keras", "w") as archive:
+        archive.writestr("other", "")
+    with pytest.raises(ValueError, match=r"z\.keras'.*holds \['other'\]"):
+        from_keras(tmp_path / "z.keras")
+
+    class Own(k2.Model):
+        def __init__(self):
+            super().__init__()
+            self.part = L.GRU(3)
+
+        def call(self, x):
+            return self.part(x)
+
+    own = Own()
+    own(X)
+    own.save(tmp_path / "own", save_format="tf")
+    with pytest.raises(ValueError, match=r"own'.*must be a functional or sequential model"):
+        from_keras(tmp_path / "own")
+
+
+def test_words_that_a_layer_was_given_are_kept_and_those_it_learned_are_refused(tmp_path):
+    texts = tf.constant(["b a", "c b"])
+    for words in (["a", "b"], None):
+        vectors = L.TextVectorization(vocabulary=words, name="words")
+        if not words:
+            vectors.adapt(["a b", "b b c"])
+        theirs = k2.Sequential([L.Input((), dtype="string"), vectors, L.Embedding(9, 2), L.GRU(3)])
+        for name in ("text.keras", "text"):
+            theirs.save(tmp_path / name)
+            if words:
+                assert_allclose(from_keras(tmp_path / name)(texts), theirs(texts), atol=1e-6)
+                continue
+            with pytest.raises(ValueError, match=rf"{name}'.*'words', a TextV.*get_vocabulary"):
+                from_keras(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["m.keras", "folder"])
+def test_damaged_archives_and_folders_are_told_by_name(kind, tmp_path):
+    model = k2.Sequential([L.Input((None, 2)), L.GRU(3, name="mine"), L.Dense(1)])
+    SAVED[kind](model, tmp_path / kind)
+    files = [tmp_path / kind] if kind == "m.keras" else [
+        tmp_path / kind / name
+        for name in ("keras_metadata.pb", "saved_model.pb", "variables/variables.index")
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = file.read_bytes()
+        for _ in range(12):
+            file.write_bytes(whole[: rng.integers(len(whole))])
+            try:
+                from_keras(tmp_path / kind)
+            except ValueError as error:
+                assert kind in str(error)
+            else:
+                assert file.name == "saved_model.pb"  # is not read: the config stands elsewhere
+        file.write_bytes(whole)
+    assert type(from_keras(tmp_path / kind).get_layer("mine")) is keras_gated.GRU
 
 
 def test_damaged_files_are_told_by_name(tmp_path):

@@ -1,5 +1,6 @@
 """PyTorch's RNN, LSTM and GRU as ours and back, against PyTorch itself."""
 
+import re
 import subprocess
 import sys
 
@@ -269,7 +270,9 @@ def test_the_one_recurrent_module_of_a_model_is_found_and_of_several_one_is_aske
     expected = outputs(theirs, X)
     wrapped = torch.nn.ModuleDict({"module": Larger(theirs)})
     state = wrapped.state_dict()
-    for given in (wrapped, state, {"epoch": 3, "state_dict": state}, {"model_state_dict": state}):
+    moments = {"state": {0: {"exp_avg": X}}, "param_groups": []}
+    checkpoint = {"step": 3, "model_state": state, "optimizer_state": moments}
+    for given in (wrapped, state, {"epoch": 3, "state_dict": state}, checkpoint):
         assert_allclose(from_torch(given)(X), expected, atol=2e-6)
     two = torch.nn.ModuleDict({"first": theirs, "second": module("LSTM")})
     for given in (two, two.state_dict()):
@@ -280,8 +283,20 @@ def test_the_one_recurrent_module_of_a_model_is_found_and_of_several_one_is_aske
                 from_torch(given, prefix=prefix)
         assert_allclose(from_torch(given, prefix="first.")(X), expected, atol=2e-6)
         assert type(from_torch(given, prefix="second.")) is keras_gated.LSTM
-    with pytest.raises(ValueError, match="holds state_dict and model_state_dict"):
-        from_torch({"state_dict": state, "model_state_dict": state})
+    with pytest.raises(ValueError, match=r"several state dicts: net and ema\.shadow\. Pass one"):
+        from_torch({"net": state, "ema": {"shadow": state}})
+
+
+def test_short_names_behind_an_underscore_are_read():
+    theirs = module("GRU", batch_first=True)
+    arrays = {n: v.numpy() for n, v in theirs.state_dict().items()}
+    short = {f"enc_{n.replace('weight', 'w').replace('bias', 'b')[:-3]}": v
+             for n, v in arrays.items()}  # fmt: skip
+    whole = {**short, "enc_emb": X, "fc_w": X, "fc_b": X}
+    for given, prefix in ((whole, None), (whole, "enc_")):
+        assert_allclose(from_torch(given, prefix=prefix)(X), outputs(theirs, X), atol=2e-6)
+    with pytest.raises(ValueError, match="'enc_', 'dec_'"):
+        from_torch({**whole, **{n.replace("enc", "dec"): v for n, v in short.items()}})
 
 
 def save(state, path):
@@ -293,7 +308,7 @@ def save(state, path):
         torch.save({"state_dict": state, "epoch": 3}, path)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt", ".pth"])
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt", ".bin", ".ckpt"])
 def test_a_file_of_weights_is_read_and_a_broken_one_is_named(suffix, tmp_path):
     theirs = module("LSTM", batch_first=True)
     path = tmp_path / f"weights{suffix}"
@@ -355,7 +370,7 @@ def test_nothing_that_a_file_holds_is_run(tmp_path):
 
 
 def test_files_of_other_kinds_and_missing_packages_are_told(tmp_path, monkeypatch):
-    for name in ("w.bin", "w"):
+    for name in ("w.dat", "w"):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ValueError, match=rf"one of \.npz, .*{name}'"):
             from_torch(tmp_path / name)
@@ -522,3 +537,35 @@ def test_weights_that_are_no_weights_are_refused_by_name():
     ):
         with pytest.raises(ValueError, match=f"^from_torch: .*{message}"):
             from_torch({**good, **change})
+
+
+@pytest.mark.parametrize("options", [{}, {"return_sequences": False}, {"return_state": True}])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
+def test_a_conversion_tells_the_largest_difference_that_it_saw(kind, options, capsys):
+    more = {} if "Cell" in kind else {"num_layers": 2, "bidirectional": True}
+    theirs = module(kind, **more)
+    for given in (theirs, theirs.state_dict(), torch.jit.script(theirs)):
+        from_torch(given, check=True, **options)
+        told = capsys.readouterr().out
+        assert re.fullmatch(r"from_torch: the largest difference from torch is \S+ .*\n", told)
+        assert float(told.split()[7]) < 1e-5
+    assert theirs.training
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+def test_a_module_that_answers_otherwise_is_refused_by_the_check(kind):
+    class Other(getattr(torch.nn, kind)):
+        def forward(self, *given):
+            found = super().forward(*given)
+            return 1.5 * found if kind == "GRUCell" else (
+                found[0]._replace(data=1.5 * found[0].data), found[1])  # fmt: skip
+
+    with pytest.raises(ValueError, match=r"answer otherwise than torch, by .*accepted: 1e-04"):
+        from_torch(Other(4, 5), check=True)
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
+    zeros = np.zeros((4 * 2048, 2048), "float32")
+    np.savez_compressed(tmp_path / "w.npz", weight_ih_l0=zeros, weight_hh_l0=zeros)
+    with pytest.raises(ValueError, match=r"w\.npz'.*would unpack to 134217\d+ bytes from \d+"):
+        from_torch(tmp_path / "w.npz")

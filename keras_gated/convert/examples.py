@@ -7,6 +7,7 @@ from keras_gated import keras_private
 from keras_gated.recipes.ngrams import NGrams
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
+ANY_DTYPE = {"float64": 1e-9, "float32": TOLERANCE, "float16": 1e-2}
 _FREE = 4  # what stands for an axis of unknown size other than the batch and the time
 
 

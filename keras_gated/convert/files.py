@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read if they fit into memory."""
 
 import contextlib
 import glob
@@ -7,6 +7,7 @@ import pathlib
 import time
 import uuid
 
+_UNPACKED = 2**26, 100  # bytes that any file may hold, and times its size that a larger one may
 _OLD = 3600  # seconds after which an unfinished file belongs to nobody
 
 
@@ -32,6 +33,18 @@ def target(path, owner):
             f"{str(path.parent)!r} first."
         )
     return path
+
+
+def check_unpacked(unpacked, size):
+    """Raises if a file would fill the memory: weights are numbers that hardly compress.
+
+    Args:
+        unpacked: The bytes of all that is in it.
+        size: The bytes of the file.
+    """
+    least, times = _UNPACKED
+    if unpacked > max(least, times * size):
+        raise ValueError(f"it would unpack to {unpacked} bytes from {size}.")
 
 
 def write_whole(path, content):

@@ -1,24 +1,32 @@
-"""Whole models that Keras 2 saved: HDF5 files, and model objects of `tf_keras`.
+"""Whole models that Keras 2 saved: files, SavedModels, and model objects of `tf_keras`.
 
-A file holds the model's config as JSON (`model_config`) and its weights by layer
-(`model_weights`). `keras2_layers.py` makes the layers, `keras2_weights.py` gives them the weights.
-Nothing in a file is code that is run, and nothing leads out of it: no links, no pickles.
+`keras2_stored.py` finds the config and the weights, `keras2_layers.py` makes the layers, and
+`keras2_weights.py` gives them the weights. Nothing in a file is code that is run.
 """
 
 import json
 import os
 
-import h5py
+import keras
 
+from keras_gated import keras_private
 from keras_gated.convert.keras2_layers import RefusedError, model_of
-from keras_gated.convert.keras2_weights import load
+from keras_gated.convert.keras2_stored import KEPT, opened
+from keras_gated.convert.keras2_weights import load_by_layer
 from keras_gated.convert.keras_checks import check_turned_masks
 
-_KEPT = "The model must have been saved whole by Keras 2 (`model.save('model.h5')`)."
+_LARGER = 2, 10**6  # times the numbers in a file, and numbers beside: states, seeds
 
 
-def from_file(path, owner):
-    """Returns the model of an HDF5 file of Keras 2, with our recurrent layers.
+def from_file(path, architecture, owner):
+    """Returns the model of a file or folder of Keras 2, with our recurrent layers.
+
+    Args:
+        path: Where it is.
+        architecture: The model that weights belong to: a model of ours, of `tf_keras`, or the
+            config that `to_json` of Keras 2 returned (the text, the dict, or the path of a file).
+            None for the config that the file holds.
+        owner: What messages begin with.
 
     Raises:
         ValueError: If it holds no such model, or one that cannot be converted exactly; the message
@@ -26,19 +34,12 @@ def from_file(path, owner):
         FileNotFoundError: If there is no file.
     """
     path = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{owner}: there is no file {path!r}. {_KEPT}")
+    if not os.path.exists(path) and not os.path.exists(f"{path}.index"):
+        raise FileNotFoundError(f"{owner}: there is no file {path!r}. {KEPT}")
     told = f"{owner}: {path!r}"
-    if os.path.isdir(path):
-        raise ValueError(f"{told} is a folder, and no HDF5 file. {_KEPT}")
-    if not os.access(path, os.R_OK):
+    if os.path.exists(path) and not os.access(path, os.R_OK):
         raise PermissionError(f"{told} may not be read.")
-    if not h5py.is_hdf5(path):
-        way_out = _KEPT
-        if path.endswith(".keras"):
-            way_out = "`keras.saving.load_model` reads it, and `from_keras` converts that model."
-        raise ValueError(f"{told} is no HDF5 file. {way_out}")
-    return _told(told, _read, path)
+    return _told(told, lambda: _read(path, architecture))
 
 
 def is_tf_keras(model):
@@ -58,120 +59,108 @@ def from_tf_keras(model, owner):
             f"{owner}: of tf_keras a whole model is converted. Received: {name!r}, a "
             f"{type(model).__name__}. Put it into a functional or sequential model."
         )
-    return _told(f"{owner}: the model {name!r} of tf_keras", _of_object, model)
+    return _told(f"{owner}: the model {name!r} of tf_keras", lambda: _of_object(model))
 
 
-def _told(told, read, given):
+def _told(told, read):
     """Returns what `read` returns; whatever it raises names where it comes from."""
     try:
-        model = read(given)
+        model = read()
         check_turned_masks(model, told)
         return model
     except RefusedError as error:
         raise ValueError(f"{told}: {error}") from error.__cause__
+    except (FileNotFoundError, PermissionError):
+        raise
     except Exception as error:
         if str(error).startswith(told):
             raise
         raise ValueError(
             f"{told} cannot be read as a model of Keras 2. Received: {type(error).__name__}: "
-            f"{error}. {_KEPT}"
+            f"{error}. {KEPT}"
         ) from error
 
 
-def _read(path):
-    with h5py.File(path, "r") as file:
-        if "model_config" not in file.attrs:
-            weights = "layer_names" in file.attrs or "layer_names0" in file.attrs
-            raise RefusedError(
-                "it has no `model_config`"
-                + (": it holds weights alone (`save_weights`)" if weights else "")
-                + f". {_KEPT}"
-            )
-        _check_version(_text(file.attrs.get("keras_version", "2")))
-        spec = json.loads(_text(file.attrs["model_config"]))
-        model = model_of(spec)
-        layers = _Layers(_member(file, "model_weights", h5py.Group))
-        load(model, spec, layers, layers.names)
+def _read(path, architecture):
+    with opened(path) as stored:
+        if isinstance(architecture, keras.Model):
+            model, spec = architecture, keras.saving.serialize_keras_object(architecture)
+        else:
+            spec = stored.spec if architecture is None else _spec_of(architecture)
+            if spec is None:
+                raise RefusedError(
+                    "it holds weights alone (`save_weights`). Give the model that they belong to: "
+                    "`architecture=`, a model built by today's Keras or what `to_json` wrote."
+                )
+            _check_size(spec, stored.elements)
+            model = model_of(spec)
+        stored.load(model, spec, architecture is not None)
         return model
 
 
-def _of_object(model):
+def _spec_of(architecture):
+    """Returns the config of a model that Keras 2 wrote as JSON, or that an object of it has."""
+    if is_tf_keras(architecture):
+        return _config_of(architecture)
+    if isinstance(architecture, (str, os.PathLike)):
+        text = os.fspath(architecture)
+        if not text.lstrip().startswith("{"):
+            with open(text, encoding="utf-8") as file:
+                text = file.read()
+        architecture = json.loads(text)
+    if not isinstance(architecture, dict):
+        raise RefusedError(
+            "`architecture` must be a functional or sequential model, or what `to_json` of Keras 2 "
+            f"returned: the text, the path of a file, or a dict. Received: {architecture!r}."
+        )
+    if architecture.get("module") in ("keras", keras_private.Functional.__module__):
+        raise RefusedError(
+            "`architecture` is JSON of Keras 3. Pass the model that "
+            "`keras.models.model_from_json` makes of it."
+        )
+    return architecture
+
+
+def _check_size(spec, elements):
+    """Raises if a model has far more weights than its file: it would fill the memory."""
+    times, beside = _LARGER
     try:
-        spec = json.loads(model.to_json())
+        wanted = keras_private.elements_of(lambda: model_of(_stateless(spec)))
+    except Exception:
+        return  # the model itself is made next, and says what is wrong
+    if wanted > times * elements + beside:
+        raise RefusedError(
+            f"the model of its config has {wanted} weights, and {elements} numbers are stored. The "
+            "file is damaged, or its config is of another model."
+        )
+
+
+def _stateless(config):
+    """Returns a config whose layers keep no states, which are values of variables."""
+    if isinstance(config, list):
+        return [_stateless(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    return {k: False if k == "stateful" else _stateless(v) for k, v in config.items()}
+
+
+def _config_of(model):
+    try:
+        return json.loads(model.to_json())
     except NotImplementedError as error:
         raise RefusedError(
             f"it must be a functional or sequential model; what the code of a "
             f"{type(model).__name__} does cannot be rewritten"
         ) from error
 
+
+def _of_object(model):
+    spec = _config_of(model)
+
     def stored(name):
         layer = model.get_layer(name)
         return [(w.name, w.numpy()) for w in layer.trainable_weights + layer.non_trainable_weights]
 
     new = model_of(spec)
-    load(new, spec, stored, [layer.name for layer in model.layers])
+    load_by_layer(new, spec, stored, [layer.name for layer in model.layers])
     return new
-
-
-def _check_version(version):
-    if version.startswith("3."):
-        raise RefusedError(
-            f"Keras {version} wrote it, not Keras 2. `keras.saving.load_model` reads it, and "
-            "`from_keras` converts that model."
-        )
-    if version.startswith("1."):
-        raise RefusedError(
-            f"Keras {version} wrote it, whose recurrent layers have weights of another form. Keras "
-            "2.0 to 2.3 reads it: load it there and save it again."
-        )
-
-
-class _Layers:
-    """The weights in a file: called with the name of a layer, a list of names and data sets."""
-
-    def __init__(self, group):
-        self._group = group
-        self.names = _names(group, "layer_names")
-        if "top_level_model_weights" in group:
-            self.names.append("top_level_model_weights")
-
-    def __call__(self, name):
-        if name not in self._group:
-            return []
-        group = _member(self._group, name, h5py.Group)
-        return [(w, _member(group, w, h5py.Dataset)) for w in _names(group, "weight_names")]
-
-
-def _member(group, path, kind):
-    """Returns a group or data set of the file itself: no link leads to it, or from it elsewhere."""
-    found = group
-    for part in filter(None, path.split("/")):
-        inside = isinstance(found, h5py.Group) and part in found
-        if not inside or not isinstance(found.get(part, getlink=True), h5py.HardLink):
-            raise RefusedError(
-                f"{path!r} is missing in {group.name!r}, or is a link. The file is damaged: save "
-                "the model again."
-            )
-        found = found[part]
-    outside = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
-    if not isinstance(found, kind) or outside:
-        raise RefusedError(
-            f"{path!r} in {group.name!r} must be a {kind.__name__.lower()} of the file itself. "
-            "The file is damaged: save the model again."
-        )
-    return found
-
-
-def _names(group, attribute):
-    """Returns a list of names, which long ones are stored in pieces of."""
-    if attribute in group.attrs:
-        return [_text(name) for name in group.attrs[attribute]]
-    pieces, found = 0, []
-    while f"{attribute}{pieces}" in group.attrs:
-        found += [_text(name) for name in group.attrs[f"{attribute}{pieces}"]]
-        pieces += 1
-    return found
-
-
-def _text(value):
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -62,6 +62,7 @@ _PARTS = {  # arguments that are layers
 }
 # Of `SeparableConv1D` and `SeparableConv2D`, which read `depthwise_` and `pointwise_` instead.
 _UNREAD = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_LOOKUPS = ("TextVectorization", "StringLookup", "IntegerLookup")
 _HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 _OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
 
@@ -314,6 +315,12 @@ def _layer(spec):
             f"the layer {name!r}, a {kind}, does not say its `recurrent_activation`, which was "
             "`hard_sigmoid` or `sigmoid`. Load the model in the Keras 2 that wrote it, and save it "
             "again."
+        )
+    if kind in _LOOKUPS and arguments.get("vocabulary") is None:
+        raise RefusedError(
+            f"the layer {name!r}, a {kind}, learned its words by `adapt`, and its config does not "
+            "hold them. In Keras 2 make it anew with `vocabulary=layer.get_vocabulary()`, and save "
+            "the model again."
         )
     made = _tried(name, kind, lambda: cls(**arguments))
     if kind == "Bidirectional":

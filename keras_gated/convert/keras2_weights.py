@@ -1,18 +1,24 @@
 """Which weights of a file of Keras 2 belong to which variables of a model, and in what form.
 
-Keras 2 stored a layer's weights in one list: those that are trained, then the others. A model in
-a model has one list for all its layers, in the order of its config.
+HDF5 files hold one list for a layer: the weights that are trained, then the others. A model in a
+model has one list for all its layers, in the order of its config. `.keras` files, SavedModels and
+checkpoints hold a list for every layer in a layer, at its place.
 """
 
+import itertools
 import math
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_gated.cells.base import UPDATE_WRITES
 from keras_gated.cells.gates import GRU_GATES, from_library
 from keras_gated.cells.gru import GRUCell
 from keras_gated.convert.keras2_layers import MODELS, RefusedError, layers_in
-from keras_gated.layers.families import GRU
+from keras_gated.layers.families import GRU, LSTM
+
+_OF_CUDNN = ("CuDNNLSTM", "CuDNNGRU")
 
 
 class _Slot(NamedTuple):
@@ -23,38 +29,95 @@ class _Slot(NamedTuple):
     convert: Any = np.asarray
 
 
-def load(model, spec, stored, names):
-    """Assigns all weights of a model.
+class Step(NamedTuple):
+    """A step of the way from a model to a layer in it."""
+
+    role: str  # the attribute that holds it: "layers", "cell", "forward_layer", ...
+    index: int = 0  # among several
+    key: str = ""  # what a `.keras` file calls it among several
+
+
+def load_by_layer(model, spec, stored, names, by_order=False):
+    """Assigns all weights of a model from one list for each of its layers.
 
     Args:
         model: What `model_of(spec)` returned.
         spec: The model's config.
         stored: Returns the weights of a layer by its name: a list of names and arrays.
-        names: The layers of the file.
+        names: The layers of the file, in its order.
+        by_order: Whether layers of other names belong together in their orders, as in Keras 2's
+            `load_weights`.
 
     Raises:
         RefusedError: If a layer's weights are too few, too many, or of another shape.
     """
-    parts = layers_in(spec)
-    known = {name for name, _ in parts}
-    further = [name for name in names if name not in known and stored(name)]
-    if further:
-        raise RefusedError(
-            f"there are weights of {further}, which are no layers of the model's config. The "
-            "file is damaged: save the model again."
-        )
+    parts = [(name, part) for name, part in layers_in(spec) if part["class_name"] != "InputLayer"]
+    own = {name: name for name, _ in parts}
+    held = [name for name in names if stored(name)]
+    if not set(held) <= set(own):
+        weighted = [name for name, _ in parts if model.get_layer(name).weights]
+        if not by_order or len(held) != len(weighted):
+            raise RefusedError(
+                f"there are weights of the layers {held}, and the model has the layers {weighted} "
+                "with weights. The file is damaged, or of another model."
+            )
+        own = {**dict.fromkeys(own), **dict(zip(weighted, held, strict=True))}
     for name, part in parts:
-        if part["class_name"] == "InputLayer":
-            continue
-        slots = [slot for group in _slots(model.get_layer(name), part) for slot in group]
-        _assign(name, part["class_name"], slots, stored(name))
+        layer = model.get_layer(name)
+        found = stored(own[name]) if own[name] else []
+        kind = part["class_name"]
+        _assign(name, kind, found, lambda c, p=part, y=layer: _chain(_slots(y, p, c)))
 
 
-def _assign(name, kind, slots, found):
-    expected = [f"{s.variable.path} {s.shape}" for s in slots]
-    received = [f"{label} {tuple(array.shape)}" for label, array in found]
-    fit = [s.shape == tuple(array.shape) for s, (_, array) in zip(slots, found, strict=False)]
-    if len(slots) != len(found) or not all(fit):
+def load_by_place(model, spec, stored):
+    """Assigns all weights of a model from one list for every layer in a layer.
+
+    Args:
+        model: What `model_of(spec)` returned.
+        spec: The model's config.
+        stored: Returns the weights at the end of a tuple of `Step`s to a layer, which it is given,
+            too: a list of names and arrays.
+
+    Raises:
+        RefusedError: If a layer's weights are too few, too many, or of another shape.
+    """
+    for place, layer, kind in _leaves(model, spec):
+        found = stored(place, layer)
+        if any(label.endswith(UPDATE_WRITES) for label, _ in found):
+            raise RefusedError(
+                f"the weights of {layer.name!r} are of keras_gated's GRU. `model.load_weights` "
+                "reads them."
+            )
+        _assign(layer.name, kind, found, lambda c, y=layer, k=kind: _chain(_of_one(y, k, c)))
+
+
+def _chain(lists):
+    return list(itertools.chain(*lists))
+
+
+def _leaves(layer, spec, place=()):
+    """Yields the layers that hold weights themselves: the steps to them, and their classes."""
+    kind = spec["class_name"]
+    parts = _parts(layer, spec)
+    if parts is not None:
+        for steps, part, of_part in parts:
+            yield from _leaves(part, of_part, (*place, *steps))
+    elif hasattr(layer, "cell") and kind not in _OF_CUDNN:
+        yield (*place, Step("cell")), layer.cell, kind
+    elif layer.weights or isinstance(layer, (LSTM, GRU)):
+        yield place, layer, kind
+
+
+def _assign(name, kind, found, slots_of):
+    """Assigns the weights of a layer, of cuDNN's form or not: Keras 2 took one for the other."""
+    for cudnn in (kind in _OF_CUDNN, kind not in _OF_CUDNN):
+        slots = slots_of(cudnn)
+        fit = [s.shape == tuple(array.shape) for s, (_, array) in zip(slots, found, strict=False)]
+        if len(slots) == len(found) and all(fit):
+            break
+    else:
+        expected = [f"{s.variable.path} {s.shape}" for s in slots_of(kind in _OF_CUDNN)]
+        received = [f"{label} {tuple(array.shape)}" for label, array in found]
         raise RefusedError(
             f"the weights of the layer {name!r}, a {kind}, do not fit. Expected: {expected}. "
             f"Received: {received}. The file is damaged, or its config is of another model."
@@ -68,47 +131,70 @@ def _assign(name, kind, slots, found):
         slot.variable.assign(slot.convert(array[()]))
 
 
-def _slots(layer, spec):
+def _slots(layer, spec, cudnn):
     """Returns the slots of what is trained and of the rest, in the order of Keras 2."""
     parts = _parts(layer, spec)
     if parts is None:
-        trained, others = _of_one(layer, spec["class_name"])
+        trained, others = _of_one(layer, spec["class_name"], cudnn)
     else:
-        found = [_slots(part, of_part) for part, of_part in parts]
+        found = [_slots(part, of_part, cudnn) for _, part, of_part in parts]
         trained, others = ([s for pair in found for s in pair[n]] for n in (0, 1))
     return (trained, others) if layer.trainable else ([], trained + others)
 
 
 def _parts(layer, spec):
-    """Returns the layers in a layer, each with its config, or None."""
+    """Returns the layers in a layer, each after the steps to it and with its config, or None."""
     kind, config = spec["class_name"], spec["config"]
     if kind in MODELS:
-        parts = [(n, p) for n, p in layers_in(spec) if p["class_name"] != "InputLayer"]
-        return [(layer.get_layer(name), part) for name, part in parts]
+        found = layers_in(spec)
+        if kind == "Sequential":  # Keras 2 does not count its input
+            found = [(name, part) for name, part in found if part["class_name"] != "InputLayer"]
+        steps = _numbered("layers", [part for _, part in found])
+        return [
+            ((step,), layer.get_layer(name), part)
+            for step, (name, part) in zip(steps, found, strict=True)
+            if part["class_name"] != "InputLayer"
+        ]
     if kind == "Bidirectional":
         backward = config.get("backward_layer") or config["layer"]
-        return [(layer.forward_layer, config["layer"]), (layer.backward_layer, backward)]
+        return [
+            ((Step("forward_layer"),), layer.forward_layer, config["layer"]),
+            ((Step("backward_layer"),), layer.backward_layer, backward),
+        ]
     if kind == "TimeDistributed":
-        return [(layer.layer, config["layer"])]
+        return [((Step("layer"),), layer.layer, config["layer"])]
     if kind == "RNN":
         cell = config["cell"]
         if isinstance(cell, list):
-            return list(zip(layer.cell.cells, cell, strict=True))
-        return [(layer.cell, cell)]
+            cell = {"class_name": "StackedRNNCells", "config": {"cells": cell}}
+        return [((Step("cell"),), layer.cell, cell)]
     if kind == "StackedRNNCells":
-        return list(zip(layer.cells, config["cells"], strict=True))
+        cells = config["cells"]
+        steps = _numbered("cells", cells)
+        return [((s,), c, p) for s, c, p in zip(steps, layer.cells, cells, strict=True)]
     return None
 
 
-def _of_one(layer, kind):
+def _numbered(role, specs):
+    """Returns a step to each of several layers; those of the same class are numbered in a file."""
+    seen = {}
+    for index, spec in enumerate(specs):
+        name = re.sub(r"\W+", "", spec["class_name"].rpartition(">")[2])
+        name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+        name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+        seen[name] = seen.get(name, -1) + 1
+        yield Step(role, index, f"{name}_{seen[name]}" if seen[name] else name)
+
+
+def _of_one(layer, kind, cudnn):
     trained, others = (
         [_Slot(variable, tuple(variable.shape)) for variable in variables]
         for variables in (layer.trainable_weights, layer.non_trainable_weights)
     )
-    if kind in ("CuDNNLSTM", "CuDNNGRU"):
+    is_lstm = kind in ("LSTM", "CuDNNLSTM")
+    if cudnn and (is_lstm or kind in ("GRU", "CuDNNGRU")):
         trained, others = (
-            [_of_cudnn(s, s.variable.name, kind == "CuDNNLSTM") for s in slots]
-            for slots in (trained, others)
+            [_of_cudnn(s, s.variable.name, is_lstm) for s in slots] for slots in (trained, others)
         )
     if isinstance(layer, (GRU, GRUCell)):
         trained, others = ([_turned(s) for s in slots] for slots in (trained, others))

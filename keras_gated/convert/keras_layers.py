@@ -16,6 +16,8 @@ from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gates import GRU_GATES, to_library
 from keras_gated.convert.keras2 import from_file, from_tf_keras, is_tf_keras
+from keras_gated.convert.keras2_stored import is_of_keras_3
+from keras_gated.convert.keras_answers import check_answers, load_in_tf_keras
 from keras_gated.convert.keras_checks import (
     check_masks_with_states,
     check_symmetry,
@@ -34,7 +36,11 @@ _SIZES += ("accumulated_delta_var",)
 
 
 def from_keras(
-    layer_or_model: keras.layers.Layer | str | os.PathLike, custom_objects: dict | None = None
+    layer_or_model: keras.layers.Layer | str | os.PathLike,
+    custom_objects: dict | None = None,
+    *,
+    architecture=None,
+    check: bool = False,
 ) -> keras.layers.Layer:
     """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
 
@@ -44,18 +50,32 @@ def from_keras(
     sequential model is copied as it is. Names, weights, states of stateful layers, seeds, masks,
     and what `compile` said are kept, with the optimizer's variables. What was given is not changed.
 
-    The path of an HDF5 file that Keras 2 or `tf.keras` wrote (`model.save("model.h5")`), or a
-    functional or sequential model of `tf_keras`, is read without Keras 2: see `keras2.py`. The
-    layers get their arguments of today, and answer as Keras 2 did: `hard_sigmoid` is
-    `keras_gated.hard_sigmoid()`, `CuDNNLSTM` and `CuDNNGRU` are `LSTM` and `GRU`. What `compile`
-    said and the optimizer's variables are left out. No code of the file is run.
+    Models of Keras 2 and `tf.keras` are read without Keras 2: files (`.h5`, `.hdf5`, `.keras`),
+    SavedModels, and functional or sequential models of `tf_keras`. The layers get their arguments
+    of today, and answer as Keras 2 did: `hard_sigmoid` is `keras_gated.hard_sigmoid()`,
+    `CuDNNLSTM` and `CuDNNGRU` are `LSTM` and `GRU`. What `compile` said and the optimizer's
+    variables are left out. No code of the file is run.
 
     Args:
-        layer_or_model: A recurrent layer or cell of `keras.layers`, a `Bidirectional`,
-            `StackedRNNCells` or other wrapper around one, or a functional or sequential model.
-            Or the path of a whole model of Keras 2, `.h5` or `.hdf5`, or a model of `tf_keras`.
+        layer_or_model: One of these:
+
+            - A recurrent layer or cell of `keras.layers`, a `Bidirectional`, `StackedRNNCells` or
+              other wrapper around one, or a functional or sequential model.
+            - A model of `tf_keras`.
+            - The path of a model: a `.keras` file; of Keras 2 also a `.h5` or `.hdf5` file or the
+              folder of a SavedModel.
+            - The path of weights of Keras 2 (`save_weights`: `.h5`, `.weights.h5`, or the prefix
+              of a checkpoint), with their `architecture`.
         custom_objects: Optional dict of names and the classes or functions of your own that they
             stand for, as in `keras.saving.load_model`.
+        architecture: The model that weights belong to: a model of `keras.layers`, ours or
+            `tf_keras`, or what `to_json` of Keras 2 returned: the text, the path of a file, or a
+            dict. Of a model built today, `hard_sigmoid` is that of today: write
+            `keras_gated.hard_sigmoid()` for Keras 2's. Layers of other names belong together in
+            their order, as in Keras 2's `load_weights`.
+        check: Whether to ask the original, too, about random inputs with masks, and to print the
+            largest difference. More than 1e-4 of the largest answer (float16: 1e-2, float64: 1e-9)
+            raises. What Keras 2 saved is asked in `tf_keras`.
 
     Returns:
         The same kind of thing, built if it was built.
@@ -67,13 +87,40 @@ def from_keras(
             activation, regularizers or constraints tell a weight from its negative. For a file,
             if it is damaged or has what Keras 3 does not; the message names the file and layer.
         FileNotFoundError: If there is no file.
+        ImportError: For `check`, if `tf_keras` is not installed.
     """
+    owner = "from_keras"
     with keras.saving.custom_object_scope(custom_objects or {}):
-        if isinstance(layer_or_model, (str, os.PathLike)):
-            return from_file(layer_or_model, "from_keras")
-        if is_tf_keras(layer_or_model):
-            return from_tf_keras(layer_or_model, "from_keras")
-        return _converted(layer_or_model, TO_OURS, "from_keras")
+        is_path = isinstance(layer_or_model, (str, os.PathLike))
+        if architecture is not None and not is_path:
+            raise ValueError(
+                f"{owner}: `architecture` is the model of a file's weights. Received a "
+                f"{type(layer_or_model).__name__}, which is a model already. Leave it out."
+            )
+        if is_path and is_of_keras_3(layer_or_model):
+            layer_or_model = keras.saving.load_model(layer_or_model)
+            is_path = False
+        if is_path:
+            if isinstance(architecture, keras.Model):
+                architecture = _ours(architecture, owner)
+            new = from_file(layer_or_model, architecture, owner)
+        elif is_tf_keras(layer_or_model):
+            new = from_tf_keras(layer_or_model, owner)
+        else:
+            new = _converted(layer_or_model, TO_OURS, owner)
+        if check:
+            original = layer_or_model
+            if is_path:
+                original = load_in_tf_keras(layer_or_model, architecture, owner)
+            check_answers(new, original, owner)
+        return new
+
+
+def _ours(model, owner):
+    """Returns a copy of a model, with our layers."""
+    if has_keras_layers(model):
+        return _converted(model, TO_OURS, owner)
+    return keras.models.clone_model(model)
 
 
 def to_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:

@@ -10,7 +10,7 @@ import numpy as np
 
 import keras_gated.layers.bidirectional
 from keras_gated.cells.gates import from_library, to_library
-from keras_gated.convert import torch_files, torch_states, torch_weights
+from keras_gated.convert import torch_check, torch_files, torch_states, torch_weights
 from keras_gated.layers.base import RNN
 from keras_gated.layers.families import GRU, LSTM, SimpleRNN
 
@@ -24,6 +24,7 @@ def from_torch(
     activation: str = "tanh",
     return_sequences: bool = True,
     return_state: bool = False,
+    check: bool = False,
 ) -> keras.layers.Layer:
     """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, or of their cells.
 
@@ -43,14 +44,18 @@ def from_torch(
               lost its activation and dropout.
             - A dict of its arrays or tensors by their names (`weight_ih_l0`, ...; of a cell
               `weight_ih`), for which torch need not be installed; or a checkpoint that holds the
-              dict as "state_dict" or "model_state_dict".
-            - The path of such a dict: `.npz`, `.safetensors` (needs safetensors), `.pt` or `.pth`
-              (needs torch). Weights alone are read: nothing that a file holds is run.
-        prefix: What stands before those names in a larger model, as `"lstm."`, or `""` for
-            nothing. None finds it where there is one recurrent module.
+              dict under any name, as "state_dict". The names may be short (`w_ih`, `b_hh`).
+            - The path of such a dict: `.npz`, `.safetensors` (needs safetensors), or what
+              `torch.save` wrote, `.pt`, `.pth`, `.bin`, `.ckpt` (needs torch). Weights alone are
+              read: nothing that a file holds is run.
+        prefix: What stands before those names in a larger model, as `"lstm."` or `"enc_"`, or
+            `""` for nothing. None finds it where there is one recurrent module.
         activation: "tanh" or "relu": that of an RNN which does not say it, as a state dict.
         return_sequences: Whether the last layer returns all steps, as torch does.
         return_state: Whether to return a model that takes initial states and returns final ones.
+        check: Whether to ask torch, too, about random sequences of unequal lengths, and to print
+            the largest difference. More than 1e-4 of the largest answer (float16: 1e-2, float64:
+            1e-9) raises.
 
     Returns:
         A built `SimpleRNN`, `LSTM` or `GRU`, in a `Bidirectional` where it has both directions;
@@ -69,9 +74,9 @@ def from_torch(
     Raises:
         ValueError: If an entry is missing, unknown or of another shape, if there are several
             recurrent modules, for parametrizations other than weight_norm, or if a file is cut
-            off or holds more than weights.
+            off, holds more than weights, or unpacks to far more than its size.
         FileNotFoundError: If there is no such file.
-        ImportError: If the package that reads a file is not installed.
+        ImportError: If the package that reads a file is not installed; for `check`, torch.
     """
     owner = "from_torch"
     if isinstance(module_or_state_dict, (str, os.PathLike)):
@@ -100,10 +105,54 @@ def from_torch(
             layers.append(keras.layers.Dropout(source.dropout, dtype=dtype))
     features = first["weight_ih"].shape[1]
     if return_state:
-        return torch_states.with_states(layers, features, dtype)
-    if len(layers) == 1:
-        return layers[0]
-    return keras.Sequential([keras.Input((None, features), dtype=dtype), *layers])
+        made = torch_states.with_states(layers, features, dtype)
+    elif len(layers) == 1:
+        [made] = layers
+    else:
+        made = keras.Sequential([keras.Input((None, features), dtype=dtype), *layers])
+    if check:
+        kind = _Kind(
+            layer_class=layer_class,
+            units=units,
+            use_bias=options["use_bias"],
+            activation=keras.activations.get(source.activation),
+            directions=len(directions),
+            dtype=dtype,
+            projection=options.get("projection"),
+        )
+        torch_check.check_answers(
+            made,
+            _asked(source.module, kind, arrays),
+            features,
+            return_sequences=return_sequences,
+            return_state=return_state,
+            owner=owner,
+        )
+    return made
+
+
+def _asked(module, kind, arrays):
+    """Returns the module that was given, or a new one of its arrays: of a dict, of a script."""
+    torch = _torch("from_torch", "leave out `check`")
+    if isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase)):
+        return module
+    named = {
+        f"{name}_l{place or 0}{'_reverse' if reverse else ''}": array
+        for (name, place, reverse), array in arrays.items()
+    }
+    layers = sum(name.startswith("weight_hh") for name in named) // kind.directions
+    return _module(torch, kind, named, num_layers=layers, batch_first=True)
+
+
+def _torch(owner, way_out):
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{owner}: torch is not installed. Install it (pip install 'keras_gated[torch]'), or "
+            f"{way_out}."
+        ) from error
+    return torch
 
 
 def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
@@ -137,7 +186,10 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
                 arrays[f"{name}_l{place}{suffix}"] = array
     if state_dict:
         return arrays
-    return _module(kind, arrays, num_layers=len(pairs), dropout=dropout, batch_first=batch_first)
+    torch = _torch("to_torch", "ask for the arrays alone: to_torch(layers, state_dict=True)")
+    return _module(
+        torch, kind, arrays, num_layers=len(pairs), dropout=dropout, batch_first=batch_first
+    )
 
 
 class _Kind(NamedTuple):
@@ -189,14 +241,7 @@ def _kind_of_all(layers, pairs):
     return kinds.pop()
 
 
-def _module(kind, arrays, **options):
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "to_torch: torch is not installed. Install it (pip install 'keras_gated[torch]'), or "
-            "ask for the arrays alone: to_torch(layers, state_dict=True)."
-        ) from error
+def _module(torch, kind, arrays, **options):
     if kind.layer_class is SimpleRNN:
         options["nonlinearity"] = kind.activation.__name__
     if kind.projection:
@@ -210,7 +255,7 @@ def _module(kind, arrays, **options):
         dtype=getattr(torch, kind.dtype),
         **options,
     )
-    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    module.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
     return module
 
 

@@ -1,27 +1,32 @@
-"""Files of PyTorch weights, read without running what they hold. Only .pt needs torch."""
+"""Files of PyTorch weights, read without running what they hold. Only torch's own need torch."""
 
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
 
-_SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
+from keras_gated.convert.files import check_unpacked
+
+_OF_TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".th", ".jit")
+_SUFFIXES = (".npz", ".safetensors", *_OF_TORCH)
 
 
 def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
     """Returns what a file holds: of `.pt` all of it, else the arrays by their names.
 
     Args:
-        path: A `.npz`, `.safetensors`, `.pt` or `.pth`.
+        path: A `.npz`, `.safetensors`, or a file of `torch.save`: `.pt`, `.pth`, `.bin`, ...
         wanted: Whether the entry of a name is read; the others are None. Those of a larger model
             may be many, or no arrays.
         owner: What the errors begin with. They name the file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is of another kind, is cut off, or holds more than weights.
+        ValueError: If it is of another kind, is cut off, holds more than weights, or unpacks to
+            far more than its own size.
         ImportError: If the package that reads it is not installed.
     """
     path = os.fspath(path)
@@ -35,6 +40,7 @@ def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
         )
     read = {".npz": _npz, ".safetensors": _safetensors}.get(suffix, _pt)
     try:
+        _check_size(path, wanted if read is _npz else lambda name: True)
         return read(path, wanted, owner)
     except (ImportError, PermissionError):
         raise
@@ -52,6 +58,16 @@ def _reason(error):
         return f"it would run {blocked[1]}."
     lines = [*str(error).splitlines(), ""]
     return re.split(r"(?<=\.) |\. ?$", lines[0])[0].rstrip(".")[:200] + "."
+
+
+def _check_size(path, wanted):
+    """Raises if an archive would fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    unpacked = sum(e.file_size for e in entries if wanted(e.filename.removesuffix(".npy")))
+    check_unpacked(unpacked, os.path.getsize(path))
 
 
 def _npz(path, wanted, owner):

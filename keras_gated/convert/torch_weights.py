@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-_NAMES = r"weight_ih|weight_hh|weight_hr|bias_ih|bias_hh"
+_NAMES = r"(?:weight|w)_(?:ih|hh|hr)|(?:bias|b)_(?:ih|hh)"
 _KEY = re.compile(
-    r"(?P<prefix>(?:.*?\.)??)(?P<parametrized>parametrizations\.)?"
+    r"(?P<prefix>(?:.*?[._/])??)(?P<parametrized>parametrizations\.)?"
     rf"(?P<name>{_NAMES})(?:_l(?P<layer>0|[1-9][0-9]{{0,8}})(?P<reverse>_reverse)?)?"
     r"(?P<rest>(?(parametrized)\..+|(?:_[a-z]+)?))"
 )
@@ -19,7 +19,7 @@ _LAYERS = ("RNN", "LSTM", "GRU")
 _CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 _WANTED = "a torch.nn.RNN, LSTM, GRU or a cell of them"
 _GATES = (1, 3, 4)  # of an RNN, a GRU, an LSTM
-_INNER = ("state_dict", "model_state_dict")  # where checkpoints keep a state dict
+_DEPTH = 4  # of dicts in a checkpoint that are looked into
 
 
 class Source(NamedTuple):
@@ -28,7 +28,8 @@ class Source(NamedTuple):
     state_dict: Mapping
     prefix: str | None
     activation: str
-    dropout: float
+    dropout: float = 0.0
+    module: Any = None
 
 
 def is_weight(key):
@@ -46,19 +47,30 @@ def source_of(source, prefix, activation, owner):
     if hasattr(source, "named_modules") and not isinstance(source, type):
         return _of_module(source, prefix, activation, owner)
     if isinstance(source, Mapping):
-        inner = [name for name in _INNER if isinstance(source.get(name), Mapping)]
-        if len(inner) > 1:
+        found = dict(_state_dicts(source))
+        if len(found) > 1:
+            names = " and ".join(".".join(map(str, keys)) for keys in found)
             raise ValueError(
-                f"{owner}: the checkpoint holds {' and '.join(inner)}. Pass one of the two."
+                f"{owner}: the checkpoint holds several state dicts: {names}. Pass one of them."
             )
-        source = source[inner[0]] if inner else source
+        source = next(iter(found.values()), source)
     if not isinstance(source, Mapping) or not all(isinstance(key, str) for key in source):
         raise ValueError(
             f"{owner}: `module_or_state_dict` must be {_WANTED}, a model that holds one, its state "
             f"dict (arrays by their names), or the path of a file. Received: {str(source)[:60]!r} "
             f"(of type {type(source).__name__})."
         )
-    return Source(source, prefix, activation, 0.0)
+    return Source(source, prefix, activation)
+
+
+def _state_dicts(source, keys=()):
+    """Yields the dicts in a checkpoint that hold recurrent weights, after the keys to them."""
+    if any(isinstance(key, str) and is_weight(key) for key in source):
+        yield keys, source
+        return
+    for key, value in source.items():
+        if isinstance(value, Mapping) and len(keys) < _DEPTH:
+            yield from _state_dicts(value, (*keys, key))
 
 
 def _of_module(module, prefix, activation, owner):
@@ -83,7 +95,7 @@ def _of_module(module, prefix, activation, owner):
             )
     activation = _RNN.get(getattr(part, "mode", None), activation)
     activation = getattr(part, "nonlinearity", activation)
-    return Source(part.state_dict(), "", activation, getattr(part, "dropout", 0.0))
+    return Source(part.state_dict(), "", activation, getattr(part, "dropout", 0.0), part)
 
 
 def _is_recurrent(module):
@@ -122,7 +134,8 @@ def arrays_of(source, prefix, owner):
         match = _KEY.fullmatch(key)
         if match:
             layer = match["layer"] and int(match["layer"])
-            place = match["name"], layer, bool(match["reverse"])
+            name = re.sub("^w_", "weight_", re.sub("^b_", "bias_", match["name"]))
+            place = name, layer, bool(match["reverse"])
             entries = found.setdefault(match["prefix"], {}).setdefault(place, {})
             entries[match["rest"]] = key
     if not found:
@@ -131,8 +144,9 @@ def arrays_of(source, prefix, owner):
             f"{_listed(source)}. Pass the state dict of {_WANTED}."
         )
     prefix = _choice(found, prefix, "the state dict", owner)
+    whole = prefix.endswith(".") or not prefix  # a module's name: all in it are its own
     for key in source:
-        own = key.removeprefix(prefix) if key.startswith(prefix) else "."
+        own = key.removeprefix(prefix) if whole and key.startswith(prefix) else "."
         if not _KEY.fullmatch(key) and ("." not in own or own.startswith("parametrizations.")):
             raise ValueError(
                 f"{owner}: {key!r} is no weight of {_WANTED}. Expected weight_ih_l0, weight_hh_l0, "
