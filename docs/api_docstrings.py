@@ -134,7 +134,8 @@ def _list(body, signature):
         said.update(names)
         lines.append(f"- {', '.join(_name(n, signature) for n in names)}: {text.strip()}")
     lines += [f"- {_name(name, signature)}" for name in signature if name not in said]
-    return "\n".join(lines)
+    # Markdown takes what follows an inner list for a part of it, if no blank line is between.
+    return ("\n\n" if any("\n\n" in line for line in lines) else "\n").join(lines)
 
 
 def _name(name, signature):
