@@ -5,10 +5,13 @@ RUN = $(VENV)/bin/python
 
 PYTEST = $(RUN) -m pytest -n 2
 
-.PHONY: demo serve test test-slow test-all lint clean
+.PHONY: help demo serve test test-slow test-all lint docs clean
 
-# The network alone: a table of word runs would have most of the weights, and the first word.
-demo: $(VENV)/examples.installed
+help: ## List all targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+# Without n-grams, which would have most of the weights and the first word.
+demo: $(VENV)/examples.installed ## Install, train a small classifier, export it, ask it three texts
 	$(RUN) examples/sentiment.py --dataset toy_reviews --units 32 --epochs 3 --batch-size 32 \
 		--buckets 0 --dropout 0
 	$(RUN) examples/ask.py saved_models/toy_reviews \
@@ -17,22 +20,26 @@ demo: $(VENV)/examples.installed
 		"I found the story moving. We met at noon near the station. The critics called it boring."
 
 # A stand-in for TensorFlow Serving, with the models that lie here.
-serve: $(VENV)/examples.installed
+serve: $(VENV)/examples.installed ## Serve the models of saved_models/, with a page to try them
 	$(RUN) examples/stand_in_server.py saved_models/models.config
 
-test: $(VENV)/test.installed
+test: $(VENV)/test.installed ## Install, and run the fast tests
 	$(PYTEST) -m "not slow"
 
-# What `test` leaves out: full grids, long trainings.
-test-slow: $(VENV)/test.installed
+test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leaves out: full grids, long trainings
 	$(PYTEST) -m slow
 
-test-all: $(VENV)/test.installed
+test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests
 	$(PYTEST)
 
-lint: $(VENV)/test.installed
+lint: $(VENV)/test.installed ## Check the style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The site opens from disk. Material for MkDocs announces its successor unless it is told not to.
+docs: $(VENV)/docs.installed ## Write the documentation to site/
+	NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m mkdocs build --strict
+	@echo "Open site/index.html in a browser."
 
 # One stamp for each extra, so that an edit of setup.cfg installs anew.
 $(VENV)/%.installed: setup.cfg pyproject.toml
@@ -41,5 +48,5 @@ $(VENV)/%.installed: setup.cfg pyproject.toml
 	$(RUN) -m pip install --quiet --editable ".[$*]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove what was installed and built
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -258,7 +258,7 @@ def processor():
 
 
 def summary(rows):
-    """Prints the geometric means of the ratios that the README quotes."""
+    """Prints the geometric means of the ratios that docs/guides/speed.md quotes."""
     ms = {(r["case"], r["library"]): r["ms"] for r in rows if "ms" in r}
     gated = [f"{f} {s}" for f in ("LSTM", "GRU") for s in ("S", "C", "s", "one")]
     simple = [f"SimpleRNN {s}" for s in ("S", "C", "s", "one")]

@@ -1,4 +1,4 @@
-"""Rerun rows of the README's table of results, and write what was measured into it.
+"""Rerun rows of the table in docs/results.md, and write what was measured into it.
 
 python examples/results.py sentiment characters     # three seeds each
 python examples/results.py all
@@ -99,7 +99,7 @@ def rewritten(text, name, new):
     """Returns a text with the line of one row of the table replaced, or added at its place."""
     lines = text.splitlines()
     if HEAD not in lines:
-        raise SystemExit(f"The README holds no table that begins with {HEAD!r}. Put one there.")
+        raise SystemExit(f"The page holds no table that begins with {HEAD!r}. Put it there.")
     end = first = lines.index(HEAD) + 2
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
@@ -116,9 +116,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of {', '.join(ROWS)}")
-    p.add_argument("--quick", action="store_true", help="in small, one seed: the README stays")
+    p.add_argument("--quick", action="store_true", help="in small, one seed: the page stays")
     p.add_argument("--seeds", type=int, nargs="+", help="default: the row's own")
-    p.add_argument("--readme", default=EXAMPLES.parent / "README.md", type=pathlib.Path)
+    page = EXAMPLES.parent / "docs" / "results.md"
+    p.add_argument("--page", default=page, type=pathlib.Path)
     p.add_argument("--folder", default=".", help="the scripts write into it")
     args = p.parse_args()
     every = args.rows == ["all"] or (args.quick and not args.rows)
@@ -134,7 +135,7 @@ def main():
         new = line(name, row, [run(command, seed, args.folder) for seed in seeds])
         print(new, flush=True)
         if not args.quick:
-            args.readme.write_text(rewritten(args.readme.read_text(), name, new))
+            args.page.write_text(rewritten(args.page.read_text(), name, new))
     versions = f"Python {platform.python_version()}, {time.time() - start:.0f} s in all"
     print(f"{len(chosen)} rows, {versions}")
 

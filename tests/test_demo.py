@@ -31,9 +31,9 @@ def test_nothing_is_printed_but_the_training_and_the_answers(trained):
     assert [line for line in said.splitlines() if noise.search(line)] == []
 
 
-def test_the_texts_of_the_readme_are_answered_rightly_by_the_model_of_the_demo(trained):
+def test_the_text_of_the_examples_page_is_answered_rightly_by_the_model_of_the_demo(trained):
     [text] = re.findall(
-        r'ask\.py saved_models/toy_reviews "(.+?)"', (ROOT / "README.md").read_text()
+        r'ask\.py saved_models/toy_reviews "(.+?)"', (ROOT / "docs" / "examples.md").read_text()
     )
     said = said_here("ask.py", trained.folder / "saved_models/toy_reviews", text)
     assert said.split()[0] == ("positive" if text in POSITIVE else "negative")

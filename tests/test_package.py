@@ -1,4 +1,4 @@
-"""The public surface and the README: what is promised is there and runs."""
+"""The public surface and the files of a release: what is promised is there."""
 
 import pathlib
 import re
@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-
-import pytest
 
 import keras_gated
 
@@ -51,24 +49,14 @@ def test_importing_the_package_does_not_import_its_extras():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=range(1, len(BLOCKS) + 1))
-def test_each_python_example_of_the_readme_runs_when_it_is_copied_alone(
-    block, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
-
-
 def test_the_source_distribution_holds_what_its_tests_read(tmp_path):
     unread = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    folders = ["examples", "keras_gated", "tests", "saved_models/sentiment"]
+    folders = ["docs", "examples", "keras_gated", "tests", "saved_models/sentiment"]
     folders += ["saved_models/shakespeare"]
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unread)
-    files = "CHANGELOG.md LICENSE MANIFEST.in Makefile README.md pyproject.toml setup.cfg".split()
+    files = "CHANGELOG.md CONTRIBUTING.md README.md RELEASING.md SECURITY.md CITATION.cff".split()
+    files += "LICENSE MANIFEST.in Makefile mkdocs.yml pyproject.toml setup.cfg".split()
     for path in [*map(ROOT.joinpath, files), *ROOT.glob("saved_models/*.*")]:
         shutil.copy(path, tmp_path / path.relative_to(ROOT))
     read = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
@@ -86,4 +74,5 @@ def test_the_source_distribution_holds_what_its_tests_read(tmp_path):
 
 def test_the_version_is_the_newest_of_the_changelog():
     [newest, *_] = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert keras_gated.__version__ == newest
+    [cited] = re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert keras_gated.__version__ == newest == cited

@@ -60,7 +60,7 @@ def test_both_parts_of_a_prediction_are_shown_word_by_word(model, ids, report, b
     probability = [float(model(ids[:, : t + 1])[0, 0]) for t in range(ids.shape[1])]
     np.testing.assert_allclose(
         1 / (1 + np.exp(-(network + 2 * runs) / 3)), probability, atol=1e-5
-    )  # as README says, the runs count twice
+    )  # as docs/examples.md says, the n-grams count twice
 
     group = "logit of the review so far"
     keys(browser, "HOME")

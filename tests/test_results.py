@@ -11,13 +11,14 @@ import pytest
 import results
 
 ROOT = pathlib.Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "results.md"
 
 
 @pytest.mark.parametrize("rows", [
     ["memory-100"], pytest.param(list(results.ROWS), marks=pytest.mark.slow)
 ])  # fmt: skip
-def test_rows_run_in_small_and_leave_the_readme_alone(rows, tmp_path):
-    before = (ROOT / "README.md").read_bytes()
+def test_rows_run_in_small_and_leave_the_page_alone(rows, tmp_path):
+    before = PAGE.read_bytes()
     command = [sys.executable, ROOT / "examples" / "results.py", *rows]
     command += ["--quick", "--folder", tmp_path]
     process = subprocess.run(command, capture_output=True, text=True)
@@ -25,13 +26,13 @@ def test_rows_run_in_small_and_leave_the_readme_alone(rows, tmp_path):
     said = process.stdout.splitlines()
     assert [line.split()[1] for line in said if line.startswith("|")] == rows
     assert said[-1].startswith(f"{len(rows)} rows")
-    assert (ROOT / "README.md").read_bytes() == before
+    assert PAGE.read_bytes() == before
     drawn = [json.loads(line) for line in said if line.startswith('{"task"')]
     assert {result["cell"] for result in drawn} == {"SimpleRNN", "LSTM", "GRU"}
 
 
-def test_the_readme_s_lines_are_rows_in_their_order():
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_the_lines_of_the_page_are_rows_in_their_order():
+    lines = PAGE.read_text().splitlines()
     first = lines.index(results.HEAD) + 2
     rows = [line.split()[1] for line in lines[first : lines.index("", first)]]
     assert rows and rows == [name for name in results.ROWS if name in rows]

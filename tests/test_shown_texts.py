@@ -1,4 +1,4 @@
-"""Each review that README, page, cards and docstrings show is read rightly by the shipped model.
+"""Each review that docs, page, cards and docstrings show is read rightly by the shipped model.
 
 The texts are collected from the files, and said here to be positive or negative by a person.
 """
@@ -57,7 +57,8 @@ def shown():
     """Returns text to the files that show it."""
     places = {}
     files = [ROOT / "README.md", *ROOT.glob("saved_models/*.md"), *ROOT.glob("saved_models/*/*.md")]
-    files += [*ROOT.glob("examples/*.py"), *ROOT.glob("keras_gated/**/*.py")]
+    for pattern in ("docs/**/*.md", "examples/*.py", "keras_gated/**/*.py"):
+        files += ROOT.glob(pattern)
     for file in files:
         source = file.read_text()
         for text in commands(source) | requests(source):
@@ -78,7 +79,7 @@ def classifier():
 
 def test_texts_are_found_in_all_kinds_of_files():
     files = {file for places in SHOWN.values() for file in places}
-    assert {"README.md", "try_models.html", "ask.py", "look_inside.py", "query.py"} <= files
+    assert {"examples.md", "try_models.html", "ask.py", "look_inside.py", "query.py"} <= files
 
 
 @pytest.mark.parametrize("text", sorted(SHOWN))

@@ -27,10 +27,10 @@ UPDATE_WRITES = "update_gate_writes"  # marks the weights of our GRU in a file: 
 
 
 class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
-    """One step of a recurrent network: a subclass states its equations, the rest is here.
+    """The base of all cells: a subclass states the equations of one step, and the rest follows.
 
     A subclass names its `gates` and states and writes `step`. `keras_gated.RNN` then runs it over
-    sequences, trains, traces and exports it as it does an LSTM. For example, a minimal gated unit:
+    sequences, and trains, traces and exports it like an LSTM. For example, a minimal gated unit:
 
         @keras.saving.register_keras_serializable()
         class MinimalCell(keras_gated.GatedCell):
@@ -48,30 +48,30 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
                 n = self.activation(x_h + product(f * h, U_h))
                 return dict(forget=f, candidate=n, hidden=(1 - f) * h + f * n)
 
-    What a subclass may state besides, each with a default: `state_names` and `state_widths`;
+    A subclass may also define, each with a default: `state_names` and `state_widths`;
     `weight_shapes` and `initializer_of` for further weights; `project`, `recurrent_weights`,
-    `carried`, `step_gradient`, `step_type`, `reads`, `without`. A constructor of its own names
-    the arguments that it adds, hands the others on as `**kwargs`, and keeps each of its own as an
-    attribute of the same name: then it is in the config.
+    `carried`, `step_gradient`, `step_type`, `reads`, `without`. Its constructor names the
+    arguments that it adds, passes the others on as `**kwargs`, and keeps each added argument as
+    an attribute of the same name, so that the config holds it.
 
     Args:
         units: Positive integer, the size of the hidden state.
         activation: The function of the new memory content. Default: `tanh`.
         recurrent_activation: The function of the gates. Default: `sigmoid`.
-        use_bias: Whether there is a bias.
-        kernel_initializer, recurrent_initializer, bias_initializer: For the kernel, the recurrent
-            kernel and the bias.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: For the same.
-        kernel_constraint, recurrent_constraint, bias_constraint: For the same.
-        dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
+        use_bias: Whether the cell has a bias.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the kernel,
+            the recurrent kernel and the bias.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
+        kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
+        dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
         recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the recurrent products.
         seed: Integer seed of all dropouts.
         recurrent_weight_dropout: Fraction of the entries of the recurrent kernel dropped in
-            training, the same ones for all rows and steps of a call (DropConnect: Merity, Keskar
-            and Socher 2017, arXiv:1708.02182, section 2).
-        zoneout: Fraction of the units of the states that stay as they were before a step, other
-            ones at every step in training, and the expectation of that at inference (Krueger et
-            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
+            training, the same for all rows and steps of a call (DropConnect: Merity, Keskar and
+            Socher 2017, arXiv:1708.02182, section 2).
+        zoneout: Fraction of the units of a state that keep their value in a step. Training draws
+            the units anew at every step; inference uses the expected value (Krueger et al. 2016,
+            arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
 
     Call arguments:
         inputs: `(batch, features)`, one step.
@@ -202,8 +202,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     def weight_shapes(self, features: int) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of the weights by name, in the order in which they are stored.
 
-        A subclass may add some. Those whose names begin with `kernel_` are given to `project`
-        after the bias, the others to `step` after the recurrent kernel.
+        A subclass may add weights. `project` gets those whose names begin with `kernel_`, after
+        the bias. `step` gets the others, after the recurrent kernel.
         """
         width = len(self.gates) * self.units
         shapes = {"kernel": (features, width), "recurrent_kernel": (self.output_size, width)}
@@ -236,8 +236,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     def initializer_of(self, weight: str):
         """Returns the initializer of `kernel`, `recurrent`, `bias`, or a further weight.
 
-        That of a further weight is the argument `<name>_initializer`, if there is one, or the
-        kernel's.
+        A further weight uses the argument `<name>_initializer` if the cell has it, and the
+        initializer of the kernel otherwise.
         """
         return getattr(self, f"{weight}_initializer", self.kernel_initializer)
 
@@ -287,7 +287,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     def project(self, inputs, weights):
         """Returns `W x + b` for inputs `(..., features)`: `(..., gates * units)`.
 
-        It does not depend on the step before, so a layer may ask for all steps at once.
+        It does not depend on the step before. So a layer computes it for all steps at once.
         """
         W, *b = weights
         return product(inputs, W) + b[0] if b else product(inputs, W)
@@ -307,8 +307,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         Args:
             x: `W x_t + b`, `(batch, gates * units)`, or whatever `project` returns.
             states: The states before the step, each `(batch, width)`.
-            weights: What `recurrent_weights` returns, and nothing else of the cell: to be
-                multiplied with by `product`.
+            weights: The weights that `recurrent_weights` returns. A step multiplies by them with
+                `product`, and reads no other weight of the cell.
 
         Returns:
             Every gate and state of the step by name: a dict, or a `step_type`.
@@ -316,10 +316,9 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         raise NotImplementedError
 
     def step_gradient(self, step, states, d_states, U_T):
-        """Computes the derivative of `step`, for a class that knows a faster one than the derived.
+        """Computes the derivative of `step`, written by hand. Default: it is derived from `step`.
 
-        It is used where the class that writes it states the equations, too, and
-        `step_gradient_holds`.
+        It is used if the same class also defines `step`, and if `step_gradient_holds()` is True.
 
         Args:
             step: What `step` returned.
@@ -343,7 +342,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         )
 
     def carried(self, step):
-        """Returns what part of the memory before a step it keeps as it is, or None: no gate says.
+        """Returns the part of the memory that a step keeps, as the gates say. Default: None.
 
         Args:
             step: What `step` returned.

@@ -9,8 +9,8 @@ class LayerNormalized:
     """Adds a gain and a shift for each sum that a cell normalizes.
 
     Args:
-        norm_gamma_initializer: For the gains. Default: `ones`.
-        norm_beta_initializer: For the shifts. Default: `zeros`.
+        norm_gamma_initializer: Initializer of the gains. Default: `ones`.
+        norm_beta_initializer: Initializer of the shifts. Default: `zeros`.
         norm_epsilon: Added to the variance.
     """
 

@@ -18,7 +18,7 @@ class LayerNormGRUCell(LayerNormalized, GatedCell):
         h_t = z_t * n_t + (1 - z_t) * h_{t-1}
 
     {arguments}
-        norm_gamma_initializer, norm_beta_initializer: For the gains and shifts of N.
+        norm_gamma_initializer, norm_beta_initializer: Initializers of the gains and shifts of N.
         norm_epsilon: Added to the variance in N.
 
     {call}

@@ -22,7 +22,7 @@ class LayerNormLSTMCell(LayerNormalized, LSTMCell):
     As there, the normalized `c_t` goes on to the next step; in the paper, the one before N does.
 
     {arguments}
-        norm_gamma_initializer, norm_beta_initializer: For the gains and shifts of N.
+        norm_gamma_initializer, norm_beta_initializer: Initializers of the gains and shifts of N.
         norm_epsilon: Added to the variance in N.
 
     {call}

@@ -12,15 +12,17 @@ _KEEP = contextvars.ContextVar("keras_gated_keep", default=None)
 def product(vectors, matrix, recurrent=True):
     """Returns `vectors @ matrix`, a product of a step with one of its weights.
 
-    A cell's `step` multiplies with this function, and more follows from it: recurrent dropout,
-    and a loop that takes the derivative by a matrix for all steps at once. A step that multiplies
-    otherwise is as right, and slower to train, and nothing is dropped in its products.
+    A cell's `step` multiplies by its weights with this function. So the loops know the products
+    of a step: they compute the derivative by a matrix for all steps at once, and recurrent
+    dropout acts on the vectors. A step that uses another product is correct too, but it trains
+    slower and without recurrent dropout.
 
     Args:
-        vectors: `(batch, width)`: a state before the step, or what is computed of it.
-        matrix: `(width, columns)`: a weight as the step is given it, not a part of it.
-        recurrent: Whether `vectors` is the hidden state or what is computed of it, unit by unit,
-            so that `recurrent_dropout` drops some of its units.
+        vectors: `(batch, width)`, a state before the step, or values computed from it.
+        matrix: `(width, columns)`, a whole weight from the argument `weights` of `step`, not a
+            slice of it.
+        recurrent: Whether `recurrent_dropout` acts on `vectors`: True for the hidden state, or for
+            values computed from it unit by unit.
 
     Returns:
         `(batch, columns)`.

@@ -18,19 +18,19 @@ class SimpleRNNCell(GatedCell):
     Args:
         units: Positive integer, the size of the hidden state.
         activation: The outer function. Default: `tanh`.
-        use_bias: Whether there is a `b`.
-        kernel_initializer, recurrent_initializer, bias_initializer: For `W`, `U` and `b`.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: For the same.
-        kernel_constraint, recurrent_constraint, bias_constraint: For the same.
-        dropout: Fraction of the inputs dropped in training, 0 to 1; the same ones at every step.
+        use_bias: Whether the equation has a bias `b`.
+        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of `W`, `U`, `b`.
+        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
+        kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
+        dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
         recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the product with `U`.
         seed: Integer seed of all dropouts.
-        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the same
-            ones for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
+        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the
+            same for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
             arXiv:1708.02182, section 2).
-        zoneout: Fraction of the units of the states that stay as they were before a step, other
-            ones at every step in training, and the expectation of that at inference (Krueger et
-            al. 2016, arXiv:1606.01305, section 3). A number, or a list of one for each state.
+        zoneout: Fraction of the units of a state that keep their value in a step. Training draws
+            the units anew at every step; inference uses the expected value (Krueger et al. 2016,
+            arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
 
     Call arguments:
         inputs: `(batch, features)`, one step.

@@ -42,19 +42,20 @@ def from_keras(
     architecture=None,
     check: bool = False,
 ) -> keras.layers.Layer:
-    """Returns a copy with our layers in the place of `keras.layers`'s recurrent ones.
+    """Returns a copy with layers of keras_gated in place of the recurrent layers of `keras.layers`.
 
-    Outputs, states and gradients are the same, under the same masks. Converted are `SimpleRNN`,
-    `LSTM`, `GRU`, their cells and `Bidirectional`, wherever they stand, and subclasses of them
-    that change nothing but their constructor and `get_config`; everything else of a functional or
-    sequential model is copied as it is. Names, weights, states of stateful layers, seeds, masks,
-    and what `compile` said are kept, with the optimizer's variables. What was given is not changed.
+    Outputs, states and gradients are the same, under the same masks. `SimpleRNN`, `LSTM`, `GRU`,
+    their cells and `Bidirectional` are converted, at any place of a model, and subclasses of them
+    that change only the constructor and `get_config`. Everything else of a functional or
+    sequential model is copied. The copy keeps names, weights, states of stateful layers, seeds,
+    masks, the settings of `compile`, and the variables of the optimizer. The original does not
+    change.
 
     Models of Keras 2 and `tf.keras` are read without Keras 2: files (`.h5`, `.hdf5`, `.keras`),
-    SavedModels, and functional or sequential models of `tf_keras`. The layers get their arguments
-    of today, and answer as Keras 2 did: `hard_sigmoid` is `keras_gated.hard_sigmoid()`,
-    `CuDNNLSTM` and `CuDNNGRU` are `LSTM` and `GRU`. What `compile` said and the optimizer's
-    variables are left out. No code of the file is run.
+    SavedModels, and functional or sequential models of `tf_keras`. The layers get the arguments
+    of Keras 3 and answer as Keras 2 did: `hard_sigmoid` becomes `keras_gated.hard_sigmoid()`,
+    `CuDNNLSTM` and `CuDNNGRU` become `LSTM` and `GRU`. The settings of `compile` and the variables
+    of the optimizer are left out. No code of the file is run.
 
     Args:
         layer_or_model: One of these:
@@ -66,26 +67,28 @@ def from_keras(
               folder of a SavedModel.
             - The path of weights of Keras 2 (`save_weights`: `.h5`, `.weights.h5`, or the prefix
               of a checkpoint), with their `architecture`.
-        custom_objects: Optional dict of names and the classes or functions of your own that they
-            stand for, as in `keras.saving.load_model`.
-        architecture: The model that weights belong to: a model of `keras.layers`, ours or
-            `tf_keras`, or what `to_json` of Keras 2 returned: the text, the path of a file, or a
-            dict. Of a model built today, `hard_sigmoid` is that of today: write
-            `keras_gated.hard_sigmoid()` for Keras 2's. Layers of other names belong together in
-            their order, as in Keras 2's `load_weights`.
-        check: Whether to ask the original, too, about random inputs with masks, and to print the
-            largest difference. More than 1e-4 of the largest answer (float16: 1e-2, float64: 1e-9)
-            raises. What Keras 2 saved is asked in `tf_keras`.
+        custom_objects: Optional dict of your classes and functions by name, as in
+            `keras.saving.load_model`.
+        architecture: The model that the weights belong to: a model of `keras.layers`, keras_gated
+            or `tf_keras`, or the result of `to_json` of Keras 2 as a text, the path of a file, or
+            a dict. In a model built with Keras 3, `hard_sigmoid` is that of Keras 3; use
+            `keras_gated.hard_sigmoid()` for that of Keras 2. Layers whose names differ are matched
+            in their order, as in `load_weights` of Keras 2.
+        check: Whether to compare the answers with those of the original, for random inputs with
+            masks, and to print the largest difference. A difference of more than 1e-4 of the
+            largest answer (float16: 1e-2, float64: 1e-9) is an error. Models of Keras 2 are
+            called in `tf_keras`.
 
     Returns:
         The same kind of thing, built if it was built.
 
     Raises:
-        ValueError: If there is nothing to convert, or something cannot be converted exactly: a
-            subclass that changes what the class it extends does; a mask that `keras.layers` drops
-            because the layer is given an initial state (ours counts it); a GRU whose recurrent
-            activation, regularizers or constraints tell a weight from its negative. For a file,
-            if it is damaged or has what Keras 3 does not; the message names the file and layer.
+        ValueError: If the model has nothing to convert, or something that cannot be converted
+            exactly: a subclass that changes what its base class computes; a mask that
+            `keras.layers` ignores because the layer gets an initial state; a GRU whose recurrent
+            activation, regularizers or constraints differ between a weight and its negative. If
+            a file is damaged, or uses what Keras 3 does not have; the message names the file and
+            the layer.
         FileNotFoundError: If there is no file.
         ImportError: For `check`, if `tf_keras` is not installed.
     """
@@ -124,12 +127,12 @@ def _ours(model, owner):
 
 
 def to_keras(layer_or_model: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns a copy with `keras.layers`'s recurrent layers in the place of ours.
+    """Returns a copy with recurrent layers of `keras.layers` in place of those of keras_gated.
 
-    The way back of `from_keras`: see there. `fused` is left out, since Keras has none.
+    The reverse of `from_keras`. `fused` is left out, because `keras.layers` does not have it.
 
     Args:
-        layer_or_model: One of our layers or cells, a wrapper around one, or a functional or
+        layer_or_model: A layer or cell of keras_gated, a wrapper around it, or a functional or
             sequential model.
 
     Returns:

@@ -26,55 +26,55 @@ def from_torch(
     return_state: bool = False,
     check: bool = False,
 ) -> keras.layers.Layer:
-    """Returns our layers with the weights of a `torch.nn.RNN`, `LSTM` or `GRU`, or of their cells.
+    """Returns layers of keras_gated with the weights of a `torch.nn.RNN`, `LSTM`, `GRU` or a cell.
 
-    Inputs are `(batch, time, features)` here, whatever `batch_first` says there. Packed sequences
-    there are masks here: `pad_packed_sequence` writes zeros at masked steps, where an LSTM here
-    repeats its last output (a `Bidirectional` writes zeros, too). The two biases there are kept
-    apart where there are two here, in a GRU, and added elsewhere. An LSTM's `proj_size` there is
-    `projection` here. A cell there is a layer here, which takes all steps. Of weight_norm there is
-    the effective weight here.
+    The inputs of the layers are `(batch, time, features)`, whatever `batch_first` says. Masks take
+    the place of packed sequences. At a masked step torch's `pad_packed_sequence` writes zeros; a
+    layer repeats its last output, and a `Bidirectional` writes zeros, too. torch's two biases stay
+    apart in a GRU and are added elsewhere. `proj_size` becomes `projection`. A cell becomes a
+    layer, which takes all steps. weight_norm becomes the effective weight.
 
-    Of a larger model one recurrent module is converted, and everything else is left alone.
+    Of a larger model one recurrent module is converted, and everything else is left out.
 
     Args:
         module_or_state_dict: One of these:
 
-            - The module, or a model that holds it. It may be scripted or traced; a traced one has
-              lost its activation and dropout.
-            - A dict of its arrays or tensors by their names (`weight_ih_l0`, ...; of a cell
-              `weight_ih`), for which torch need not be installed; or a checkpoint that holds the
-              dict under any name, as "state_dict". The names may be short (`w_ih`, `b_hh`).
+            - The module, or a model that holds it. It may be scripted or traced; a traced module
+              has lost its activation and dropout.
+            - A state dict of arrays or tensors (`weight_ih_l0`, ...; of a cell `weight_ih`). torch
+              need not be installed for arrays. The names may be short (`w_ih`, `b_hh`). Or a
+              checkpoint that holds the state dict under any name, for example "state_dict".
             - The path of such a dict: `.npz`, `.safetensors` (needs safetensors), or what
               `torch.save` wrote, `.pt`, `.pth`, `.bin`, `.ckpt` (needs torch). Weights alone are
               read: nothing that a file holds is run.
-        prefix: What stands before those names in a larger model, as `"lstm."` or `"enc_"`, or
-            `""` for nothing. None finds it where there is one recurrent module.
-        activation: "tanh" or "relu": that of an RNN which does not say it, as a state dict.
+        prefix: The text before the names of the weights in a larger model, for example `"lstm."`
+            or `"enc_"`, or `""` for no text. With None it is found, if the model has one recurrent
+            module.
+        activation: "tanh" or "relu", for an RNN that does not say its activation, such as a state
+            dict.
         return_sequences: Whether the last layer returns all steps, as torch does.
         return_state: Whether to return a model that takes initial states and returns final ones.
-        check: Whether to ask torch, too, about random sequences of unequal lengths, and to print
-            the largest difference. More than 1e-4 of the largest answer (float16: 1e-2, float64:
-            1e-9) raises.
+        check: Whether to compare the answers with those of torch, for random sequences of unequal
+            lengths, and to print the largest difference. A difference of more than 1e-4 of the
+            largest answer (float16: 1e-2, float64: 1e-9) is an error.
 
     Returns:
-        A built `SimpleRNN`, `LSTM` or `GRU`, in a `Bidirectional` where it has both directions;
-        for several layers a `keras.Sequential` of them, with `Dropout` between where a module has
-        some.
+        A built `SimpleRNN`, `LSTM` or `GRU`, inside a `Bidirectional` for both directions. For
+        several layers, a `keras.Sequential` of them, with `Dropout` between if the module has it.
 
-        With `return_state` a functional `keras.Model`, `y, states = model((x, states))`, of any
-        number of layers and both directions. The states before and after are lists of
-        `(batch, width)` in torch's order, `[*h_n, *c_n]`: first the hidden states of all layers,
-        each forwards and then backwards, then an LSTM's memories likewise. The inputs are named
-        `x`, `h_0`, `h_0_reverse`, `h_1`, ..., `c_0`, ..., after the layer; the outputs `y`,
-        `h_0_final`, ... Zeros begin a sequence. Keras wants `x` and the states to be all tensors
-        or all arrays. Masked steps keep the state before: `model((x, states), mask=(mask, [None] *
-        len(states)))`, or a mask that `x` carries.
+        With `return_state`, a functional `keras.Model`, `y, states = model((x, states))`. The
+        states are lists of `(batch, width)` in torch's order, `[*h_n, *c_n]`: first the hidden
+        states of all layers, forwards before backwards in each, then the memories of an LSTM in
+        the same order. Inputs are named `x`, `h_0`, `h_0_reverse`, `h_1`, ..., `c_0`, ..., by the
+        number of the layer, outputs `y`, `h_0_final`, ... Zeros begin a sequence. `x` and the
+        states must be all tensors or all arrays. Masked steps keep the state. A mask comes with
+        `x`, or as `model((x, states), mask=(mask, [None] * len(states)))`.
 
     Raises:
-        ValueError: If an entry is missing, unknown or of another shape, if there are several
-            recurrent modules, for parametrizations other than weight_norm, or if a file is cut
-            off, holds more than weights, or unpacks to far more than its size.
+        ValueError: If an entry is missing, unknown or of another shape; if a model has several
+            recurrent modules and no `prefix` names one; for parametrizations other than
+            weight_norm; if a file is cut off, holds more than weights, or unpacks to far more
+            than its size.
         FileNotFoundError: If there is no such file.
         ImportError: If the package that reads a file is not installed; for `check`, torch.
     """
@@ -158,13 +158,14 @@ def _torch(owner, way_out):
 def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
     """Returns a `torch.nn.RNN`, `LSTM` or `GRU` with the weights of our layers.
 
-    Where there is one bias here and there are two there, the whole of it becomes `bias_ih`, and
-    `bias_hh` is zero; a GRU's two are kept as they are. What is dropped in training there is
-    dropped elsewhere: a layer's own dropouts are left out, with a warning.
+    A layer with one bias gives its whole bias to `bias_ih`, and `bias_hh` is zero. A GRU keeps its
+    two biases. torch applies dropout between layers, not inside them, so the dropouts of a layer
+    are left out, with a warning.
 
     Args:
-        layers: A built layer of ours, a `Bidirectional` around one (outputs concatenated), or
-            several of the same size: a list or `keras.Sequential`, with `Dropout` between.
+        layers: A built layer of keras_gated, or a `Bidirectional` around it (outputs
+            concatenated). Or several of the same size: a list or `keras.Sequential`, with
+            `Dropout` between.
         batch_first: Whether the module takes `(batch, time, features)`.
         state_dict: Whether to return a dict of arrays instead, for which torch is not needed.
 
@@ -172,9 +173,9 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
         The module, or its state dict of NumPy arrays.
 
     Raises:
-        ValueError: For what torch does not have: `go_backwards`, `reset_after=False`, other
-            activations, layers of different kinds or sizes.
-        ImportError: If torch is not installed and a module is asked for.
+        ValueError: For options that torch does not have: `go_backwards`, `reset_after=False`,
+            other activations, layers of different kinds or sizes.
+        ImportError: If torch is not installed and `state_dict` is False.
     """
     layers, dropout = _without_dropout(layers)
     pairs = list(map(_directions, layers))  # no frame of its own, for the warning's stacklevel

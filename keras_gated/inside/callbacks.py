@@ -15,22 +15,23 @@ from keras_gated.inside.trace import named
 class GradientFlowLogger(keras.callbacks.Callback):
     """Logs after an epoch how the gradient travels back through time, and warns if it does not.
 
-    Every layer's norms of `gradient_flow` go to `directory/gradient_flow.csv`: a row an epoch
-    (from 1), layer and step, means over the rows of the batch that have the step. TensorBoard,
-    started with `--logdir directory`, shows three of each layer: the norm at a row's `first` step
-    and at its `last` one, and `reach`, the first divided by the last.
+    The norms of `gradient_flow` go to `directory/gradient_flow.csv`. The file has a row for each
+    epoch (from 1), layer and step, with means over the rows of the batch that have this step.
+    TensorBoard, started with `--logdir directory`, shows three numbers of each layer: the norm at
+    the `first` step of a row, the norm at its `last` step, and `reach`, the first divided by the
+    last.
 
-    A layer warns in words where `reach` is below `vanishing` or above `exploding`, or a norm is
-    not finite. A loss at every step gives every step a gradient of its own; reach then says
-    little, and a batch whose only target is at the end says more.
+    The callback warns if `reach` of a layer is below `vanishing` or above `exploding`, or if a
+    norm is not finite. With a loss at every step, every step has a direct gradient, and `reach`
+    says little. Use a batch whose only target is at the end.
 
     Args:
-        x, y: One batch, the same at every epoch, as for `model.train_on_batch`.
-        directory: Where to write; made if missing. The CSV file of an earlier training is
-            replaced, unless it is gone on with (`initial_epoch`).
-        layer: Optional layer, or its name: only that one. Default: all.
-        every: Epochs from one look to the next; the first is after the first epoch.
-        vanishing, exploding: The limits of `reach` that warn.
+        x, y: One batch, as for `model.train_on_batch`. It is used in every epoch.
+        directory: The folder to write into, created if it is missing. The CSV file of an earlier
+            training is replaced, unless `fit` continues that training (`initial_epoch`).
+        layer: Optional layer, or its name, if only this layer is wanted. Default: all.
+        every: Number of epochs between two logs. The first log is after the first epoch.
+        vanishing, exploding: The callback warns if `reach` is below or above these limits.
 
     Raises:
         ValueError: As `gradient_flow`, at the end of the first epoch.

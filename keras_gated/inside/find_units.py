@@ -9,12 +9,12 @@ from keras_gated.inside.trace import named, trace_gates
 
 
 class Unit(NamedTuple):
-    """A unit of a recurrent layer, and how its memory goes along with a property."""
+    """A unit of a recurrent layer, and how closely its memory follows a property."""
 
     layer: str  # the layer's name; a direction of a `Bidirectional` is `name/direction`
     unit: int
     correlation: float  # with the property, -1 to 1, over the steps of every other row
-    held_out: float  # the same over the other rows, which had no say in the choice
+    held_out: float  # the same over the other rows, which were not used to choose the unit
 
 
 def find_units(
@@ -22,21 +22,21 @@ def find_units(
 ) -> list[Unit]:
     """Returns the units of a model whose memory tracks a property best.
 
-    A unit's memory is an LSTM's `memory`, and otherwise `hidden`. Among many units some go along
-    with anything by chance, so they are ranked on half of the rows (the first, third, ...) and
-    their correlation on the other half stands beside it.
+    The memory of a unit is the `memory` of an LSTM, and `hidden` in other layers. Among many
+    units, some follow any property by chance. So units are ranked on half of the rows (the first,
+    third, ...), and the result also has their correlation on the other half.
 
     Args:
-        model: A model with recurrent layers of ours.
-        inputs: What it reads, an array `(rows, time, ...)`.
-        values: The property at each step, numbers `(rows, time)`: 1 inside a quotation and 0
-            outside, the position in the line, ... NaN where a step is not to count (padding).
-        layer: Optional name of a layer: only that one. Default: all.
-        top: How many units to return.
-        batch_size: Rows that are looked at in one go.
+        model: A model with recurrent layers of keras_gated.
+        inputs: The inputs of the model, an array `(rows, time, ...)`.
+        values: The property at each step, numbers `(rows, time)`. For example 1 inside a quotation
+            and 0 outside, or the position in the line. NaN leaves a step out (padding).
+        layer: Optional name of a layer, if only this layer is wanted. Default: all.
+        top: Number of units to return.
+        batch_size: Number of rows in one call of the model.
 
     Returns:
-        A list of `Unit`, the largest correlation by amount first.
+        A list of `Unit`, sorted by the absolute value of the correlation, largest first.
 
     Raises:
         ValueError: If shapes do not fit, or the property is the same at all steps of a half.

@@ -23,18 +23,18 @@ from keras_gated.paths.recorder import recording
 class GradientFlow(NamedTuple):
     """The gradient of a loss on its way back through one recurrent layer.
 
-    All are of the loss as `model.compute_loss` returns it: usually a mean over the batch. Step t
-    belongs to step t of the inputs, in either direction. At a masked step a norm is that of the
-    derivative by the state that passes through, and the contribution is zero.
+    The loss is that of `model.compute_loss`, usually a mean over the batch. Step t belongs to
+    step t of the inputs, in both directions. At a masked step the state passes through: the norm
+    is that of its derivative, and the contribution is zero.
     """
 
     hidden: Any  # norm of dL/dh_t over the units, (batch, time)
-    memory: Any  # norm of dL/dc_t, by h_t as well as by later steps, (batch, time); None: no c
-    # The part of the state after step t that is still there at the end if nothing but the gate
-    # acts on it: for an LSTM the product of the later forget gates, for a GRU that of 1 - update.
+    memory: Any  # norm of dL/dc_t, through h_t and later steps, (batch, time); None without c
+    # The part of the state after step t that the gates of all later steps keep: for an LSTM the
+    # product of the later forget gates, for a GRU the product of 1 - update.
     path: Any  # (batch, time, units); None: no such gate
-    contributions: Any  # weight name to what each step adds to its gradient, (time, *weight.shape)
-    gradients: Any  # weight name to the sum of them: the ordinary gradient, weight.shape
+    contributions: Any  # by weight name: what a step adds to the gradient, (time, *weight.shape)
+    gradients: Any  # by weight name: their sum, the ordinary gradient, weight.shape
     mask: Any  # whether a step counts, bool (batch, time)
     backwards: bool  # whether the layer reads from the last step to the first
 
@@ -44,24 +44,24 @@ def gradient_flow(
 ) -> GradientFlow | dict:
     """Returns how the gradient of a model's loss travels back through its recurrent layers.
 
-    The model runs at inference: nothing is dropped, and no weight or state changes. Penalties on
-    weights take no way through time and are left out.
+    The model runs at inference: no dropout, and no weight or state changes. Penalties on weights
+    do not travel through time and are left out.
 
     Args:
-        model: A compiled Keras model with recurrent layers of ours.
+        model: A compiled Keras model with recurrent layers of keras_gated.
         x, y: One batch, as for `model.train_on_batch`.
-        layer: Optional layer, or its name: only that one. Default: all.
-        contributions: Whether to keep what each step adds to the weight gradients, which takes as
-            much memory as `time` copies of the weights. False: `contributions` and `gradients`
-            are None.
+        layer: Optional layer, or its name, if only this layer is wanted. Default: all.
+        contributions: Whether to keep what each step adds to the gradients of the weights. This
+            takes as much memory as `time` copies of the weights. With False, `contributions` and
+            `gradients` are None.
 
     Returns:
-        A `GradientFlow` for `layer`; without one, a dict of them by the layer's name. A
-        `Bidirectional` has two, a dict with `forward` and `backward`.
+        The `GradientFlow` of `layer`, or without `layer` a dict of them by the name of the layer.
+        A `Bidirectional` has a dict of two, `forward` and `backward`.
 
     Raises:
-        ValueError: If the model is not compiled, has no such layer, or hides it (see
-            `trace_gates`).
+        ValueError: If the model is not compiled, has no such layer, or calls it where its values
+            cannot be read (see `trace_gates`).
 
     Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
     arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
@@ -225,7 +225,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         passing = [d_states[0] + d_shown[fields.index("hidden")], *d_states[1:]]
         by_states = _write(by_states, t, where_rows(valid, by_after, passing))
         d_states = where_rows(valid, by_before, d_states)
-        # A masked step shows once more what the one before it did, or zeros.
+        # A masked step repeats the previous output, so its gradient belongs to that earlier step.
         kept = tf.zeros_like(valid) if layer.zero_output_for_mask else ~valid
         d_shown = where_rows(kept, d_shown, none[len(states) :])
         return t - 1, d_shown, d_states, by_states, _write(by_weights, t, by_weight)

@@ -10,35 +10,36 @@ from keras_gated.paths.recorder import recording
 def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_state=None) -> dict:
     """Returns every gate and state of a recurrent layer, or of all those of a model.
 
-    What a step computes is recorded while the model runs as it always does (at inference), so the
-    values are those of the model itself. Differentiable by inputs and weights, and usable inside
-    a `tf.function` and an exported signature. As outputs of a functional model: build the layer
-    with `return_gates=True`. A stateful layer's state is read and left as it is.
+    The model runs once at inference, and what its steps compute is recorded. So the values are
+    those of the model itself. They can be differentiated by inputs and weights. The function
+    works inside a `tf.function` and an exported signature. For gates as outputs of a functional
+    model, build the layer with `return_gates=True`. The state of a stateful layer stays as it is.
 
     Args:
-        layer_or_model: One of our layers, a `Bidirectional` around one, or a model with some.
-        inputs: What it is called with; for a layer `(batch, time, features)`.
-        mask: Optional bool, `(batch, time)`. Default: the mask that comes with `inputs` or arises
-            inside the model.
+        layer_or_model: A recurrent layer of keras_gated, a `Bidirectional` around one, or a model
+            with such layers.
+        inputs: The inputs of the layer or model; for a layer `(batch, time, features)`.
+        mask: Optional bool, `(batch, time)`. Default: the mask that comes with `inputs`, or that
+            a layer of the model makes.
         initial_state: Optional list of the states before the first step, each `(batch, units)`.
             Default: zeros, or a stateful layer's own.
 
     Returns:
-        For a layer a dict from name to float tensor, `(batch, time, units)`: of an LSTM `input`,
-        `forget`, `candidate`, `output`, `memory` and `hidden`; of a GRU `update`, `reset`,
-        `candidate` and `hidden`; of a SimpleRNN `hidden`. Gates are between 0 (closed) and 1
-        (open); the update gate writes at 1. For a `Bidirectional` two of them, `forward` and
-        `backward`. For a model a dict of these by the layer's name; a layer that is called again
-        has `name/2` and so on.
+        For a layer, a dict of float tensors by name, `(batch, time, units)`. An LSTM has `input`,
+        `forget`, `candidate`, `output`, `memory` and `hidden`, a GRU `update`, `reset`,
+        `candidate` and `hidden`, a SimpleRNN `hidden`. Gates are between 0 (closed) and 1
+        (open). The update gate writes at 1. For a `Bidirectional`, a dict of two such dicts,
+        `forward` and `backward`. For a model, a dict of all these by the name of the layer. The
+        second call of a layer is `name/2`.
 
-        Step t belongs to step t of the inputs, in either direction. A masked step repeats the
-        step computed before it (zeros where there is none, or everywhere with
-        `zero_output_for_mask=True`): `hidden` is what the layer puts out. Under half precision
-        the values are float32, as a step computes them.
+        Step t belongs to step t of the inputs, in both directions. A masked step repeats the
+        values of the step before it. They are zero if no valid step came before, or at every
+        masked step with `zero_output_for_mask=True`. `hidden` is the output of the layer. Under
+        half precision the values are float32, as a step computes them.
 
     Raises:
-        ValueError: If nothing recurrent of ours is called, or what is called hides its layers (in
-            a `tf.function` of its own, for example).
+        ValueError: If no recurrent layer of keras_gated is called, or if a layer is called where
+            its values cannot be read, for example inside another `tf.function`.
 
     Reference: Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, section 4.
     """

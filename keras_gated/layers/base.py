@@ -4,6 +4,7 @@ A step's equations are its cell's. Which of the paths runs them over a sequence 
 """
 
 import inspect
+import re
 
 import keras
 from keras import ops
@@ -29,14 +30,15 @@ from keras_gated.paths.path import Call, own_call
 
 _CALL = """
     Call arguments:
-        sequences: float, `(batch, time, features)`; any of the first two may be unknown.
+        sequences: float, `(batch, time, features)`; batch and time may be unknown.
         initial_state: Optional list of the states before the first step, each `(batch, width)`.
-            A state of one row, `(1, width)`, is that of every row: a learned one, for example.
-            Default: zeros, or with `stateful=True` the states after the last call.
+            A state of one row, `(1, width)`, is used for every row: a learned initial state, for
+            example. Default: zeros, or with `stateful=True` the states after the last call.
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
-            repeats the output of the step before it (zeros, if there is none before it, or at
-            every masked step with `zero_output_for_mask=True`). Default: the mask that Keras
-            attached to `sequences`, with an `initial_state`, too (`keras.layers` forgets it).
+            repeats the output of the step before it. The output is zero if no valid step came
+            before, or at every masked step with `zero_output_for_mask=True`. Default: the mask
+            that Keras attached to `sequences`, with an `initial_state`, too (`keras.layers`
+            ignores it then).
         training: Whether dropout is applied.
 
     Returns:
@@ -51,31 +53,35 @@ _CALL = """
 
 _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_state: Whether to return the final states, too.
-        go_backwards: Whether to read the sequence from its end; the outputs
-            of all steps then stand in the order they were computed, the last step first, and so
-            does the mask that goes on to the next layer.
+        go_backwards: Whether to read the sequence from its end. The outputs of all steps are then
+            in the order of computation, the last step first. So is the mask that the next layer
+            gets.
         stateful: Whether the final states are the initial states of the next call. Needs a fixed
-            batch size; `reset_state()` sets them to zero.
-        unroll: Whether to write the loop out: faster for a few steps, larger; needs a fixed time.
+            batch size. `reset_state()` sets the states to zero.
+        unroll: Whether to write the loop out as one graph: faster for a few steps, but larger.
+            Needs a fixed number of steps.
         zero_output_for_mask: Whether the output of a masked step is zero.
         activity_regularizer: Regularizer of the output.
-        use_cudnn: "auto" runs cuDNN on a GPU for the families that it knows (LSTM, GRU), wherever
-            `fused` would be valid (and in float16); True raises with the reason where it does not
-            run; False never runs it.
+        use_cudnn: "auto" runs LSTM and GRU on cuDNN on a GPU, wherever `fused` would be valid
+            (and in float16). True raises an error with the reason where cuDNN cannot run. False
+            never runs it.
         return_gates: Whether to return every gate and state of every step, too.
-        fused: "auto" runs all steps at once (input product, back-propagation through time by hand)
-            wherever that is valid, and the cell's own loop elsewhere; True raises with the reason
-            where it is not; False never does. "compiled" is True, and runs compiled loops in a
-            `tf.function` of your own, too, which then cannot be exported but by `export_model`.
-            `keras_gated.set_fused` is the switch for all layers.
+        fused: "auto" runs the fused path (one input product for all steps, back-propagation
+            through time by hand) wherever it is valid, and the cell's loop elsewhere. True raises
+            an error with the reason where it is not valid. False never runs it. "compiled" is
+            True, and compiles the loop inside a `tf.function` of yours, too; such a function can
+            be exported by `export_model` only. `keras_gated.set_fused` is the switch for all
+            layers.
         name, dtype, trainable: As for any Keras layer."""
+_USE_CUDNN = re.compile(r"        use_cudnn: .*?(?=        return_gates:)", re.DOTALL)
 
 
 def document(cls, cell_class=None):
     """Writes the arguments of a cell, those of a sequence and the call into a docstring."""
     text = cls.__doc__ or ""
     if "{sequence}" in text:
-        text = inspect.cleandoc(text.replace("{sequence}", _SEQUENCE) + _CALL)
+        sequence = _USE_CUDNN.sub("", _SEQUENCE) if "use_cudnn" in cls.without else _SEQUENCE
+        text = inspect.cleandoc(text.replace("{sequence}", sequence) + _CALL)
         cls.__doc__ = text.replace("{cell}", section(cell_class.__doc__, "Args"))
 
 

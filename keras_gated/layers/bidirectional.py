@@ -14,6 +14,14 @@ class Bidirectional(keras.layers.Bidirectional):
     the mask goes on to the next layer where sequences are returned, also in Keras 3.16, which
     does not pass it on. Everything else is Keras's: the arguments, the weights and their order.
 
+    Args:
+        layer: The layer that reads forwards, one of this package or of `keras.layers`.
+        merge_mode: How outputs of both directions become one: "concat", "sum", "mul", "ave", or
+            None for a list of both.
+        weights: Optional list of arrays, the initial weights of both layers.
+        backward_layer: Optional layer that reads backwards, built with `go_backwards=True`.
+            Default: a copy of `layer` that reads backwards.
+
     Masked steps: the outputs of both directions are zero there if sequences are returned.
     """
 

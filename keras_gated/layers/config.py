@@ -12,18 +12,17 @@ _ONLY_CELLS = contextvars.ContextVar("keras_gated_only_cells", default=False)
 
 
 def set_fused(fused: bool | str) -> None:
-    """Says what `fused="auto"`, the default of every layer, means from now on in this program.
+    """Chooses what `fused="auto"`, the default of every layer, means in this program.
+
+    A function that TensorFlow has traced keeps its loops. So call this before a model is fitted
+    or called, or compile the model again.
 
     Args:
-        fused: "auto" (or True) lets a layer run its fused path, or cuDNN, wherever that is valid;
-            "compiled" does so with compiled loops in functions of your own, too, as
-            `fused="compiled"` does; False runs every layer's cell in Keras's own loop, as
-            `fused=False` does. Layers that were given `fused=True`, `fused=False` or
-            `use_cudnn=True` keep to it. The environment variable `KERAS_GATED_FUSED=0` begins a
-            program with False.
-
-    A function that TensorFlow has traced keeps the loops it was traced with: say it before a model
-    is fitted or asked, or compile the model again.
+        fused: "auto" or True: a layer runs the fused path, or cuDNN, wherever that is valid.
+            "compiled": also with compiled loops inside a `tf.function` of yours. False: a layer
+            runs its cell in Keras's own loop. Layers with `fused=True`, `fused=False` or
+            `use_cudnn=True` are not affected. The environment variable `KERAS_GATED_FUSED=0`
+            starts a program with False.
 
     Raises:
         ValueError: For any other value.

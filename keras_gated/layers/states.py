@@ -20,18 +20,19 @@ from keras_gated.cells.arguments import compatible
 def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
     """Sets the states of a stateful layer, or of all stateful layers of a model.
 
-    Works for our layers, for `keras.layers.RNN` around any cells, stacked ones included, and for
-    `Bidirectional`. May be called inside a `tf.function` (in a `train_step`, for example).
+    Works for the layers of keras_gated, for `keras.layers.RNN` around any cells (stacked cells
+    included), and for `Bidirectional`. It may be called inside a `tf.function`, for example in a
+    `train_step`.
 
     Args:
         layer: A layer or a model.
-        states: What `get_state` returns: for every layer its name and a list of arrays, each
-            `(batch, units)`; a list will do for one layer. Default: zeros.
-        rows: Optional bool, `(batch,)`: the rows to set. Default: all.
+        states: A dict of lists of arrays, each `(batch, units)`, by the name of the layer, as
+            `get_state` returns it. For one layer the list alone is enough. Default: zeros.
+        rows: Optional bool, `(batch,)`, the rows to set. Default: all.
 
     Raises:
-        ValueError: If there is no stateful layer, or names or shapes do not fit. Then no state
-            has been changed.
+        ValueError: If no layer is stateful, or names or shapes do not fit. No state is changed
+            then.
     """
     own = _stateful_layers(layer)
     if states is None:
@@ -66,10 +67,10 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
 
 
 def get_state(layer: keras.layers.Layer) -> dict[str, list]:
-    """Returns the states of a stateful layer or model: name to a list of arrays.
+    """Returns the states of a stateful layer or model: a dict of lists of arrays by layer name.
 
     Raises:
-        ValueError: If there is no stateful layer.
+        ValueError: If no layer is stateful.
     """
     own = _stateful_layers(layer)
     return {name: [ops.convert_to_numpy(v) for v in variables] for name, variables in own.items()}
@@ -96,10 +97,10 @@ def _stateful_layers(layer):
 
 
 class ResetState(keras.callbacks.Callback):
-    """Begins every epoch with zero states, and keeps validation from disturbing the training's.
+    """Sets the states of a model to zero at the start of every epoch.
 
-    Validation and evaluation begin with zero states, too; afterwards the states are those of
-    before. Needs a model with a stateful layer.
+    Validation and evaluation start from zero states, too. After them the states of the training
+    are restored. The model needs a stateful layer.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -116,16 +117,16 @@ class ResetState(keras.callbacks.Callback):
 def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset":  # noqa: F821
     """Cuts one long stream into batches that follow each other row by row.
 
-    The stream becomes `batch_size` strips of the same length, side by side; every batch holds the
-    next `steps` steps of each strip. So with `stateful=True` a row goes on where it stopped.
+    The stream is cut into `batch_size` strips of the same length. Every batch holds the next
+    `steps` steps of each strip. So with `stateful=True` a row goes on where it stopped.
 
     Args:
         inputs: `(length, ...)`, an array of ids or vectors.
-        targets: `(length, ...)`, aligned with `inputs`; for a model of the next token that is the
-            stream one later.
-        batch_size: Number of strips. The rest of the division, fewer than `batch_size` steps at
-            the end of the stream, is left out.
-        steps: Steps in a window; the last window may be shorter.
+        targets: `(length, ...)`, aligned with `inputs`. To predict the next token, the targets are
+            the stream shifted by one step.
+        batch_size: Number of strips. The remainder of the division, fewer than `batch_size` steps
+            at the end of the stream, is left out.
+        steps: Number of steps in a window. The last window may be shorter.
 
     Returns:
         A `tf.data.Dataset` of `(inputs, targets)`, each `(batch_size, steps, ...)`.

@@ -22,7 +22,7 @@ class Layout(NamedTuple):
 
     steps: int  # steps of a chunk
     rows: int  # rows come in multiples of so many, where a multiple is needed
-    numbers: int  # a second group is worth its while from so many numbers of a state in each
+    numbers: int  # split the batch in two only if a state of each group has so many numbers
 
 
 # XLA compiles the loops of training anew for every shape of a chunk, so there are few shapes.

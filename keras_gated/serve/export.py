@@ -37,27 +37,29 @@ def export_model(
 ) -> str:
     """Writes `directory/<version>/`, a SavedModel that a stock TensorFlow Serving loads.
 
-    What is written is checked (`check_export`), asked the example requests, and renamed to the
-    next free number only then. The requests and the answers lie beside it as warm-up records,
-    `assets.extra/tf_serving_warmup_requests`, which a server runs before it reports ready. Until
-    then the version is called `unfinished-...`. If the process is killed, that stays, and the next
-    export into the same directory removes it.
+    The function writes a folder `unfinished-...`, checks it with `check_export`, and asks it the
+    example requests. Then it renames the folder to the next free number. The requests and their
+    answers are stored in it as warm-up records, `assets.extra/tf_serving_warmup_requests`, which
+    a server runs before it reports that it is ready. If the process is killed, the unfinished
+    folder stays. The next export into the same directory removes it.
 
     Args:
         model: A Keras model, functional or sequential unless `signatures` are given.
-        directory: Where the versions of one model stand, as TensorFlow Serving mounts it; its name
-            is the model's.
-        signatures: Optional dict, signature name to `serve.signatures.Signature`, the default
-            first: from `recipes.classification`, `recipes.generation`, or your own. Default:
-            those of `serve.signatures.functional`, for which the next three are.
-        lengths: Whether an input `lengths`, `(batch,)`, stands for the mask.
+        directory: The folder of all versions of one model, as TensorFlow Serving mounts it. Its
+            name is the name of the model.
+        signatures: Optional dict of `serve.signatures.Signature` by name. The first one is the
+            default signature. `recipes.classification` and `recipes.generation` make some.
+            Default: the signatures of `serve.signatures.functional`, which the arguments
+            `lengths`, `states` and `gates` choose.
+        lengths: Whether an input `lengths`, `(batch,)`, takes the place of the mask.
         states: Whether the states of the recurrent layers are inputs and outputs, too.
-        gates: Optional name of a layer: the signature `gates` returns all of its gates.
-        examples: Optional dict, signature name to a list of requests, each a dict of arrays by
-            input. Default: those of the signatures.
-        track: Layers with resources that the functions use besides the model's (lookup tables).
-        extras: Optional files to lie beside the model, in `assets.extra`, which a server leaves
-            alone: file name to a function that writes the path it is given.
+        gates: Optional name of a layer. A signature `gates` returns all its gates.
+        examples: Optional dict of lists of requests by signature name. A request is a dict of
+            arrays by input name. Default: the examples of the signatures.
+        track: Layers with resources that the signatures use besides those of the model, such as
+            lookup tables.
+        extras: Optional dict of further files by name, for `assets.extra`, which a server does not
+            read. Each value is a function that writes the path that it is given.
 
     Returns:
         The path of the new version, a string.

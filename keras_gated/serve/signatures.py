@@ -18,11 +18,12 @@ from keras_gated.serve.streaming import Stepper, check_masked, masks_of_inputs
 
 
 class Signature(NamedTuple):
-    """One thing that a served model can be asked.
+    """One function of a served model, with its named inputs.
 
-    function: Takes one tensor for each input, in order, and returns a dict of named outputs.
-    inputs: `tf.TensorSpec`s with names, each with a batch axis of unknown size.
-    examples: Requests to warm a server up with, each a dict of arrays by the inputs' names.
+    Attributes:
+        function: Takes one tensor for each input, in order, and returns a dict of named outputs.
+        inputs: `tf.TensorSpec`s with names, each with a batch axis of unknown size.
+        examples: Warm-up requests for a server, each a dict of arrays by input name.
     """
 
     function: Callable
@@ -34,24 +35,24 @@ def functional(model, lengths=False, states=False, gates=None):
     """Returns the signatures of a functional or sequential model.
 
     Args:
-        model: The model. Its inputs' names are the signature's; so are its outputs', numbered
-            where several have the same name.
-        lengths: Whether there is an input `lengths`, int32 `(batch,)`, instead of masks: of the
-            inputs whose number of steps is unknown, the steps from there on are masked, and may
-            hold anything: none counts at 0 and below, all beyond their number. (With `mask_zero`
-            alone, a server that pads rows of unequal length to batch them pads with a row's first
-            entry, not with 0.)
-        states: Whether the recurrent layers' states are inputs, `<layer>_hidden` and
-            `<layer>_memory`, and outputs of the same names: `(batch, units)`, zeros to begin with.
-        gates: Optional name of a layer, all gates and states of which the signature `gates`
-            returns, `(batch, time, units)`, for the same inputs, from states of zero.
+        model: The model. The signature has the names of its inputs and outputs. Outputs of the
+            same name are numbered.
+        lengths: Whether an input `lengths`, int32 `(batch,)`, takes the place of masks, for inputs
+            with an unknown number of steps. Steps at index >= lengths are ignored. lengths <= 0
+            ignores the row; lengths > time uses all steps. (A server that pads rows of unequal
+            length pads with the first entry of a row, not with 0. So `mask_zero` alone would be
+            wrong there.)
+        states: Whether the states of the recurrent layers are inputs and outputs of the same
+            names, `<layer>_hidden` and `<layer>_memory`, `(batch, units)`. Zeros begin a sequence.
+        gates: Optional name of a layer. A signature `gates` returns all its gates and states,
+            `(batch, time, units)`, for the same inputs, from initial states of zero.
 
     Returns:
-        Signature name to `Signature`: `serving_default`, and `gates`.
+        A dict of `Signature` by name: `serving_default`, and `gates`.
 
     Raises:
-        ValueError: If inputs are not known or of a fixed batch size, if nothing takes lengths or
-            states, or if a recurrent layer does not get the mask that stands for `lengths`.
+        ValueError: If the inputs are not known or have a fixed batch size, if no layer takes
+            lengths or states, or if the mask of `lengths` does not reach a recurrent layer.
     """
     symbolic = _inputs_of(model)
     timed = [len(x.shape) > 1 and x.shape[1] is None for x in symbolic]
