@@ -73,7 +73,7 @@ def functional(model, lengths=False, states=False, gates=None):
         values, mask = given[: len(specs)], None
         if lengths:
             values, mask = _masked(values, timed, given[len(specs)])
-        return _packed(model, values), mask
+        return packed(model, values), mask
 
     def answer(*given):
         inputs, mask = prepare(given)
@@ -82,7 +82,7 @@ def functional(model, lengths=False, states=False, gates=None):
             outputs, after = stepper(inputs, before, mask)
         else:
             outputs, after = _called(model, inputs, mask), {}
-        return {**_outputs_of(model, outputs), **after}
+        return {**outputs_by_name(model, outputs), **after}
 
     def answer_gates(*given):
         inputs, mask = prepare(given)
@@ -144,7 +144,7 @@ def _masked(values, timed, lengths):
     return values, masks if len(masks) > 1 else masks[0]
 
 
-def _packed(model, values):
+def packed(model, values):
     """Returns the values in the structure that the model is called with."""
     inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
     if len(values) == 1 and not isinstance(inputs, dict):
@@ -159,7 +159,7 @@ def _called(model, inputs, mask):
     return outputs
 
 
-def _outputs_of(model, outputs):
+def outputs_by_name(model, outputs):
     """Returns outputs by name: a dict's keys, or the names of the layers they come from."""
     found = {}
     layers = getattr(model, "output_names", None) or [model.layers[-1].name]
