@@ -117,6 +117,20 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
         np.testing.assert_allclose(np.concatenate(received, 1), model(given), atol=2e-6)
 
 
+def test_masked_steps_of_a_window_change_no_state(tmp_path):
+    ids = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(9, 3, mask_zero=True)(ids)
+    model = set_random(keras.Model(ids, layers.LSTM(4, name="l")(x)))
+    to_litert(model, tmp_path / "model.tflite", states=True, steps=2, batch_size=3)
+    file = File(tmp_path / "model.tflite")
+    file.resize((3, 2), (3, 4), (3, 4))
+    given = np.array([[1, 2, 0, 3, 0, 5], [0, 0, 4, 0, 0, 6], [7, 0, 0, 0, 0, 8]])
+    states = [np.zeros((3, 4))] * 2
+    for window in range(3):
+        answer, *states = file(given[:, 2 * window : 2 * window + 2], *states)
+    np.testing.assert_allclose(answer, model(given), atol=1e-6)
+
+
 def test_states_of_8_bits_go_in_as_they_came_out(tmp_path):
     model = of_two_families()
     options = {"quantize": "int8", "representative": TYPICAL, "states": True}

@@ -176,17 +176,19 @@ def outputs_by_name(model, outputs):
 
 
 def _examples(specs, steps=8):
-    """Returns one request: ones for ids, whose padding would be 0, and numbers around zero."""
-    request = {}
-    for spec in specs:
-        shape = [1, *(steps if n is None else n for n in spec.shape[1:])]
-        if spec.name == "lengths":
-            request[spec.name] = [steps]
-        elif spec.dtype == tf.string:
-            request[spec.name] = np.full(shape, b"")
-        elif spec.dtype.is_floating:
-            values = np.sin(np.arange(np.prod(shape, dtype=int)))
-            request[spec.name] = values.reshape(shape).astype(spec.dtype.as_numpy_dtype)
-        else:
-            request[spec.name] = np.ones(shape, spec.dtype.as_numpy_dtype)
+    """Returns one request."""
+    request = {s.name: example_of(s.shape, s.dtype, steps) for s in specs}
+    if "lengths" in request:
+        request["lengths"] = [steps]
     return [request]
+
+
+def example_of(shape, dtype, steps):
+    """Returns a row of an input: ones for ids, whose padding would be 0, or sines."""
+    shape, dtype = [1, *(steps if n is None else n for n in shape[1:])], tf.as_dtype(dtype)
+    if dtype == tf.string:
+        return np.full(shape, b"")
+    if dtype.is_floating:
+        values = np.sin(np.arange(np.prod(shape, dtype=int)))
+        return values.reshape(shape).astype(dtype.as_numpy_dtype)
+    return np.ones(shape, dtype.as_numpy_dtype)

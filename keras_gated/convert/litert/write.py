@@ -6,6 +6,7 @@ import warnings
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from keras_gated import keras_private
 from keras_gated.cells.arguments import boolean, tensorflow_for
@@ -140,7 +141,9 @@ def to_litert(
         )
     if not examples:
         length = _WINDOWS * steps if states else steps
-        examples = [random_inputs(functional, batch_size, length, seed) for seed in (0, 1)]
+        # A window that begins with masked steps answers zeros there, as a sequence does.
+        valid = np.ones((batch_size, length), bool) if states else None
+        examples = [random_inputs(functional, batch_size, length, n, valid) for n in (0, 1)]
     asked = check.Asked(content, [[steps if n is None else n for n in s.shape] for s in specs])
     if states:
         differs = check.of_windows(asked, functional, stepper, examples[:_ASKED], steps, timed)
