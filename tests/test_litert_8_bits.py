@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from families import FAMILIES
 from keras import layers
 from litert_files import File, read, set_random, stored
 
@@ -60,12 +61,17 @@ def test_an_lstm_of_8_bits_throughout_is_one_operation_of_a_microcontroller(tmp_
     assert np.any(read(file(stored(TYPICAL[0], given))[0], made) != answers[0])
 
 
-def test_other_recurrent_layers_of_8_bits_are_written_out(tmp_path):
-    model = sequences(layers.GRU(6, name="gru"))
-    options = {"quantize": "int8", "representative": TYPICAL}
+@pytest.mark.parametrize("layer, given, reason", [
+    (layers.GRU(6, name="layer"), {}, "an LSTM alone"),
+    (layers.LSTM(6, name="layer"), {"fused": False}, "fused=False"),
+])  # fmt: skip
+def test_other_recurrent_layers_of_8_bits_are_written_out(layer, given, reason, tmp_path):
+    model = sequences(layer)
+    options = {"quantize": "int8", "representative": TYPICAL, **given}
     written = to_litert(model, tmp_path / "model.tflite", **options)
     file = File(tmp_path / "model.tflite")
-    assert list(written.not_fused) == ["gru"] and "WHILE" not in file.operations()
+    assert reason in written.not_fused["layer"] and not written.fused
+    assert {"WHILE", LSTM}.isdisjoint(file.operations())
     assert set(file.operations()) <= MICROCONTROLLERS
     file.resize((1, 12, 5))
     for x in TYPICAL[:5]:  # without a reset
@@ -115,6 +121,27 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
             answer, *states = file(given[:, start : start + window], *states)
             received.append(answer)
         np.testing.assert_allclose(np.concatenate(received, 1), model(given), atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_every_family_is_read_in_windows_and_in_8_bits(name, quantize, tmp_path):
+    model = sequences(FAMILIES[name].make(6, return_sequences=True, name="r"))
+    options = {"quantize": quantize, "representative": TYPICAL if quantize else None}
+    to_litert(model, tmp_path / "model.tflite", states=True, steps=3, **options)
+    file, given = File(tmp_path / "model.tflite"), TYPICAL[0]
+    widths = [d["shape"][1] for d in file.inputs[1:]]
+    file.resize((1, 3, 5), *((1, n) for n in widths))
+    states, received = [np.zeros((1, n)) for n in widths], []
+    if quantize:
+        given = stored(given, file.inputs[0])
+        states = [stored(s, d) for s, d in zip(states, file.inputs[1:], strict=True)]
+    for start in range(0, 12, 3):
+        answer, *states = file(given[:, start : start + 3], *states)
+        received.append(read(answer, file.outputs[0]) if quantize else answer)
+    tolerance = 0.15 if quantize else 2e-6
+    np.testing.assert_allclose(np.concatenate(received, 1), model(TYPICAL[0]), atol=tolerance)
 
 
 def test_masked_steps_of_a_window_change_no_state(tmp_path):

@@ -188,6 +188,20 @@ def test_inputs_and_outputs_stand_in_the_order_of_the_model(tmp_path):
     assert named == {"inputs": ["a", "z"], "outputs": ["b", "c", "y"]}
 
 
+def test_any_name_of_an_input_will_do(tmp_path):
+    x = keras.Input((None, 3), name="my input.1")
+    to_litert(keras.Model(x, keras_gated.LSTM(4)(x)), tmp_path / "model.tflite")
+    signature = File(tmp_path / "model.tflite").interpreter.get_signature_list()
+    assert signature["serving_default"]["inputs"] == ["my_input.1"]
+
+
+def test_a_fixed_batch_of_another_size_is_refused(tmp_path):
+    x = keras.Input(batch_shape=(2, None, 3), name="x")
+    with pytest.raises(ValueError, match=r"\('x', \(2, None, 3\)\).*batch_size=1"):
+        to_litert(keras.Model(x, keras_gated.LSTM(4)(x)), tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_stateful_model_is_refused_with_the_way_out(tmp_path):
     x = keras.Input(batch_shape=(1, None, 3))
     model = keras.Model(x, layers.LSTM(4, stateful=True, name="keeps")(x))

@@ -21,6 +21,7 @@ class Graph:
         specs: A named `tf.TensorSpec` for each input of the model.
         stepper: Its `Stepper`, where states are inputs and outputs, or None.
         eight_bits: Whether it will be of 8 bits throughout.
+        fused: Whether an LSTM may be one operation.
 
     Attributes:
         function: The concrete function. Its arguments are the inputs and then the states.
@@ -30,8 +31,8 @@ class Graph:
         calls: How often operations of an LSTM stand in the function.
     """
 
-    def __init__(self, model, specs, stepper, eight_bits):
-        self._model, self._specs, self._stepper = model, specs, stepper
+    def __init__(self, model, specs, stepper, eight_bits, fused):
+        self._model, self._specs, self._stepper, self._may_fuse = model, specs, stepper, fused
         self._operation = Operation(constant_states=eight_bits and not stepper)
         # Loops are calibrated by no converter, and a microcontroller's steps are few and fixed.
         self._loop = written_out if eight_bits or stepper else keras_loop
@@ -74,6 +75,8 @@ class Graph:
         return _Kept(self._operation, self._memories)
 
     def _why_not(self, call):
+        if not self._may_fuse:
+            return "`fused=False` asks for loops"
         if tf.compat.v1.get_default_graph() is not self._function_graph:
             return _INSIDE
         if self._stepper or call.layer.stateful or id(call.layer) in self._read_memory:

@@ -1,6 +1,7 @@
 """Models for LiteRT (TensorFlow Lite), of its built-in operations alone: an LSTM is one of them."""
 
 import os
+import re
 import tempfile
 import warnings
 from typing import NamedTuple
@@ -54,6 +55,7 @@ def to_litert(
     quantize: str | None = None,
     representative=None,
     states: bool = False,
+    fused: bool = True,
     int8=None,
 ) -> LiteRT:
     """Writes a functional or sequential model for LiteRT, and asks it there.
@@ -93,6 +95,10 @@ def to_litert(
             as the model is called with, of `batch_size` rows, whole sequences with `states=True`.
             Of what they reach in the model the scales are made.
         states: Whether the states are inputs and outputs.
+        fused: Whether an LSTM may be one operation. It is what microcontrollers run, and the
+            faster of the two for few units. Where XNNPACK runs the products of a loop (the
+            default of LiteRT's interpreter on a processor), loops are faster from about 64 units
+            on, and in 8 bits more so: False writes loops.
         int8: What `quantize="dynamic"` was called before; it is refused.
 
     Returns:
@@ -114,9 +120,14 @@ def to_litert(
         ) from error
     target = files.target(path, "to_litert")
     _check_arguments(batch_size, steps, quantize, representative, int8)
-    states = boolean("to_litert", "states", states)
+    states, fused = boolean("to_litert", "states", states), boolean("to_litert", "fused", fused)
     model, unconverted = _of_our_layers(model)
     functional = getattr(model, "_functional", model)  # what a sequential model is once it is built
+    if any(t.shape[:1] not in ((None,), (batch_size,), ()) for t in functional.inputs):
+        raise ValueError(
+            "to_litert: `batch_size` must be the model's, where that is fixed: "
+            f"{[(t.name, t.shape) for t in functional.inputs]}. Received: batch_size={batch_size}."
+        )
     timed = [len(t.shape) > 1 and t.shape[1] is None for t in functional.inputs]
     examples = None
     if quantize == "int8":
@@ -129,7 +140,7 @@ def to_litert(
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
     from keras_gated.convert.litert.graph import Graph  # needs TensorFlow
 
-    graph = Graph(model, specs, stepper, quantize == "int8")
+    graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None
     content = _converted(graph, quantize, samples)
     content = operations.in_order(content, [spec.name for spec in specs], graph.outputs)
@@ -197,7 +208,9 @@ def _specs(model, stepper, batch_size, steps):
     tf = tensorflow_for("to_litert")
     specs = [
         tf.TensorSpec(
-            [batch_size, *(n or steps for n in t.shape[1:2]), *t.shape[2:]], t.dtype, t.name
+            [batch_size, *(n or steps for n in t.shape[1:2]), *t.shape[2:]],
+            t.dtype,
+            re.sub(r"[^\w.]", "_", t.name),  # as a signature's names must be
         )
         for t in model.inputs
     ]
@@ -244,7 +257,7 @@ def _of_our_layers(model):
             "model with `stateful=False`, load the same weights, and write it with `states=True`: "
             "the states are then inputs and outputs."
         )
-    reason = "from_keras does not convert it: it is a layer of another library"
+    reason = "it is neither a layer of keras_gated nor one that `from_keras` converts"
     if has_keras_layers(model):
         try:
             model = from_keras(model)
