@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import ALL
 from keras import layers
 from litert_files import File, read, set_random, stored
 
@@ -124,10 +124,10 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_every_family_is_read_in_windows_and_in_8_bits(name, quantize, tmp_path):
-    model = sequences(FAMILIES[name].make(6, return_sequences=True, name="r"))
+    model = sequences(ALL[name].make(6, return_sequences=True, name="r"))
     options = {"quantize": quantize, "representative": TYPICAL if quantize else None}
     to_litert(model, tmp_path / "model.tflite", states=True, steps=3, **options)
     file, given = File(tmp_path / "model.tflite"), TYPICAL[0]

@@ -62,8 +62,8 @@ def to_litert(
 
     Every LSTM is one operation where it can be (`fused` of what is returned), with the same
     equations: `tanh`, `sigmoid`, no mask, and nothing reads its final memory. Layers of
-    `keras.layers` are, too. Any other recurrent layer is a loop, or written out step by step where
-    the number of steps is fixed, with the same masks. Text stays outside.
+    `keras.layers` are, too. Any other recurrent layer is a loop, or with `quantize="int8"` or
+    `states=True` written out step by step, with the same masks. Text stays outside.
 
     The batch is of a fixed size, as an interpreter without TensorFlow's own kernels needs it. The
     number of steps stays free, from one on: `interpreter.resize_tensor_input` sets it. With
@@ -72,13 +72,14 @@ def to_litert(
     `quantize="int8"` is for microcontrollers: numbers of 8 bits go in and come out, with the scale
     and zero of `interpreter.get_input_details()`; ids stay whole numbers. A fused LSTM keeps its
     state there: **call `interpreter.reset_all_variables()` (`MicroInterpreter::Reset()`) before
-    each sequence**, or the LSTM goes on from the last one.
+    each sequence**, or the LSTM goes on from the last one. What is written out needs no reset, and
+    some 8 kB a step: for long sequences write a file of single steps, `states=True`.
 
     `states=True` writes a file for streaming: it reads a window of `steps` steps, takes the states
     of the recurrent layers as further inputs, `<layer>_hidden` and `<layer>_memory` as in
     `export_model`, `(batch, units)`, zeros to begin with, and returns the new ones after the
-    model's outputs. Nothing is kept between calls. In 8 bits a state goes in as it came
-    out: both have the same scale and zero.
+    model's outputs. Nothing is kept between calls. In 8 bits a state goes in as it came out: both
+    have the same scale and zero, and it begins with that zero.
 
     Args:
         model: The Keras model.
