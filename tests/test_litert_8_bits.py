@@ -183,6 +183,7 @@ def test_states_of_8_bits_go_in_as_they_came_out(tmp_path):
     ({"quantize": "int4"}, "must be None, 'dynamic' or 'int8'. Received: 'int4'"),
     ({"quantize": "int8"}, "`representative` must be given with"),
     ({"representative": TYPICAL}, "`representative` must be given with"),
+    ({"quantize": "int8", "representative": lambda: TYPICAL}, "must be an iterable.*<function"),
     ({"quantize": "int8", "representative": []}, "must hold an input. Received: none"),
     ({"quantize": "int8", "representative": [TYPICAL[0][0]]}, r"\(1, None, 5\)\).*\(12, 5\)"),
     ({"quantize": "int8", "representative": [{"x": TYPICAL[0]}]}, "as the model is called with"),

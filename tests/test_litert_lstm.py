@@ -188,6 +188,22 @@ def test_inputs_and_outputs_stand_in_the_order_of_the_model(tmp_path):
     assert named == {"inputs": ["a", "z"], "outputs": ["b", "c", "y"]}
 
 
+def test_a_file_that_goes_on_where_it_ended_is_not_written(monkeypatch, tmp_path):
+    monkeypatch.setattr("keras_gated.paths.litert._computed", lambda states, *_: states)
+    model = set_random(alone(layers.LSTM)[0])
+    with pytest.raises(ValueError, match="answers the same inputs differently at another time"):
+        to_litert(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_lstm_that_the_converter_does_not_know_is_told(monkeypatch, tmp_path):
+    unknown = {"api_implements": "unknown"}
+    monkeypatch.setattr("keras_gated.paths.litert._ATTRIBUTES", unknown)
+    with pytest.raises(ValueError, match="made 0 operations of 1 calls"):
+        to_litert(alone(layers.LSTM)[0], tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_any_name_of_an_input_will_do(tmp_path):
     x = keras.Input((None, 3), name="my input.1")
     to_litert(keras.Model(x, keras_gated.LSTM(4)(x)), tmp_path / "model.tflite")

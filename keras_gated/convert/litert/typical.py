@@ -13,6 +13,11 @@ def inputs(model, representative, batch_size):
     Raises:
         ValueError: If one is not what the model is called with.
     """
+    if not hasattr(representative, "__iter__"):
+        raise ValueError(
+            "to_litert: `representative` must be an iterable of inputs: a list, a generator or a "
+            f"`tf.data.Dataset`. Received: {representative!r}."
+        )
     found = []
     for given in representative:
         values = _values(model, given, batch_size)
