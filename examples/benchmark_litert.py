@@ -63,11 +63,11 @@ def main():
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]))  # one length needs memory once
     rows, labels = [rows[n] for n in order], np.array(labels)[order]
     with tempfile.TemporaryDirectory() as folder:
-        for int8 in (False, True):
-            written = keras_gated.to_litert(model, f"{folder}/{int8}.tflite", int8=int8)
+        for bits, quantize in ((32, None), (8, "dynamic")):
+            path = f"{folder}/{bits}.tflite"
+            written = keras_gated.to_litert(model, path, quantize=quantize)
             found, milliseconds = probabilities(written.path, rows)
             accuracy = float(np.mean((found > 0.5) == labels))
-            bits = 8 if int8 else 32
             result = {"bits": bits, "megabytes": round(written.size / 1e6, 2)}
             result.update(milliseconds=round(milliseconds, 2), accuracy=round(accuracy, 4))
             print(json.dumps({**result, "reviews": len(rows)}), flush=True)

@@ -52,6 +52,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_gated.recipes import text as _  # noqa: F401 (saved models name its `clean`)
     from keras_gated.serve.check import check_export
     from keras_gated.serve.export import export_model
+    from keras_gated.serve.stream import stream
 
 __version__ = "0.2.0"
 
@@ -93,6 +94,7 @@ __all__ = [
     "product",
     "reset_state",
     "set_fused",
+    "stream",
     "to_keras",
     "to_litert",
     "to_onnx",
@@ -106,6 +108,7 @@ _OF_TENSORFLOW = {
     "check_export": "serve.check",
     "export_model": "serve.export",
     "gradient_flow": "inside.flow",
+    "stream": "serve.stream",
 }
 
 

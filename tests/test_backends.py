@@ -85,6 +85,7 @@ for layer in (keras_gated.SimpleRNN, keras_gated.LSTM, keras_gated.GRU):
     assert keras_gated.trace_gates(model, x)
     keras_gated.from_keras(theirs)
 uses = [lambda: getattr(keras_gated, name) for name in ("export_model", "gradient_flow")]
+uses += [lambda: keras_gated.stream]
 uses += [lambda: keras_gated.to_litert(model, "model.tflite", steps=5)]
 for use in uses:
     try:

@@ -89,6 +89,19 @@ def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served
     assert asked.stdout.split()[0] in ("positive", "negative")
 
 
+@pytest.mark.slow
+def test_a_signal_is_answered_alike_step_by_step_in_every_runtime(tmp_path):
+    for package in ("onnxruntime", "ai_edge_litert"):
+        pytest.importorskip(package)
+    printed = run("stream.py", "--steps", 200, cwd=tmp_path).stdout.splitlines()
+    results = [json.loads(line) for line in printed if line[:1] == "{"]
+    assert [r["runtime"] for r in results] == [
+        "TensorFlow", "onnxruntime", "LiteRT", "LiteRT, 8 bits"
+    ]  # fmt: skip
+    assert all(r["difference"] < 1e-5 for r in results[:3])
+    assert all(r["accuracy"] > 0.9 for r in results)  # always "no fault": 0.63
+
+
 @pytest.mark.parametrize("script, offline", [
     (sentiment, "toy_reviews"), (characters, "toy_plays"),
 ])  # fmt: skip

@@ -5,29 +5,13 @@ import numpy as np
 import pytest
 from families import FAMILIES
 from keras import layers
+from litert_files import asked, set_random
 
 import keras_gated
 from keras_gated import to_litert
 from keras_gated.recipes.ngrams import NGrams
 
-Interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter
-
-
-def set_random(model):
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.3, w.shape) for w in model.get_weights()])
-
-
-def asked(path, *inputs):
-    interpreter = Interpreter(model_path=str(path))
-    details = interpreter.get_input_details()
-    for detail, value in zip(details, inputs, strict=True):
-        interpreter.resize_tensor_input(detail["index"], value.shape)
-    interpreter.allocate_tensors()
-    for detail, value in zip(details, inputs, strict=True):
-        interpreter.set_tensor(detail["index"], value.astype(detail["dtype"]))
-    interpreter.invoke()
-    return [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+pytest.importorskip("ai_edge_litert")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -63,7 +47,7 @@ def test_int8_is_a_quarter_of_the_size_and_near(tmp_path):
     x = keras.Input((None, 32))
     model = keras.Model(x, layers.Dense(3, activation="softmax")(keras_gated.LSTM(128)(x)))
     whole = to_litert(model, tmp_path / "whole.tflite")
-    small = to_litert(model, tmp_path / "small.tflite", int8=True)
+    small = to_litert(model, tmp_path / "small.tflite", quantize="dynamic")
     assert small.size < 0.35 * whole.size
     assert whole.difference < 1e-5 < small.difference < 0.05
 

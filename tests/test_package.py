@@ -20,7 +20,7 @@ def test_the_public_names_are_these():
         "MinGRUCell", "MinLSTMCell", "RNN", "GatedCell", "product", "hard_sigmoid",
         "get_state", "reset_state", "ResetState", "windows", "set_fused",
         "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
-        "export_model", "check_export",
+        "export_model", "check_export", "stream",
         "from_keras", "to_keras", "from_torch", "to_torch", "from_onnx", "to_onnx", "to_litert",
     }  # fmt: skip
     assert all(getattr(keras_gated, name).__doc__ for name in keras_gated.__all__)

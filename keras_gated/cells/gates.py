@@ -10,6 +10,7 @@ those are, in any library. Our order is that of `keras.layers`.
 | PyTorch    | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
 | cuDNN      | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
 | ONNX       | input, output, forget, candidate | update, reset, candidate | keeps the old one  |
+| LiteRT     | input, forget, candidate, output |                          |                    |
 
 A vanilla RNN has one block, `hidden`, everywhere. Where z keeps the old state its columns are
 negated on the way, in kernels and biases, since 1 - sigmoid(a) = sigmoid(-a). PyTorch and cuDNN
@@ -37,6 +38,7 @@ _ORDERS = {
         COUPLED_LSTM_GATES: ("input", "output", "forget", "candidate"),
         GRU_GATES: GRU_GATES,
     },
+    "litert": {LSTM_GATES: LSTM_GATES},  # as its converter takes them; a file has them apart
 }
 
 
@@ -46,7 +48,7 @@ def to_library(library, gates, blocks):
     Where it has a gate that we do not, that has zeros.
 
     Args:
-        library: "keras", "torch", "cudnn" or "onnx".
+        library: "keras", "torch", "cudnn", "onnx" or "litert".
         gates: The names of our gates, in our order.
         blocks: Arrays or tensors, one a gate: its columns of a kernel or a bias.
     """

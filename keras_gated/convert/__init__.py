@@ -1,7 +1,7 @@
 """Weights and models from other libraries, and to them: exactly, or refused with the reason."""
 
 from keras_gated.convert.keras_layers import from_keras, to_keras
-from keras_gated.convert.litert import LiteRT, to_litert
+from keras_gated.convert.litert.write import LiteRT, to_litert
 from keras_gated.convert.onnx.read import from_onnx
 from keras_gated.convert.onnx.write import to_onnx
 from keras_gated.convert.pytorch import from_torch, to_torch

@@ -23,7 +23,7 @@ from keras_gated.cells.base import GatedCell
 from keras_gated.cells.contract import check_step
 from keras_gated.cells.dropout import Masks, dropped
 from keras_gated.cells.equations import equations_of
-from keras_gated.layers.config import FUSED, fused_default, is_compiled, only_cells_loop
+from keras_gated.layers.config import FUSED, fused_default, is_compiled, path_chosen
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder
 from keras_gated.paths.path import Call, own_call
@@ -206,8 +206,8 @@ class RNN(Configurable, keras.layers.RNN):
         Raises:
             ValueError: If an argument asks for a path that cannot.
         """
-        if only_cells_loop():
-            return keras_loop
+        if chosen := path_chosen(call):
+            return chosen
         paths, backend = _paths(), keras.backend.backend()
         for argument in ("use_cudnn", "fused"):
             wanted, path = getattr(self, argument, "auto"), paths.get(argument)

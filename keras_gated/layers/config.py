@@ -8,7 +8,7 @@ from keras_gated.cells.arguments import boolean_or_word
 
 FUSED = ("auto", "compiled")  # what `fused` may be besides True and False
 _fused = "auto"
-_ONLY_CELLS = contextvars.ContextVar("keras_gated_only_cells", default=False)
+_CHOOSE = contextvars.ContextVar("keras_gated_choose", default=None)
 
 
 def set_fused(fused: bool | str) -> None:
@@ -32,17 +32,19 @@ def set_fused(fused: bool | str) -> None:
 
 
 @contextlib.contextmanager
-def cells_loop():
-    """Lets every layer run its cell in Keras's own loop inside, whatever it was given."""
-    token = _ONLY_CELLS.set(True)
+def paths_chosen_by(choose):
+    """Lets a function of a `Call` return the path that runs it, whatever its layer was given."""
+    token = _CHOOSE.set(choose)
     try:
         yield
     finally:
-        _ONLY_CELLS.reset(token)
+        _CHOOSE.reset(token)
 
 
-def only_cells_loop():
-    return _ONLY_CELLS.get()
+def path_chosen(call):
+    """Returns the path that is to run a call, or None: the layer decides."""
+    choose = _CHOOSE.get()
+    return choose and choose(call)
 
 
 def fused_default():

@@ -8,8 +8,14 @@ from keras_gated.keras_private import inner_loop
 from keras_gated.paths.path import Results, last_output, own_call
 
 
-def run(call):
-    """As in `Path`. Keras's loop wants a step, and computes masked steps, too."""
+def run(call, unroll=None):
+    """As in `Path`. Keras's loop wants a step, and computes masked steps, too.
+
+    Args:
+        call: The `Call`.
+        unroll: Whether to write the loop out. Default: as the layer says.
+    """
+    unroll = call.layer.unroll if unroll is None else unroll
     layer, sequences, states, mask = call.layer, call.sequences, call.states, call.mask
     if call.masks.zones is not None:  # beside the inputs of their steps
         zones = ops.cast(call.masks.zones, sequences.dtype)
@@ -18,7 +24,7 @@ def run(call):
     if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
         sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
     if sequences.shape[1]:
-        outputs, new = _keras_loop(call, sequences, mask)
+        outputs, new = _keras_loop(call, sequences, mask, unroll)
     else:
         one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
         added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
@@ -26,7 +32,7 @@ def run(call):
         if mask is not None:
             added = ops.zeros((batch, one_if_empty), "bool")
             of_longer = ops.concatenate([mask, added], axis=1)
-        outputs, new = _keras_loop(call, longer, of_longer)
+        outputs, new = _keras_loop(call, longer, of_longer, unroll)
         outputs = [output[:, :time] for output in outputs]
         new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
     if mask is not None:
@@ -41,20 +47,24 @@ def run(call):
     return Results(last, outputs, new)
 
 
-def _keras_loop(call, sequences, mask):
+def _keras_loop(call, sequences, mask, unroll):
     """Returns the fields of all steps, and the final states."""
     if call.training and own_call(call.cell):  # it draws its masks itself, before the loop
         call.cell.get_dropout_mask(sequences[:, 0])
         call.cell.get_recurrent_dropout_mask(call.states[0])
-    results = _looped(call, sequences, mask)
+    results = _looped(call, sequences, mask, unroll)
     call.cell.reset_dropout_mask()
     call.cell.reset_recurrent_dropout_mask()
     return results
 
 
-def _looped(call, sequences, mask):
+def _looped(call, sequences, mask, unroll):
     layer, states, fields = call.layer, call.states, call.fields
     if own_call(call.cell) == "call" and not call.looked_at:
+        if unroll != layer.unroll:
+            arguments = ("return_sequences", "go_backwards", "zero_output_for_mask")
+            arguments = {name: getattr(layer, name) for name in arguments}
+            layer = keras.layers.RNN(call.cell, unroll=unroll, name="whole_step", **arguments)
         _, outputs, new = inner_loop(layer, sequences, states, mask, call.training)
         return [outputs] * len(fields), new
     one = _WholeStep(call)
@@ -62,7 +72,7 @@ def _looped(call, sequences, mask):
         one,
         return_sequences=bool(fields),
         go_backwards=layer.go_backwards,
-        unroll=layer.unroll,
+        unroll=unroll,
         stateful=layer.stateful,
         name="whole_step",  # so that no layer of a user gets another number
     )

@@ -74,7 +74,7 @@ def functional(model, lengths=False, states=False, gates=None):
         values, mask = given[: len(specs)], None
         if lengths:
             values, mask = _masked(values, timed, given[len(specs)])
-        return _packed(model, values), mask
+        return packed(model, values), mask
 
     def answer(*given):
         inputs, mask = prepare(given)
@@ -83,7 +83,7 @@ def functional(model, lengths=False, states=False, gates=None):
             outputs, after = stepper(inputs, before, mask)
         else:
             outputs, after = _called(model, inputs, mask), {}
-        return {**_outputs_of(model, outputs), **after}
+        return {**outputs_by_name(model, outputs), **after}
 
     def answer_gates(*given):
         inputs, mask = prepare(given)
@@ -145,7 +145,7 @@ def _masked(values, timed, lengths):
     return values, masks if len(masks) > 1 else masks[0]
 
 
-def _packed(model, values):
+def packed(model, values):
     """Returns the values in the structure that the model is called with."""
     inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
     if len(values) == 1 and not isinstance(inputs, dict):
@@ -160,7 +160,7 @@ def _called(model, inputs, mask):
     return outputs
 
 
-def _outputs_of(model, outputs):
+def outputs_by_name(model, outputs):
     """Returns outputs by name: a dict's keys, or the names of the layers they come from."""
     found = {}
     layers = getattr(model, "output_names", None) or [model.layers[-1].name]
@@ -177,17 +177,19 @@ def _outputs_of(model, outputs):
 
 
 def _examples(specs, steps=8):
-    """Returns one request: ones for ids, whose padding would be 0, and numbers around zero."""
-    request = {}
-    for spec in specs:
-        shape = [1, *(steps if n is None else n for n in spec.shape[1:])]
-        if spec.name == "lengths":
-            request[spec.name] = [steps]
-        elif spec.dtype == tf.string:
-            request[spec.name] = np.full(shape, b"")
-        elif spec.dtype.is_floating:
-            values = np.sin(np.arange(np.prod(shape, dtype=int)))
-            request[spec.name] = values.reshape(shape).astype(spec.dtype.as_numpy_dtype)
-        else:
-            request[spec.name] = np.ones(shape, spec.dtype.as_numpy_dtype)
+    """Returns one request."""
+    request = {s.name: example_of(s.shape, s.dtype, steps) for s in specs}
+    if "lengths" in request:
+        request["lengths"] = [steps]
     return [request]
+
+
+def example_of(shape, dtype, steps):
+    """Returns a row of an input: ones for ids, whose padding would be 0, or sines."""
+    shape, dtype = [1, *(steps if n is None else n for n in shape[1:])], tf.as_dtype(dtype)
+    if dtype == tf.string:
+        return np.full(shape, b"")
+    if dtype.is_floating:
+        values = np.sin(np.arange(np.prod(shape, dtype=int)))
+        return values.reshape(shape).astype(dtype.as_numpy_dtype)
+    return np.ones(shape, dtype.as_numpy_dtype)

@@ -1,0 +1,1 @@
+"""LiteRT files (TensorFlow Lite), written and asked."""

@@ -1,0 +1,63 @@
+"""The operations of a LiteRT file, and those that LiteRT for Microcontrollers has."""
+
+import collections
+
+LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+
+# tensorflow/lite/micro/micro_mutable_op_resolver.h of github.com/tensorflow/tflite-micro at
+# 90b983c2b3f1480642e040bbd2ddb37b998f3424 (20 August 2026): what a resolver can be given by a
+# method of its own. Whether a kernel takes the types and shapes of a file, only it can tell. (An
+# LSTM of float32 and of 8 bits, and a GRU of both, ran in tflite-micro 0.dev20261023182759.)
+MICROCONTROLLERS = frozenset("""
+    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND
+    BROADCAST_ARGS BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM
+    DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL
+    EXP EXPAND_DIMS FILL FLOOR FLOOR_DIV FLOOR_MOD FULLY_CONNECTED GATHER GATHER_ND GREATER
+    GREATER_EQUAL HARD_SWISH IF L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG
+    LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM
+    MIRROR_PAD MUL NEG NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_ALL REDUCE_MAX
+    REDUCE_MIN RELU RELU6 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT
+    SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE
+    SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE TRANSPOSE_CONV
+    UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE
+""".split())  # fmt: skip
+
+
+def operations_of(content):
+    """Returns how often each operation stands in a file, by name, the most frequent first."""
+    schema, model = _read(content)
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name[0] != "_"}
+    codes = []
+    for place in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(place)
+        codes.append(names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())])
+    graphs = [model.Subgraphs(place) for place in range(model.SubgraphsLength())]
+    found = collections.Counter(
+        codes[graph.Operators(place).OpcodeIndex()]
+        for graph in graphs
+        for place in range(graph.OperatorsLength())
+    )
+    return dict(found.most_common())
+
+
+def in_order(content, inputs, outputs):
+    """Returns a file whose inputs and outputs stand in the order of these names.
+
+    The converter sorts the outputs, and puts the inputs anywhere. The names are its signature's.
+    """
+    content = bytearray(content)
+    _, model = _read(content)
+    graph, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    for names, tensors, named, length in (
+        (inputs, graph.InputsAsNumpy(), signature.Inputs, signature.InputsLength()),
+        (outputs, graph.OutputsAsNumpy(), signature.Outputs, signature.OutputsLength()),
+    ):
+        by_name = {named(n).Name().decode(): named(n).TensorIndex() for n in range(length)}
+        tensors[:] = [by_name[name] for name in names]  # a view of the file's bytes
+    return bytes(content)
+
+
+def _read(content):
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema, schema.Model.GetRootAs(content, 0)

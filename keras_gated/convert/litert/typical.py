@@ -1,0 +1,125 @@
+"""Typical inputs, of which LiteRT's converter makes the scales of 8 bits."""
+
+import numpy as np
+from keras import tree
+
+from keras_gated.cells.arguments import compatible
+from keras_gated.convert.litert import check
+
+
+def inputs(model, representative, batch_size):
+    """Returns typical inputs, each as a list of arrays in the model's order.
+
+    Raises:
+        ValueError: If one is not what the model is called with.
+    """
+    if not hasattr(representative, "__iter__"):
+        raise ValueError(
+            "to_litert: `representative` must be an iterable of inputs: a list, a generator or a "
+            f"`tf.data.Dataset`. Received: {representative!r}."
+        )
+    found = []
+    for given in representative:
+        values = _values(model, given, batch_size)
+        if values is None:
+            raise ValueError(
+                "to_litert: `representative` must hold inputs as the model is called with, of "
+                f"`batch_size` rows: {[(t.name, _shape(t, batch_size)) for t in model.inputs]}. "
+                f"Received: {tree.map_structure(np.shape, given)}."
+            )
+        found.append(values)
+    if not found:
+        raise ValueError("to_litert: `representative` must hold an input. Received: none.")
+    return found if len(found) > 1 else 2 * found
+
+
+def _values(model, given, batch_size):
+    """Returns inputs as a list of arrays, or None if they are not the model's."""
+    try:
+        tree.assert_same_structure(model.input, given)
+        values = [
+            np.asarray(value, t.dtype)
+            for value, t in zip(tree.flatten(given), model.inputs, strict=True)
+        ]
+    except (ValueError, TypeError):
+        return None
+    shapes = [_shape(t, batch_size) for t in model.inputs]
+    fit = all(compatible(v.shape, shape) for v, shape in zip(values, shapes, strict=True))
+    return values if fit else None
+
+
+def _shape(tensor, batch_size):
+    return (batch_size, *tensor.shape[1:])
+
+
+def steps_of(values, timed):
+    return next((v.shape[1] for v, t in zip(values, timed, strict=True) if t), None)
+
+
+def check_steps(examples, timed, steps, states):
+    for values in examples:
+        for value, t in zip(values, timed, strict=True):
+            if t and (value.shape[1] < steps if states else value.shape[1] != steps):
+                raise ValueError(
+                    "to_litert: `representative` must be of as many steps as the file"
+                    f"{' reads, or more' if states else ''}, {steps}. Received: {value.shape[1]}."
+                )
+
+
+def samples(examples, specs, stepper, model, steps, timed):
+    """Returns what the converter makes scales of: inputs by name, with states as they come.
+
+    A state gets one scale as an input and one as an output. They are the same if its extremes are
+    seen in both places, so the sequences are gone on with until they are.
+
+    Raises:
+        ValueError: If new extremes come up as long as that is tried.
+    """
+    names = [spec.name for spec in specs]
+    if stepper is None:
+        return [dict(zip(names, values, strict=True)) for values in examples]
+    from keras_gated.serve.signatures import packed
+
+    found, fed = [], _Extremes(stepper.states)
+
+    def feed(window, states):
+        given = [*window, *(np.asarray(state) for state in states.values())]
+        found.append(dict(zip(names, given, strict=True)))
+        fed.add(states)
+        return stepper(packed(model, window), states)[1]
+
+    last = []
+    for values in examples:
+        states = stepper.zeros(len(values[0]))
+        for window in check.windows(values, steps, timed):
+            states = feed(window, states)
+        last.append(states)
+    for window in (w for values in examples for w in check.windows(values, steps, timed)):
+        last = [states for states in last if not fed.hold(states)]
+        if not last:
+            return found
+        last = [feed(window, states) for states in last]
+    raise ValueError(
+        "to_litert: the states go on growing where `representative` ends, so they have no scale in "
+        f"8 bits. Received: {len(examples)} inputs. Give more of them, or longer ones."
+    )
+
+
+class _Extremes:
+    """The smallest and the largest number of each state, and zero, which every scale holds."""
+
+    def __init__(self, names):
+        self._limits = {name: (0.0, 0.0) for name in names}
+
+    def add(self, states):
+        for name, state in states.items():
+            low, high = self._limits[name]
+            state = np.asarray(state)
+            self._limits[name] = min(low, state.min()), max(high, state.max())
+
+    def hold(self, states):
+        """Whether no number of the states is beyond these."""
+        return all(
+            low <= np.min(states[name]) and np.max(states[name]) <= high
+            for name, (low, high) in self._limits.items()
+        )
