@@ -60,6 +60,7 @@ class Stream:
                 f"Received: {[(x.name, x.shape) for x in functional.inputs]}."
             )
         self._call = tf.function(self._stepper, autograph=False, reduce_retracing=True)
+        self._shapes = [tuple(x.shape) for x in functional.inputs]
         self.states = None
         self._check(functional.inputs, timed)
 
@@ -72,9 +73,15 @@ class Stream:
                 that begins with some answers them with zeros, as a sequence does.
 
         Raises:
-            ValueError: If there are other rows than before.
+            ValueError: If there are other rows than before, or inputs lack the axis of steps.
         """
         inputs = tree.map_structure(tf.convert_to_tensor, inputs)
+        received = [tuple(x.shape) for x in tree.flatten(inputs)]
+        if [len(shape) for shape in received] != [len(shape) for shape in self._shapes]:
+            raise ValueError(
+                f"stream: a step must be a window of steps, of the shapes {self._shapes}. "
+                f"Received: shapes {received}. One step has the length 1 on the axis of steps."
+            )
         rows = tree.flatten(inputs)[0].shape[0]
         states = self._stepper.zeros(rows) if self.states is None else self.states
         kept = len(next(iter(states.values())))
