@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gated.convert.onnx.activations import hard_sigmoid_of
 from keras_gated.convert.onnx.values import (
     Directions,
     constant,
@@ -196,8 +197,8 @@ def _remainder(node, given, attributes):
 
 
 def _hard_sigmoid(node, given, attributes):
-    slope, offset = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return ops.clip(slope * given[0] + offset, 0, 1)
+    function = hard_sigmoid_of(attributes.get("alpha", 0.2), attributes.get("beta", 0.5))
+    return keras.layers.Activation(function, name=name_of(node))(given[0])
 
 
 def _selu(node, given, attributes):

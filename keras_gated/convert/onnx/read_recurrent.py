@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_gated import keras_private
 from keras_gated.cells.gates import from_library, order_in
-from keras_gated.convert.onnx.activations import NO_CLIP, names_in
+from keras_gated.convert.onnx.activations import NO_CLIP, is_complement, names_in
 from keras_gated.convert.onnx.load import shape_of
 from keras_gated.convert.onnx.recurrent import PEEPHOLES
 from keras_gated.convert.onnx.values import Directions, Zeros, in_order, name_of, plain, refuse
@@ -115,8 +115,13 @@ def _functions(node, attributes, directions):
             f"has the activations {names}",
             "The candidate's and the memory's (the last two) must be one.",
         )
-    if node.op_type == "GRU" and names[0] not in ("sigmoid", "hard_sigmoid"):
-        refuse(node, f"has the gates' activation {names[0]}", "Known: sigmoid, hard_sigmoid.")
+    if node.op_type == "GRU" and not is_complement(names[0]):
+        refuse(
+            node,
+            f"has the gates' activation {names[0]}",
+            "The update gate is the complement of ours. Known: sigmoid, hard_sigmoid with an "
+            "offset of 0.5.",
+        )
     return names
 
 
