@@ -40,7 +40,7 @@ def test_nodes_may_stand_in_any_order():
 def test_nodes_of_the_same_name_become_layers_of_different_names():
     model = changed(lambda g: [setattr(node, "name", "same") for node in g.node])
     [expected] = ask_onnxruntime(SOUND, {"x": X})
-    assert_allclose(from_onnx(model)(X), expected, atol=1e-6)
+    assert_allclose(from_onnx(model, check=False)(X), expected, atol=1e-6)  # onnxruntime: invalid
 
 
 TWO, ONE = constants("LSTM", 2), constants("LSTM")
@@ -141,11 +141,12 @@ def test_a_graph_that_does_not_hold_together_is_refused_in_words(name):
 def test_an_output_made_of_sizes_or_zeros_names_what_takes_them():
     shape = helper.make_node("Shape", ["x"], ["s"])
     zeros = helper.make_node("ConstantOfShape", ["s"], ["z"])
-    added = helper.make_node("Add", ["x", "z"], ["y"], name="sum")
+    part = helper.make_node("Unsqueeze", ["z", "axis"], ["p"])
+    added = helper.make_node("Add", ["x", "p"], ["y"], name="sum")
     with pytest.raises(
         ValueError, match=r"the Add node 'sum' takes zeros of a size.*initial states"
     ):
-        from_onnx(model_of([shape, zeros, added], {}))
+        from_onnx(model_of([shape, zeros, part, added], {"axis": np.array([0])}))
     with pytest.raises(ValueError, match="the output 's' of the model takes sizes"):
         from_onnx(model_of([shape], {}, outputs=("s",)))
 

@@ -1,0 +1,221 @@
+"""What a model or layer that was read answers, against what onnxruntime answers to its graph."""
+
+import itertools
+
+import keras
+import numpy as np
+
+from keras_gated.convert.examples import TOLERANCE, difference
+from keras_gated.convert.onnx import load
+from keras_gated.convert.onnx.check import session_of
+from keras_gated.convert.onnx.refusals import first_line, told
+from keras_gated.keras_private import parts_of
+
+# Sizes of the first axis and of the others, where a graph leaves them free; the first two of them
+# that onnxruntime takes are compared. A front end of convolutions needs many steps, states that
+# stand beside sequences may want one size for both.
+_SIZES = [(3, 7), (1, 12), (4, 4), (2, 96), (1, 700), (1, 1)]
+_COMPARED = 2
+_HALF = 2e-2  # accepted of halves, in the place of `TOLERANCE`
+# What has the same numbers, in another order or shape.
+_SAME = {"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Flatten", "TopK"}
+
+
+def check_model(content, loaded, model, source):
+    """Raises if a model answers otherwise than onnxruntime does to its graph.
+
+    Args:
+        content: An `onnx.ModelProto`, or the path of the file.
+        loaded: The `onnx.ModelProto` of it.
+        model: What was read.
+        source: What to call the file.
+    """
+    try:
+        session = session_of(content if isinstance(content, str) else content.SerializeToString())
+    except Exception as error:  # of onnxruntime's own kinds
+        raise _cannot_compare(source, f"cannot load it: {first_line(error)}") from error
+    constants = {tensor.name for tensor in loaded.graph.initializer}
+    declared = [i for i in loaded.graph.input if i.name not in constants]
+    roles, compared, reason = _roles(loaded.graph), 0, ""
+    for seed, ((rows, others), shorter) in enumerate(itertools.product(_SIZES, (1, 4))):
+        if shorter > 1 and "lengths" not in roles.values():
+            continue
+        given = _inputs(declared, roles, rows, others, shorter, seed)
+        try:
+            expected = session.run(None, given)
+        except Exception as error:  # of onnxruntime's own kinds
+            reason = f"does not run it on random inputs: {first_line(error)}"
+            continue
+        names = [output.name for output in loaded.graph.output]
+        received = _answers(model, given, declared, names, source)
+        half = any(w.dtype == "float16" for part in parts_of(model) for w in part.weights)
+        _compare(received, expected, source, given, _HALF if half else TOLERANCE)
+        compared += 1
+        if compared == _COMPARED:
+            return
+    if not compared:
+        raise _cannot_compare(source, reason)
+
+
+def _cannot_compare(what, reason):
+    return ValueError(
+        f"from_onnx: onnxruntime {reason[:300].rstrip('.')}. So {what} was not compared with what "
+        "was read of it. Read it unchecked: check=False."
+    )
+
+
+def _compare(received, expected, what, given, tolerance):
+    differs = difference(received, expected)
+    if not differs <= tolerance:
+        shapes = {name: array.shape for name, array in given.items()}
+        raise ValueError(
+            f"from_onnx: what was read of {what} answers otherwise than onnxruntime does to it, by "
+            f"{differs:.2g} of its largest answer (accepted: {tolerance:.0e}), to random inputs of "
+            f"the shapes {shapes}. Please report it; check=False reads it all the same."
+        )
+
+
+def _answers(model, given, declared, names, source):
+    values = [given[i.name] for i in declared]
+    try:
+        answers = model(values if len(values) > 1 else values[0], training=False)
+    except Exception as error:
+        shapes = {name: array.shape for name, array in given.items()}
+        raise ValueError(
+            f"from_onnx: what was read of {source} does not answer random inputs of the shapes "
+            f"{shapes}, which onnxruntime answers: {first_line(error)} Please report it; "
+            "check=False reads it all the same."
+        ) from error
+    answers = [answers[name] for name in names] if isinstance(answers, dict) else [answers]
+    return [keras.ops.convert_to_numpy(y) for y in answers]
+
+
+def _inputs(declared, roles, rows, others, shorter, seed):
+    """Returns random arrays for the inputs of a graph by name.
+
+    Free sizes of one name are the same; so are those without a name of one place.
+    """
+    from onnx import helper
+
+    rng = np.random.default_rng(seed)
+    sizes, given = {}, {}
+    for value in declared:
+        tensor = value.type.tensor_type
+        shape = []
+        for place, axis in enumerate(tensor.shape.dim):
+            free = rows if place == 0 else others
+            shape.append(axis.dim_value or sizes.setdefault(axis.dim_param or place, free))
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        role = roles.get(value.name)
+        if dtype.kind == "b":
+            array = rng.random(shape) < 0.5
+        elif role == "lengths":
+            steps = max(others // shorter, 1)
+            array = rng.integers(1, steps + 1, shape)
+            array.ravel()[-1:] = steps
+        elif dtype.kind in "iu":
+            array = rng.integers(0, role or 2, shape)
+        else:
+            array = rng.normal(size=shape)
+        given[value.name] = np.asarray(array).astype(dtype)
+    return given
+
+
+def _roles(graph):
+    """Returns what inputs are: `"lengths"`, or what ids must be below. Others are left out."""
+    rows = {t.name: t.dims for t in graph.initializer}
+    stands_for = {i.name: i.name for i in graph.input}
+    roles, waiting, before = {}, list(_all_nodes(graph)), None
+    while len(waiting) != before:  # nodes stand in any order
+        before, later = len(waiting), []
+        for node in waiting:
+            first = node.input[0] if node.input else ""
+            if node.op_type in _SAME and first in stands_for:
+                stands_for[node.output[0]] = stands_for[first]
+            else:
+                later.append(node)
+        waiting = later
+    for node in waiting:
+        if node.op_type in ("RNN", "LSTM", "GRU") and len(node.input) > 4:
+            roles[stands_for.get(node.input[4])] = "lengths"
+        elif node.op_type == "Gather" and len(rows.get(node.input[0], ())) == 2:
+            axis = load.attributes_of(node).get("axis", 0)
+            ids = stands_for.get(node.input[1])
+            below = rows[node.input[0]][axis]
+            roles[ids] = min(below, roles.get(ids, below))
+    return roles
+
+
+def _all_nodes(graph):
+    for node in graph.node:
+        yield node
+        for inner in load.graphs_in(node):
+            yield from _all_nodes(inner)
+
+
+def check_layer(node, given, attributes, layer, opset):
+    """Raises if a layer answers otherwise than onnxruntime does to its node alone.
+
+    Args:
+        node: The node.
+        given: Its weights at their places; at the others, whether there is an input: None if not.
+        attributes: Its attributes by name.
+        layer: What was read.
+        opset: The version of ONNX's operators that the node is of.
+    """
+    _, W, R, B, lengths, _, _, P = given
+    what, rows, steps = told(node), 3, 7
+    directions, units, features = W.shape[0], R.shape[-1], W.shape[-1]
+    names = ["h", "c"] if node.op_type == "LSTM" else ["h"]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(steps, rows, features)).astype("float32")
+    feeds = {n: rng.normal(size=(directions, rows, units)).astype("float32") for n in names}
+    feeds = {"x": x, **feeds}
+    if lengths is not None:
+        feeds["lengths"] = np.array([steps, 1, 4], "int32")
+    arrays = {"W": W, "R": R, "B": B, "P": P}
+    arrays = {n: a.astype("float32") for n, a in arrays.items() if a is not None}
+    try:
+        session = session_of(_alone(node, feeds, arrays, opset))
+        y, *finals = session.run(None, feeds)
+    except Exception as error:  # of onnxruntime's own kinds
+        raise _cannot_compare(what, f"does not run it alone: {first_line(error)}") from error
+    states = [feeds[n][d] for d in range(directions) for n in names]
+    mask = None
+    if lengths is not None:
+        mask = np.arange(steps) < feeds["lengths"][:, None]
+    results = layer(np.swapaxes(x, 0, 1), initial_state=states, mask=mask, training=False)
+    received = [keras.ops.convert_to_numpy(r) for r in keras.tree.flatten(results)]
+    y = y.transpose(2, 0, 1, 3).reshape(rows, steps, directions * units)
+    if attributes.get("direction") == "reverse":
+        y = y[:, ::-1]
+    last = np.concatenate(list(finals[0]), axis=-1)
+    states = [part[d] for d in range(directions) for part in finals]
+    expected = [y if layer.return_sequences else last, *(states if layer.return_state else ())]
+    half = W.dtype == "float16"
+    _compare(received, expected, what, feeds, _HALF if half else TOLERANCE)
+
+
+def _alone(node, feeds, arrays, opset):
+    """Returns the bytes of a graph of one recurrent node, without its layout."""
+    from onnx import helper, numpy_helper
+
+    names = ["x", "W", "R", "B", "lengths", "h", "c", "P"]
+    alone = type(node)()
+    alone.CopyFrom(node)
+    del alone.input[:], alone.output[:], alone.attribute[:]
+    alone.attribute.extend(a for a in node.attribute if a.name != "layout")
+    alone.input.extend(n if n in feeds or n in arrays else "" for n in names)
+    alone.output.extend(["y", "y_h", "y_c"][: 3 if node.op_type == "LSTM" else 2])
+    graph = helper.make_graph(
+        [alone],
+        "node",
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for n, a in feeds.items()
+        ],
+        [helper.make_tensor_value_info(name, 1, None) for name in alone.output],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", max(opset, 7))]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
