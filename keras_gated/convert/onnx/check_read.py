@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 
-from keras_gated.convert.examples import TOLERANCE, difference
+from keras_gated.convert.examples import TOLERANCE, difference, ids_below
 from keras_gated.convert.onnx import load
 from keras_gated.convert.onnx.check import session_of
 from keras_gated.convert.onnx.refusals import first_line, told
@@ -16,9 +16,8 @@ from keras_gated.keras_private import parts_of
 # stand beside sequences may want one size for both.
 _SIZES = [(3, 7), (1, 12), (4, 4), (2, 96), (1, 700), (1, 1)]
 _COMPARED = 2
+_LONGEST = 4  # lengths that are tried
 _HALF = 2e-2  # accepted of halves, in the place of `TOLERANCE`
-# What has the same numbers, in another order or shape.
-_SAME = {"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Flatten", "TopK"}
 
 
 def check_model(content, loaded, model, source):
@@ -36,19 +35,18 @@ def check_model(content, loaded, model, source):
         raise _cannot_compare(source, f"cannot load it: {first_line(error)}") from error
     constants = {tensor.name for tensor in loaded.graph.initializer}
     declared = [i for i in loaded.graph.input if i.name not in constants]
-    roles, compared, reason = _roles(loaded.graph), 0, ""
-    for seed, ((rows, others), shorter) in enumerate(itertools.product(_SIZES, (1, 4))):
-        if shorter > 1 and "lengths" not in roles.values():
-            continue
-        given = _inputs(declared, roles, rows, others, shorter, seed)
+    lengths, compared, reason = _lengths_among(loaded.graph), 0, ""
+    names = [output.name for output in loaded.graph.output]
+    half = any(w.dtype == "float16" for part in parts_of(model) for w in part.weights)
+    for (rows, others), place in itertools.product(_SIZES, range(_LONGEST if lengths else 1)):
+        longest = [others, rows, others // 2, max(others // 4, 1)][place]
+        given = _inputs(declared, model, lengths, rows, others, longest)
         try:
             expected = session.run(None, given)
         except Exception as error:  # of onnxruntime's own kinds
             reason = f"does not run it on random inputs: {first_line(error)}"
             continue
-        names = [output.name for output in loaded.graph.output]
         received = _answers(model, given, declared, names, source)
-        half = any(w.dtype == "float16" for part in parts_of(model) for w in part.weights)
         _compare(received, expected, source, given, _HALF if half else TOLERANCE)
         compared += 1
         if compared == _COMPARED:
@@ -90,60 +88,44 @@ def _answers(model, given, declared, names, source):
     return [keras.ops.convert_to_numpy(y) for y in answers]
 
 
-def _inputs(declared, roles, rows, others, shorter, seed):
+def _inputs(declared, model, lengths, rows, others, longest):
     """Returns random arrays for the inputs of a graph by name.
 
     Free sizes of one name are the same; so are those without a name of one place.
     """
-    from onnx import helper
-
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rows * others)
     sizes, given = {}, {}
-    for value in declared:
-        tensor = value.type.tensor_type
+    for value, tensor in zip(declared, model.inputs, strict=True):
         shape = []
-        for place, axis in enumerate(tensor.shape.dim):
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
             free = rows if place == 0 else others
             shape.append(axis.dim_value or sizes.setdefault(axis.dim_param or place, free))
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        role = roles.get(value.name)
-        if dtype.kind == "b":
+        below = ids_below(model, tensor)
+        if tensor.dtype == "bool":
             array = rng.random(shape) < 0.5
-        elif role == "lengths":
-            steps = max(others // shorter, 1)
-            array = rng.integers(1, steps + 1, shape)
-            array.ravel()[-1:] = steps
-        elif dtype.kind in "iu":
-            array = rng.integers(0, role or 2, shape)
-        else:
+        elif below is None or "int" not in tensor.dtype:
             array = rng.normal(size=shape)
-        given[value.name] = np.asarray(array).astype(dtype)
+        elif value.name in lengths and len(shape) < 2:
+            array = rng.integers(1, longest + 1, shape)
+            array[..., -1:] = longest
+        else:
+            array = rng.integers(0, below, shape)
+        given[value.name] = np.asarray(array, tensor.dtype)
     return given
 
 
-def _roles(graph):
-    """Returns what inputs are: `"lengths"`, or what ids must be below. Others are left out."""
-    rows = {t.name: t.dims for t in graph.initializer}
-    stands_for = {i.name: i.name for i in graph.input}
-    roles, waiting, before = {}, list(_all_nodes(graph)), None
-    while len(waiting) != before:  # nodes stand in any order
-        before, later = len(waiting), []
-        for node in waiting:
-            first = node.input[0] if node.input else ""
-            if node.op_type in _SAME and first in stands_for:
-                stands_for[node.output[0]] = stands_for[first]
-            else:
-                later.append(node)
-        waiting = later
-    for node in waiting:
-        if node.op_type in ("RNN", "LSTM", "GRU") and len(node.input) > 4:
-            roles[stands_for.get(node.input[4])] = "lengths"
-        elif node.op_type == "Gather" and len(rows.get(node.input[0], ())) == 2:
-            axis = load.attributes_of(node).get("axis", 0)
-            ids = stands_for.get(node.input[1])
-            below = rows[node.input[0]][axis]
-            roles[ids] = min(below, roles.get(ids, below))
-    return roles
+def _lengths_among(graph):
+    """Returns the names of inputs that the lengths of recurrent nodes are made of."""
+    nodes = list(_all_nodes(graph))
+    made_by = {name: node for node in nodes for name in node.output}
+    recurrent = [n for n in nodes if n.op_type in ("RNN", "LSTM", "GRU") and len(n.input) > 4]
+    waiting, seen = [node.input[4] for node in recurrent], set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in made_by:
+            waiting += made_by[name].input
+        seen.add(name)
+    return {i.name for i in graph.input} & seen
 
 
 def _all_nodes(graph):

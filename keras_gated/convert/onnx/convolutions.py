@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_gated.convert.onnx.refusals import name_of, refuse
-from keras_gated.convert.onnx.values import Turned, constant, in_order, plain, turned
+from keras_gated.convert.onnx.values import Turned, constant, in_order, turned
 
 _CONVOLUTIONS = {1: "Conv1D", 2: "Conv2D", 3: "Conv3D"}
 _BY_CHANNEL = {1: "DepthwiseConv1D", 2: "DepthwiseConv2D"}
@@ -74,7 +74,7 @@ class _Windows:
             x.shape[1:-1], self.strides, self.reach, self.pads, strict=True
         ):
             if n is None:
-                if high or s > reach:
+                if high + s > reach:  # the last window may begin behind what counts
                     refuse(
                         self.node,
                         f"has ceil_mode=1, pads={self.pads} and an axis of unknown size",
@@ -164,9 +164,10 @@ def pooling(node, given, attributes):
 
 def pooling_of_all(node, given, attributes):
     """Returns `GlobalAveragePool` or `GlobalMaxPool`, which keep axes of size 1."""
-    x = plain(given[0])
+    x = channels_last(given[0])
     function = ops.mean if node.op_type == "GlobalAveragePool" else ops.max
-    return function(x, axis=tuple(range(2, len(x.shape))), keepdims=True)
+    y = function(x, axis=tuple(range(1, len(x.shape) - 1)), keepdims=True)
+    return channels_second(y)
 
 
 def batch_normalization(node, given, attributes):

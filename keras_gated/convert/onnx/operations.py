@@ -203,7 +203,7 @@ def _hard_swish(node, given, attributes):
 
 def _sloped(node, given, attributes):
     x, slope = given
-    return ops.where(x < 0, slope * x, x)
+    return ops.where(x < 0, ops.multiply(x, slope), x)
 
 
 def _gelu(node, given, attributes):

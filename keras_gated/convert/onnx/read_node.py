@@ -84,6 +84,7 @@ def _recurrent_nodes(graph, scope):
 
 
 def _chosen(found, wanted, source):
+    what = f"has no recurrent node {wanted!r}"
     if isinstance(wanted, int) and not isinstance(wanted, bool):
         if 0 <= wanted < len(found):
             return found[wanted]
@@ -91,6 +92,8 @@ def _chosen(found, wanted, source):
         named = [one for one in found if wanted == one.node.name or wanted in one.node.output]
         if len(named) == 1:
             return named[0]
+        if named:
+            what = f"has {len(named)} recurrent nodes {wanted!r}"
     else:
         raise ValueError(
             "from_onnx: `node` must be the name of a recurrent node or of one of its outputs, or "
@@ -99,8 +102,8 @@ def _chosen(found, wanted, source):
     listed = [f"{place}: {_told(one)}" for place, one in enumerate(found[:_MOST_LISTED])]
     more = [f"and {len(found) - _MOST_LISTED} more"] if len(found) > _MOST_LISTED else []
     raise ValueError(
-        f"from_onnx: {source} has no recurrent node {wanted!r}, or more than one of that name. "
-        f"Received: node={wanted!r}. Those that there are, by their places: "
+        f"from_onnx: {source} {what}. Received: node={wanted!r}. Those that there are, by their "
+        "places, which can be given, too: "
         f"{'; '.join([*listed, *more]) or 'none'}."
     )
 

@@ -68,7 +68,7 @@ class Directions(NamedTuple):
         kind, axes = node.op_type, self.axes
         if kind == "Transpose":
             return self._replace(axes="".join(axes[n] for n in attributes["perm"]))._done()
-        if kind == "Reshape" and axes.endswith("DH") and self._are_joined_by(*others):
+        if kind == "Reshape" and axes.endswith("DH") and self._are_joined_by(node, *others):
             return self._replace(axes=axes[:-2] + "X")._done()
         if kind == "Squeeze" and self.number == 1 and self._is_axis("D", others, attributes):
             return self._replace(axes=axes.replace("D", "").replace("H", "X"))._done()
@@ -102,12 +102,20 @@ class Directions(NamedTuple):
         apart = reshaped(self.tensor, [batch, time, self.number, both // self.number])
         return ops.transpose(apart, ["BTDH".index(letter) for letter in self.axes])
 
-    def _are_joined_by(self, sizes=()):
+    def _are_joined_by(self, node, sizes=()):
         """Whether a shape puts the directions side by side: one axis for the last two."""
-        sizes = sizes.sizes if isinstance(sizes, Dims) else sizes
-        return len(sizes) == len(self.axes) - 1 and any(
-            sizes[-1] == n for n in (-1, self.tensor.shape[-1])
-        )
+        sizes = list(sizes.sizes if isinstance(sizes, Dims) else sizes)
+        if len(sizes) != len(self.axes) - 1 or sizes[-1] not in (-1, self.tensor.shape[-1]):
+            return False
+        for own, size in zip(self.sizes(), sizes[:-1], strict=False):
+            if isinstance(own, Size) and not isinstance(size, Size) and size > 0:
+                refuse(
+                    node,
+                    f"makes an axis of unknown size one of {size}: it fits the example of the "
+                    "export alone",
+                    "Export it with dynamo=False, or with sizes for all inputs.",
+                )
+        return True
 
     def _is_axis(self, letter, others, attributes):
         """Whether a node is told this axis alone; a Squeeze without any takes those of size 1."""
