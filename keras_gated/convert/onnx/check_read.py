@@ -187,6 +187,7 @@ def _alone(node, feeds, arrays, opset):
     alone.CopyFrom(node)
     del alone.input[:], alone.output[:], alone.attribute[:]
     alone.attribute.extend(a for a in node.attribute if a.name != "layout")
+    names = names if node.op_type == "LSTM" else names[:6]
     alone.input.extend(n if n in feeds or n in arrays else "" for n in names)
     alone.output.extend(["y", "y_h", "y_c"][: 3 if node.op_type == "LSTM" else 2])
     graph = helper.make_graph(

@@ -152,7 +152,7 @@ def _check_clip(node, attributes, functions):
     if clip and any(clip < _flat_from(function) for function in functions):
         refuse(
             node,
-            f"has clip={attributes['clip']}, which changes what its functions {functions} make",
+            f"has clip={float(f'{clip:.6g}')}, which changes what its functions {functions} make",
             "Export the model without.",
         )
 
