@@ -85,6 +85,8 @@ def array_of(tensor, source):
     from onnx import numpy_helper
 
     try:
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError("a size below zero")
         return numpy_helper.to_array(tensor)
     except Exception as error:  # NumPy's, of a size that does not fit, a file that is missing
         raise ValueError(

@@ -80,8 +80,9 @@ def from_onnx(
         return layer_of_node(loaded, source, node, check)
     model = _whole(loaded, source)
     if check:
-        runnable = loaded if source == "the model" else os.fspath(path_or_model)
-        check_model(runnable, loaded, model, source)
+        is_large = loaded.ByteSize() >= 2**31  # more than protobuf writes
+        content = os.fspath(path_or_model) if is_large else loaded.SerializeToString()
+        check_model(content, loaded.graph, model, source)
     return model
 
 
@@ -100,7 +101,8 @@ def _whole(loaded, source):
         outputs = {output.name: scope.value(output.name) for output in graph.output}
     except RecursionError as error:
         raise ValueError(
-            f"from_onnx: the branches of {source} stand too deep in each other to be read."
+            f"from_onnx: the branches of {source} wait for too many others to be read. Take the "
+            "`If`s with known conditions out (onnxsim does so)."
         ) from error
     return _model([*inputs.values()], outputs, source)
 
