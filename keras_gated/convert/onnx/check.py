@@ -83,12 +83,14 @@ def _steps_of(received, expected, backwards):
     return received[:, received.shape[1] - steps :] if backwards else received[:, :steps]
 
 
-def session_of(content):
+def session_of(content, optimised=True):
     """Returns onnxruntime's session of a file: its bytes, or its path."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

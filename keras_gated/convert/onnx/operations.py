@@ -26,8 +26,7 @@ def operation(node, given, attributes, opset):
     if kind in _BY_VALUE:
         return _BY_VALUE[kind](node, given, attributes)
     if kind not in _OPERATIONS:
-        known = sorted({*_OTHERS, *_OPERATIONS, *_BY_VALUE})
-        refuse(node, "has no counterpart", f"Known: {', '.join(known)}.")
+        _refuse(node)
     if kind in ("Softmax", "LogSoftmax") and opset < 13:
         attributes = _of_last_axis(node, given[0], attributes)
     if kind in _OF_ONE and isinstance(given[0], Turned):  # it need not be turned for this
@@ -36,6 +35,18 @@ def operation(node, given, attributes, opset):
             y = _OPERATIONS[kind](node, [given[0].tensor, *others], attributes)
             return turned(y, given[0].order)
     return _OPERATIONS[kind](node, [plain(value) for value in given], attributes)
+
+
+def _refuse(node):
+    if "Quant" in node.op_type or node.op_type.endswith("Integer"):
+        way_out = "Of a quantised model, read the one before"
+    else:
+        way_out = f"Known: {', '.join(sorted({*_OTHERS, *_OPERATIONS, *_BY_VALUE}))}"
+    refuse(
+        node,
+        "has no counterpart",
+        f"{way_out}; or read one recurrent node alone: from_onnx(..., node=...).",
+    )
 
 
 def _transposed(node, given, attributes):
