@@ -245,6 +245,93 @@ def test_numbers_are_the_same(name):
     check(NUMBERS[name])
 
 
+def computed(*nodes, **arrays):
+    """Returns a case of several nodes."""
+    case = Case("Identity", ["b", "t", 4])
+    nodes = [helper.make_node(op, *rest, **options) for op, *rest, options in nodes]
+    case.model = model_of(nodes, arrays, [("x", 1, case.shape)], ["y0"])
+    return case
+
+
+# What exporters compute of sizes: of the batch, the time, or both.
+OF_SIZES = {
+    "themselves": computed(("Shape", ["x"], ["y0"], {})),
+    "their number": computed(("Size", ["x"], ["y0"], {})),
+    "a mean": computed(
+        ("Shape", ["x"], ["s"], {}),
+        ("Gather", ["s", "one"], ["t"], {}),
+        ("Cast", ["t"], ["f"], {"to": 1}),
+        ("ReduceSum", ["x", "one"], ["sum"], {"keepdims": 0}),
+        ("Div", ["sum", "f"], ["y0"], {}),
+        one=whole(1),
+    ),
+    "half": computed(
+        ("Shape", ["x"], ["s"], {"start": 1, "end": 2}),
+        ("Cast", ["s"], ["f"], {"to": 1}),
+        ("Mul", ["f", "half"], ["h"], {}),
+        ("Cast", ["h"], ["y0"], {"to": 7}),
+        half=np.float32(0.5),
+    ),
+    "ones": computed(
+        ("Shape", ["x"], ["s"], {"end": 2}),
+        ("ConstantOfShape", ["s"], ["y0"], {"value": onnx.numpy_helper.from_array(whole(3))}),
+    ),
+    "zeros that are added": computed(
+        ("Shape", ["x"], ["s"], {}), ("ConstantOfShape", ["s"], ["z"], {}),
+        ("Add", ["x", "z"], ["y0"], {}),
+    ),
+    "expanded to its own": computed(
+        ("Shape", ["x"], ["s"], {}), ("Expand", ["row", "s"], ["e"], {}),
+        ("Mul", ["e", "x"], ["y0"], {}), row=numbers(1, 1, 4),
+    ),
+    "expanded between": computed(
+        ("Shape", ["x"], ["s"], {"end": 1}), ("Concat", ["s", "two", "one"], ["e"], {"axis": 0}),
+        ("ReduceMax", ["x"], ["m"], {"axes": [1]}), ("Expand", ["m", "e"], ["y0"], {}),
+        one=whole(1), two=whole(2),
+    ),
+    "counted": computed(
+        ("Shape", ["x"], ["s"], {}), ("Gather", ["s", "one"], ["t"], {}),
+        ("Range", ["zero", "t", "step"], ["r"], {}), ("Cast", ["r"], ["f"], {"to": 1}),
+        ("Unsqueeze", ["f", "last"], ["c"], {}), ("Add", ["x", "c"], ["y0"], {}),
+        one=np.array(1), zero=np.array(0), step=np.array(1), last=whole(1),
+    ),
+    "both into one": computed(
+        ("Shape", ["x"], ["s"], {}), ("Split", ["s", "parts"], ["b", "t", "f"], {}),
+        ("Mul", ["b", "t"], ["both"], {}), ("Concat", ["both", "f"], ["r"], {"axis": 0}),
+        ("Reshape", ["x", "r"], ["y0"], {}), parts=whole(1, 1, 1),
+    ),
+    "heads": computed(
+        ("Shape", ["x"], ["s"], {}), ("Slice", ["s", "zero", "two"], ["bt"], {}),
+        ("Concat", ["bt", "two", "two"], ["r"], {"axis": 0}), ("Reshape", ["x", "r"], ["a"], {}),
+        ("Transpose", ["a"], ["turned"], {"perm": [0, 2, 1, 3]}),
+        ("Shape", ["turned"], ["again"], {}), ("Reshape", ["turned", "again"], ["y0"], {}),
+        zero=whole(0), two=whole(2),
+    ),
+    "to its own end": computed(
+        ("Shape", ["x"], ["s"], {"start": 1, "end": 2}), ("Slice", ["x", "one", "s", "one"],
+        ["y0"], {}), one=whole(1),
+    ),
+    "a size of any": computed(
+        ("Shape", ["x"], ["s"], {}), ("Equal", ["wanted", "any"], ["free"], {}),
+        ("Where", ["free", "s", "wanted"], ["e"], {}), ("Expand", ["row", "e"], ["y0"], {}),
+        wanted=whole(-1, -1, 4), any=whole(-1), row=numbers(1, 1, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_SIZES)
+def test_sizes_that_are_known_when_a_model_runs_are_computed(name, tmp_path):
+    check(OF_SIZES[name], tmp_path / "m.keras" if name in ("a mean", "heads", "ones") else None)
+
+
+def test_sizes_are_computed_in_a_compiled_model_too():
+    case = OF_SIZES["heads"]
+    model = from_onnx(case.model)
+    for seed in (0, 1):
+        [expected] = ask_onnxruntime(case.model, {"x": case.given(seed)})
+        assert_allclose(model.predict(case.given(seed), verbose=0), expected)
+
+
 REFUSED = {
     "a kernel of an input": (
         model_of(

@@ -16,7 +16,7 @@ _OF_CONSTANTS = {
     "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Neg",
     "Not", "OneHot", "Or", "Pad", "Pow", "QuantizeLinear", "Range", "Reciprocal", "ReduceL2",
     "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu",
-    "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Size",
+    "Reshape", "Round", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin",
     "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose",
     "Trilu", "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
@@ -38,7 +38,7 @@ def fold(node, given, attributes, opset):
         return NotImplemented
     if kind == "Constant":
         return _constant_of(node, attributes)
-    if kind in ("Shape", "Size") and not isinstance(given[0], (np.ndarray, Dims)):
+    if kind in ("Shape", "Size"):
         return _shape(given[0], attributes) if kind == "Shape" else _count(given[0])
     if kind in ("ConstantOfShape", "Expand"):
         value = given[0] if kind == "Expand" else _filling(attributes)
@@ -116,6 +116,8 @@ def _count(value):
 def _sizes(value):
     if isinstance(value, Zeros) and value.sizes is not None:
         return list(value.sizes)
+    if isinstance(value, (Dims, np.ndarray)):
+        return list(getattr(value, "sizes", value).shape)
     if isinstance(value, Directions):
         return value.sizes()
     if isinstance(value, Turned):
@@ -132,7 +134,7 @@ def _of_dims(node, given, attributes):
     first, *others = parts
     axis = attributes.get("axis", 0)
     axes = attributes.get("axes", others[0] if others else None)
-    if kind in ("Identity", "Cast"):
+    if kind == "Identity" or (kind == "Cast" and attributes.get("to") in _WHOLE):
         return given[0]
     if kind == "Gather":
         return numbers(np.take(first, others[0].astype("int64"), axis=axis))
@@ -147,9 +149,9 @@ def _of_dims(node, given, attributes):
         return numbers(np.squeeze(first, None if axes is None else tuple(int(a) for a in axes)))
     if kind == "Reshape" and isinstance(given[0], Dims):
         return numbers(first.reshape([int(n) for n in others[0]]))
-    if kind in _ARITHMETIC:
+    if kind in _ARITHMETIC and all(part.dtype.kind in "iuO" for part in parts):
         return numbers(_ARITHMETIC[kind](*(np.array(part, object) for part in parts)))
-    if kind == "ReduceProd":
+    if kind == "ReduceProd" and axes is None:
         return numbers(np.prod(first, keepdims=bool(attributes.get("keepdims", 1))))
     if kind == "Split":
         return [numbers(p) for p in np.array_split(first, len(node.output))]
@@ -162,6 +164,7 @@ def _of_dims(node, given, attributes):
     return NotImplemented
 
 
+_WHOLE = (6, 7)  # ONNX's int32 and int64
 _ARITHMETIC = {
     "Add": np.add,
     "Sub": np.subtract,

@@ -116,6 +116,12 @@ def filled(sizes, value):
     return np.broadcast_to(value, [int(n) for n in sizes])
 
 
+def as_numbers(sizes):
+    """Returns a tensor of sizes, of the axes of an array of them."""
+    flat = _sized(sizes.ravel(), "numbers", [], of_dtype="int64")
+    return ops.reshape(flat, sizes.shape)
+
+
 def broadcast(x, sizes):
     """Returns a tensor repeated along axes of size 1, and along new first axes."""
     own = [1] * (len(sizes) - len(x.shape)) + sizes_of(x)
@@ -151,9 +157,10 @@ class Sized(keras.layers.Layer):
     Args:
         sizes: Whole numbers and expressions: `["size", input, axis]`, or an operation and its
             parts, as `["multiply", ["size", 0, 1], 2]`. -1: what is left.
-        how: `"reshape"` or `"broadcast"` the first input, or `"fill"` with a value.
+        how: `"reshape"` or `"broadcast"` the first input, `"fill"` with a value, or return the
+            sizes themselves as `"numbers"`.
         value: For `"fill"`.
-        of_dtype: The dtype of the filled tensor.
+        of_dtype: The dtype of what is filled, or of the numbers.
     """
 
     def __init__(self, sizes, how, value=None, of_dtype=None, **kwargs):
@@ -163,6 +170,8 @@ class Sized(keras.layers.Layer):
 
     def call(self, *tensors):
         sizes = [_computed(size, tensors) for size in self.sizes]
+        if self.how == "numbers":
+            return ops.stack([ops.cast(n, self.of_dtype) for n in sizes])
         if self.how == "reshape":
             return ops.reshape(tensors[0], sizes)
         x = tensors[0] if self.how == "broadcast" else ops.cast(self.value, self.of_dtype)
@@ -170,6 +179,7 @@ class Sized(keras.layers.Layer):
 
     def compute_output_spec(self, *tensors):
         known = [n if isinstance(n, int) and n != -1 else None for n in self.sizes]
+        known = [len(known)] if self.how == "numbers" else known
         return keras.KerasTensor(known, self.of_dtype or tensors[0].dtype)
 
     def compute_mask(self, *args, **kwargs):

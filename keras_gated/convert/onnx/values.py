@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_gated.convert.onnx.refusals import UnreadableError, refuse
-from keras_gated.convert.onnx.sizes import Size, filled, reshaped, sizes_of
+from keras_gated.convert.onnx.sizes import Size, as_numbers, filled, reshaped, sizes_of
 
 _MERGED = {
     "ReduceSum": ops.add,
@@ -160,10 +160,7 @@ def plain(value):
             "states alone, or give their size as a constant"
         )
     if isinstance(value, Dims):
-        raise UnreadableError(
-            "takes sizes that are known only when the model runs. Use them as shapes alone, or "
-            "give the inputs fixed sizes"
-        )
+        return as_numbers(value.sizes)
     return value
 
 
