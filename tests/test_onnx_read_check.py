@@ -171,14 +171,21 @@ def test_a_graph_that_onnxruntime_does_not_run_is_read_unchecked_only():
     with pytest.raises(ValueError, match=message):
         from_onnx(model)
     assert_allclose(from_onnx(model, check=False)(X), from_onnx(recurrent("LSTM"))(X))
+    lstm = helper.make_node("LSTM", ["s", "W", "R", "B", "n"], ["y_apart"], hidden_size=UNITS)
     never = model_of(
-        [helper.make_node("Conv", ["x", "k"], ["y"])],
-        {"k": np.ones((1, 1, 2000), "float32")},
-        [("x", 1, ["b", 1, "t"])],
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"]),
+            helper.make_node("Transpose", ["c"], ["s"], perm=[2, 0, 1]),
+            lstm,
+            helper.make_node("Squeeze", ["y_apart", "one"], ["y"]),
+        ],
+        {**constants("LSTM"), "k": np.ones((3, 1, 2000), "float32"), "one": np.array([1])},
+        [("x", 1, ["b", 1, "t"]), ("n", 6, ["b"])],
     )
     with pytest.raises(ValueError, match=r"does not run it on random inputs: .*check=False"):
         from_onnx(never)
-    assert from_onnx(never, check=False)(np.ones((1, 1, 2001), "float32")).shape == (1, 1, 2)
+    given = [np.ones((1, 1, 2001), "float32"), np.array([2], "int32")]
+    assert from_onnx(never, check=False)(given).shape == (2, 1, UNITS)
 
 
 def test_without_onnxruntime_a_graph_is_read_unchecked_unless_a_check_is_asked_for(

@@ -56,7 +56,8 @@ def from_onnx(
             recurrent nodes of the file, from 0 on. Default: the whole graph.
         check: Whether onnxruntime must answer to random inputs, of unequal lengths where there are
             lengths, as what is returned does: within 1e-4 of the largest answer (or of 1, if that
-            is more). Default: where onnxruntime is installed.
+            is more), or 2e-2 with weights of float16. A graph that it does not run, as one of
+            float64, is not read then. Default: where onnxruntime is installed.
 
     Returns:
         A `keras.Model`; a dict of outputs by name if there are several. With `node`, a layer.

@@ -97,7 +97,8 @@ def are_equal(first, second):
         return False
     raise UnreadableError(
         "compares sizes that are known only when the model runs. Give the inputs of the graph "
-        "fixed sizes (onnx.tools.update_model_dims), or write the part that is wanted alone"
+        "fixed sizes (onnx.tools.update_model_dims), or read one recurrent node alone: "
+        "from_onnx(..., node=...)"
     )
 
 
