@@ -16,15 +16,17 @@ def constants(kind, directions=1, seed=0):
     return {n: rng.normal(size=(directions, *s)).astype("float32") for n, s in shapes.items()}
 
 
-def model_of(nodes, arrays, inputs=(("x", 1, ["time", "batch", FEATURES]),), outputs=("y",)):
+def model_of(
+    nodes, arrays, inputs=(("x", 1, ["time", "batch", FEATURES]),), outputs=("y",), opset=17
+):
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info(*declared) for declared in inputs],
-        [helper.make_tensor_value_info(name, 1, None) for name in outputs],
+        [onnx.ValueInfoProto(name=name) for name in outputs],  # of what type onnxruntime finds
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    opsets = [helper.make_opsetid("", 17)]
+    opsets = [helper.make_opsetid("", opset)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 

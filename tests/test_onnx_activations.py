@@ -116,9 +116,11 @@ READ = [
     ("RNN", ["ScaledTanh"], [1.0], [1.0], True),
     ("RNN", ["ThresholdedRelu"], [0.0], None, True),
     ("RNN", ["LeakyRelu"], [0.0], None, True),
-    ("LSTM", [HARD, "Tanh", "Tanh"], [SIXTH], [0.4], False),
-    ("LSTM", [HARD, "Tanh", "Tanh"], None, None, False),  # 0.2, not 1/6
-    ("LSTM", ["Sigmoid", HARD, HARD], [0.0, SIXTH, SIXTH], [0.0, 0.5, 0.5], False),
+    ("LSTM", [HARD, "Tanh", "Tanh"], [SIXTH], [0.4], True),
+    ("LSTM", [HARD, "Tanh", "Tanh"], None, None, True),  # 0.2 and 0.5
+    ("LSTM", ["Sigmoid", HARD, HARD], [0.3, 0.3], [0.1, 0.1], True),
+    ("GRU", [HARD, HARD], [0.3, 0.7], [0.5, 0.1], True),
+    ("RNN", [HARD], [-0.4], [0.9], True),
     ("LSTM", [HARD, "LeakyRelu", "LeakyRelu"], [SIXTH], [0.5], False),  # 0.01, not 0.2
     ("GRU", ["Sigmoid", "Elu"], [0.5], None, False),
     ("RNN", ["Affine"], None, None, False),  # runtimes disagree about the default
@@ -141,19 +143,61 @@ def test_values_of_functions_are_read_in_order_with_the_defaults_of_onnx(
             from_onnx(graph)
 
 
-@pytest.mark.parametrize("second, known", [(SIXTH, True), (0.3, False)])
+@pytest.mark.parametrize("second, known", [(0.2, True), (0.3, False)])
 def test_the_second_direction_has_values_of_its_own(second, known):
     functions = ["HardSigmoid", "Tanh", "Tanh"] * 2
     graph = recurrent(
         "LSTM", "bidirectional", activations=functions,
-        activation_alpha=[SIXTH, second], activation_beta=[0.5, 0.5],
+        activation_alpha=[0.2, second], activation_beta=[0.4, 0.4],
     )  # fmt: skip
     if known:
         [expected] = ask_onnxruntime(graph, {"x": X})
         assert_allclose(from_onnx(graph)(X), expected, atol=1e-5)
         return
-    with pytest.raises(ValueError, match=r"'told' has the activation HardSigmoid \(alpha 0\.3"):
+    with pytest.raises(ValueError, match=r"'told' has activations that differ.*slope=0\.3"):
         from_onnx(graph)
+
+
+def test_the_two_functions_of_a_memory_are_one():
+    graph = recurrent(
+        "LSTM", activations=["Sigmoid", HARD, HARD],
+        activation_alpha=[0.0, SIXTH], activation_beta=[0.0, 0.5],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"'told' has the activations.*must be one"):
+        from_onnx(graph)
+
+
+@pytest.mark.parametrize("slope, offset", [(0.2, 0.5), (1 / 6, 0.5), (0.31, 0.4), (1e-3, 0.0)])
+def test_a_hard_sigmoid_of_any_values_goes_both_ways(slope, offset, tmp_path):
+    own = keras_gated.hard_sigmoid(slope, offset)
+    both = keras_gated.Bidirectional(
+        keras_gated.LSTM(3, recurrent_activation=own, return_sequences=True)
+    )
+    stack = [layers.Dense(4, activation=own), both, layers.Activation(own)]
+    if offset == 0.5:
+        stack.append(keras_gated.GRU(3, recurrent_activation=own, activation=own))
+    check_both_ways(built(*stack), tmp_path / "m.onnx")
+
+
+def test_a_node_of_its_own_and_a_gate_get_the_same_function():
+    given = {"activations": [HARD, "Tanh"], "activation_alpha": [0.3], "activation_beta": [0.5]}
+    model = recurrent("GRU", **given)
+    hard = onnx.helper.make_node("HardSigmoid", ["y"], ["z"], alpha=0.3, beta=0.5)
+    model.graph.node.append(hard)
+    model.graph.output[0].name = "z"
+    read = from_onnx(model)
+    own = keras_gated.hard_sigmoid(0.3, 0.5)
+    assert read.get_layer("told").recurrent_activation == read.layers[-1].activation == own
+    assert_allclose(read(X), ask_onnxruntime(model, {"x": X})[0], atol=1e-5)
+
+
+def test_the_gates_of_a_gru_need_a_function_that_is_its_own_complement(tmp_path):
+    own = keras_gated.hard_sigmoid(0.2, 0.4)
+    with pytest.raises(ValueError, match=r"offset=0\.4.*offset=0\.5"):
+        to_onnx(built(keras_gated.GRU(3, recurrent_activation=own)), tmp_path / "m.onnx")
+    given = {"activations": [HARD, "Tanh"], "activation_alpha": [0.2], "activation_beta": [0.4]}
+    with pytest.raises(ValueError, match=r"'told' has the gates' activation.*offset of 0\.5"):
+        from_onnx(recurrent("GRU", **given))
 
 
 def test_directions_with_different_functions_are_refused():

@@ -100,6 +100,15 @@ CASES = {
         keras_gated.Bidirectional(keras_gated.LSTM(4, return_sequences=True), merge_mode="mul"),
         keras_gated.Bidirectional(keras_gated.GRU(3)),
     ),
+    "a hard sigmoid of any values": of(
+        layers.Dense(3, activation=keras_gated.hard_sigmoid(0.3, 0.4))
+    ),
+    "gates of any hard sigmoid": of_ids(
+        keras_gated.GRU(4, recurrent_activation=keras_gated.hard_sigmoid(), return_sequences=True),
+        keras_gated.Bidirectional(
+            keras_gated.LSTM(3, recurrent_activation=keras_gated.hard_sigmoid(0.3, 0.6))
+        ),
+    ),
     "no centre": of(layers.LayerNormalization(center=False, scale=False)),
     "an average under a mask": of_ids(layers.GlobalAveragePooling1D()),
     "a mean of directions": of_ids(
@@ -158,8 +167,11 @@ def ask_openvino(path, given):
     return [results[output] for output in compiled.outputs]
 
 
-# OpenVINO (2026.4) leaves out the peepholes and `input_forget` of a node, without a word.
-@pytest.mark.parametrize("name", sorted({*CASES} - {"PeepholeLSTM", "CoupledLSTM"}))
+# OpenVINO (2026.4) leaves out the peepholes and `input_forget` of a node, without a word, and
+# refuses a HardSigmoid in one.
+@pytest.mark.parametrize(
+    "name", sorted({*CASES} - {"PeepholeLSTM", "CoupledLSTM", "gates of any hard sigmoid"})
+)
 def test_openvino_answers_as_onnxruntime(name, tmp_path):
     _, path, given, expected = written(CASES[name], tmp_path / "model.onnx")
     assert_same(ask_openvino(path, given), expected)

@@ -47,7 +47,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
             valid[2:][-1:] = False
         kept = valid if tuple(shape[:2]) == valid.shape else np.ones(shape[:2], bool)
         kept = kept.reshape(kept.shape + (1,) * (len(shape) - kept.ndim))
-        ids = _ids_below(model, tensor)
+        ids = ids_below(model, tensor)
         if tensor.dtype == "bool":
             values = np.broadcast_to(kept, shape)
         elif ids is not None:
@@ -60,7 +60,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
     return given
 
 
-def _ids_below(model, tensor):
+def ids_below(model, tensor):
     """Returns what ids of an input must be below, or None for an input that takes no ids."""
     tables = (keras.layers.Embedding, NGrams)
     readers = [layer for layer in keras_private.parts_of(model) if isinstance(layer, tables)]

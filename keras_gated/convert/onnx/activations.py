@@ -9,6 +9,8 @@ values are consumed in the order of activation functions").
 import keras
 import numpy as np
 
+from keras_gated.cells.activations import HardSigmoid
+
 # Around recurrent nodes. Names in Keras: the operator, and its attributes.
 OPERATORS = {
     "linear": ("Identity", {}),
@@ -54,7 +56,12 @@ _ALSO = [
 
 
 def name_of(function):
-    """Returns the name of an activation of Keras itself, or None for any other function."""
+    """Returns the name of an activation of Keras itself, or a `HardSigmoid` as it is.
+
+    None for any other function.
+    """
+    if isinstance(function, HardSigmoid):
+        return function
     for name in OPERATORS:
         own = (getattr(keras.activations, name, None), getattr(keras.ops, name, None))
         if function is not None and function in own:
@@ -62,13 +69,35 @@ def name_of(function):
     return None
 
 
+def operator(name):
+    """Returns the operator of what `name_of` returns, and the operator's attributes."""
+    if isinstance(name, HardSigmoid):
+        return "HardSigmoid", {"alpha": name.slope, "beta": name.offset}
+    return OPERATORS[name]
+
+
+def hard_sigmoid_of(alpha, beta):
+    """Returns Keras's name of a hard sigmoid, or ours, whose values are those of float32."""
+    slope, offset = (float(str(np.float32(value))) for value in (alpha, beta))
+    own = OPERATORS["hard_sigmoid"][1]
+    is_keras = abs(slope - own["alpha"]) < 1e-6 and abs(offset - own["beta"]) < 1e-6
+    return "hard_sigmoid" if is_keras else HardSigmoid(slope, offset)
+
+
+def is_complement(name):
+    """Whether `f(-x) = 1 - f(x)`, as a GRU needs it whose update gate is the complement of ours."""
+    if isinstance(name, HardSigmoid):
+        return name.offset == 0.5
+    return name in ("sigmoid", "hard_sigmoid")
+
+
 def attributes_of(names):
     """Returns a recurrent node's attributes for its functions.
 
     Args:
-        names: Keras's names, of one direction after the other: f, g and h of each.
+        names: What `name_of` returns, of one direction after the other: f, g and h of each.
     """
-    functions = [IN_A_STEP[name] for name in names]
+    functions = [IN_A_STEP[n] if n in IN_A_STEP else operator(n) for n in names]
     attributes = {"activations": [function for function, _ in functions]}
     for value in ("alpha", "beta"):
         given = [values[value] for _, values in functions if value in values]
@@ -78,7 +107,7 @@ def attributes_of(names):
 
 
 def names_in(attributes, defaults, directions):
-    """Returns Keras's names of the functions of each direction.
+    """Returns Keras's names of the functions of each direction, or a `HardSigmoid`.
 
     Args:
         attributes: The node's.
@@ -106,6 +135,8 @@ def names_in(attributes, defaults, directions):
 
 
 def _name_in_keras(function, values):
+    if function == "HardSigmoid":
+        return hard_sigmoid_of(**values)
     known = [(name, *operator) for name, operator in IN_A_STEP.items()]
     for name, operator, own in [*known, *_ALSO]:
         if operator == function and all(

@@ -10,22 +10,27 @@ from keras_gated.convert.examples import TOLERANCE, difference, fixed_sizes, ran
 _BATCHES = [(1, 1), (3, 7), (4, 12)]  # rows and steps, where the model leaves them free
 
 
-def wanted(check):
+def wanted(check, owner):
     """Returns whether to check: by default where onnxruntime is installed.
+
+    Args:
+        check: True, False or None.
+        owner: `"to_onnx"` or `"from_onnx"`.
 
     Raises:
         ImportError: If it is to be checked and onnxruntime is not installed.
     """
     if check not in (None, True, False):
         raise ValueError(
-            f"to_onnx: `check` must be True, False or None (True where onnxruntime is installed). "
+            f"{owner}: `check` must be True, False or None (True where onnxruntime is installed). "
             f"Received: {check!r}."
         )
     installed = importlib.util.find_spec("onnxruntime") is not None
     if check and not installed:
+        unchecked = "write the file" if owner == "to_onnx" else "read the file"
         raise ImportError(
-            "to_onnx: `check=True` asks onnxruntime, which is not installed. Install it (pip "
-            "install 'keras_gated[onnx]'), or write the file unchecked: check=False."
+            f"{owner}: `check=True` asks onnxruntime, which is not installed. Install it (pip "
+            f"install 'keras_gated[onnx]'), or {unchecked} unchecked: check=False."
         )
     return installed if check is None else bool(check)
 
@@ -40,7 +45,10 @@ def check_answers(content, model, backwards, lengths):
         lengths: Whether the file has the input `lengths`. The model then reads the rows of each
             length alone, cut to it.
     """
-    session = _session(content, model)
+    try:
+        session = session_of(content)
+    except Exception as error:  # of onnxruntime's own kinds
+        raise _cannot_run(model, error) from error
     fixed_rows, fixed_steps = fixed_sizes(model)
     for seed, (rows, steps) in enumerate(_BATCHES):
         rows, steps = fixed_rows or rows, fixed_steps or steps
@@ -75,15 +83,15 @@ def _steps_of(received, expected, backwards):
     return received[:, received.shape[1] - steps :] if backwards else received[:, :steps]
 
 
-def _session(content, model):
+def session_of(content, optimised=True):
+    """Returns onnxruntime's session of a file: its bytes, or its path."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of onnxruntime's own kinds
-        raise _cannot_run(model, error) from error
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session, named, model):

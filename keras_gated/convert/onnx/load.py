@@ -1,18 +1,19 @@
-"""A graph of ONNX as it comes: loaded, found to be sound, its nodes in an order that can be run."""
+"""A graph of ONNX as it comes: loaded, and found to be sound before anything of it is run."""
 
 import graphlib
 import os
 
 import numpy as np
 
-from keras_gated.convert.onnx.values import refuse, told
+from keras_gated.convert.onnx.refusals import first_line, refuse, told
 
 
 def load(path_or_model):
-    """Returns a graph, and what to call it in messages.
+    """Returns an `onnx.ModelProto`, and what to call it in messages.
 
     Raises:
-        ValueError: If it is no path and no model, or the file is none of ONNX.
+        ValueError: If it is no path and no model, or the file is none of ONNX, or its graph does
+            not hold together.
         FileNotFoundError: If there is no such file.
     """
     import onnx
@@ -26,14 +27,13 @@ def load(path_or_model):
             f"from_onnx: {source} holds no graph with nodes and outputs. Received: "
             f"{len(model.graph.node)} nodes, {len(model.graph.output)} outputs. Export it again."
         )
-    for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            refuse(
-                node,
-                f"is of the domain {node.domain!r}, not of ONNX itself",
-                "Read the model as it was before a runtime quantised or optimised it.",
-            )
-    return model.graph, source
+    constants = {tensor.name for tensor in model.graph.initializer}
+    if all(declared.name in constants for declared in model.graph.input):
+        raise ValueError(f"from_onnx: {source} has no inputs. Export a model that has.")
+    if model.functions:
+        model = _without_functions(model, source)
+    _check_graph(model.graph, set(), source)
+    return model, source
 
 
 def _from_file(path):
@@ -62,37 +62,71 @@ def _from_file(path):
         ) from error
 
 
-def constants(graph, source):
-    """Returns the arrays of a graph's initializers by name."""
+def _without_functions(model, source):
+    """Returns a model with the nodes of its own functions in the place of their calls."""
+    import onnx.inliner
+
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # of onnx's own kinds
+        raise ValueError(
+            f"from_onnx: the functions of {source} do not hold together: {first_line(error)} "
+            "Export it again."
+        ) from error
+
+
+def opset_of(model):
+    """Returns the version of ONNX's own operators that a model uses."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def array_of(tensor, source):
+    """Returns a constant of a graph as an array."""
     from onnx import numpy_helper
 
+    try:
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError("a size below zero")
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # NumPy's, of a size that does not fit, a file that is missing
+        raise ValueError(
+            f"from_onnx: the constant {tensor.name!r} of {source} is damaged: its data do not "
+            f"make an array of the shape {tuple(tensor.dims)}. Export it again."
+        ) from error
+
+
+def graphs_in(node):
+    """Returns the graphs of a node's branches or of its body, by the names of attributes."""
+    import onnx
+
+    kinds = onnx.AttributeProto
+    inside = {a.name: [a.g] for a in node.attribute if a.type == kinds.GRAPH}
+    inside.update({a.name: list(a.graphs) for a in node.attribute if a.type == kinds.GRAPHS})
+    return [graph for graphs in inside.values() for graph in graphs]
+
+
+def read_by(node):
+    """Yields the names that a node reads, and that graphs inside it read or put out."""
+    yield from filter(None, node.input)
+    for graph in graphs_in(node):
+        for inner in graph.node:
+            yield from read_by(inner)
+        yield from (output.name for output in graph.output)
+
+
+def _check_graph(graph, outer, source):
+    """Raises unless every name is made once, before it is read.
+
+    Args:
+        graph: The graph. Some writers, onnxruntime's float16 converter among them, append nodes.
+        outer: The names that stand around it.
+        source: What to call it.
+    """
     if graph.sparse_initializer:
         raise ValueError(
             f"from_onnx: {source} holds sparse constants. Export them as dense tensors."
         )
-    arrays = {}
-    for tensor in graph.initializer:
-        try:
-            arrays[tensor.name] = numpy_helper.to_array(tensor)
-        except Exception as error:  # NumPy's, of a size that does not fit, a file that is missing
-            raise ValueError(
-                f"from_onnx: the constant {tensor.name!r} of {source} is damaged: its data do not "
-                f"make an array of the shape {tuple(tensor.dims)}. Export it again."
-            ) from error
-    return arrays
-
-
-def in_order(graph, known, source):
-    """Returns the nodes of a graph so that each comes after those whose outputs it reads.
-
-    Args:
-        graph: The graph. Some writers, onnxruntime's float16 converter among them, append nodes.
-        known: The names of inputs and constants.
-        source: What to call it.
-
-    Raises:
-        ValueError: If a tensor is made twice or by no node, or nodes wait for each other.
-    """
+    known = outer | {t.name for t in graph.initializer} | {i.name for i in graph.input}
     made_by = {}
     for place, node in enumerate(graph.node):
         for name in filter(None, node.output):
@@ -114,7 +148,9 @@ def in_order(graph, known, source):
                     f"{source}",
                     "Export it again, whole.",
                 )
-        before[place] = [made_by[name] for name in node.input if name in made_by]
+        before[place] = {made_by[name] for name in read_by(node) if name in made_by}
+        for inner in graphs_in(node):
+            _check_graph(inner, known | {*made_by}, source)
     for output in graph.output:
         if output.name not in made_by and output.name not in known:
             raise ValueError(
@@ -122,7 +158,7 @@ def in_order(graph, known, source):
                 "again, whole."
             )
     try:
-        return [graph.node[place] for place in graphlib.TopologicalSorter(before).static_order()]
+        graphlib.TopologicalSorter(before).prepare()
     except graphlib.CycleError as error:
         names = ", ".join(told(graph.node[place]) for place in error.args[1])
         raise ValueError(
@@ -150,8 +186,3 @@ def shape_of(value):
         return f"{value.dtype} constant of the shape {value.shape}"
     shape = getattr(getattr(value, "tensor", value), "shape", None)
     return type(value).__name__ if shape is None else f"{tuple(shape)}"
-
-
-def first_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -9,7 +9,8 @@ import numpy as np
 from keras import layers
 
 from keras_gated import keras_private
-from keras_gated.convert.onnx.activations import OPERATORS, name_of
+from keras_gated.cells.activations import HardSigmoid
+from keras_gated.convert.onnx.activations import OPERATORS, name_of, operator
 from keras_gated.recipes.ids import PADDING, UNKNOWN
 from keras_gated.recipes.ngrams import NGrams
 
@@ -33,17 +34,22 @@ def array(weight):
 
 
 def activation_of(layer, function, known):
-    """Returns the name of an activation of Keras itself that is among the known."""
+    """Returns the name of an activation of Keras itself that is among the known, or ours."""
     name = name_of(function)
-    if name not in known:
+    if name not in known and not isinstance(name, HardSigmoid):
         told = getattr(function, "__name__", None) or repr(function)
-        refuse(layer, f"the activation {told!r}", f"Known, of Keras: {', '.join(known)}.")
+        known = ", ".join(known)
+        refuse(
+            layer,
+            f"the activation {told!r}",
+            f"Known, of Keras: {known}; and keras_gated.hard_sigmoid.",
+        )
     return name
 
 
 def activated(graph, layer, x):
     name = activation_of(layer, layer.activation, OPERATORS)
-    op, attributes = OPERATORS[name]
+    op, attributes = operator(name)
     return x if op == "Identity" else graph.add(op, [x], **attributes)
 
 

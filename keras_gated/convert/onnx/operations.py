@@ -6,53 +6,69 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gated.convert.onnx.values import (
-    Directions,
-    constant,
-    fold,
-    in_order,
-    name_of,
-    plain,
-    refuse,
-    steps_at,
-)
+from keras_gated.convert.onnx import axes, convolutions
+from keras_gated.convert.onnx.activations import hard_sigmoid_of
+from keras_gated.convert.onnx.fold import fold
+from keras_gated.convert.onnx.refusals import name_of, refuse
+from keras_gated.convert.onnx.values import Directions, Turned, constant, in_order, plain, turned
 
 
-def operation(node, given, attributes):
-    """Returns what a node makes of values (`onnx_values.py`), a list if there are several."""
-    folded = fold(node, given, attributes)
+def operation(node, given, attributes, opset):
+    """Returns what a node makes of values (`values.py`), a list if there are several."""
+    folded = fold(node, given, attributes, opset)
     if folded is not NotImplemented:
         return folded
     kind = node.op_type
-    if isinstance(given[0], Directions):
-        return given[0].apply(node, given[1:], attributes)
-    if kind == "Transpose":
-        return in_order(given[0], attributes["perm"], lazily=True)
-    if kind == "Gather" and isinstance(given[0], np.ndarray) and given[0].ndim == 2:
-        table = given[0]
-        layer = keras.layers.Embedding(*table.shape, dtype=str(table.dtype), name=name_of(node))
-        embedded = layer(plain(given[1]))
-        layer.set_weights([table])
-        return embedded
-    if kind == "MatMul" and isinstance(given[1], np.ndarray) and given[1].ndim == 2:
-        return _dense(node, plain(given[0]), given[1], None)
-    if kind == "LayerNormalization":
-        return _normalized(node, plain(given[0]), given[1:], attributes)
-    if kind == "TopK":
-        return _ordered(node, *given, attributes)
-    if kind == "Gemm":
-        return _gemm(node, given, attributes)
-    if kind == "Add":
-        grown = _with_bias(given)
-        if grown is not None:
-            return grown
+    if given and isinstance(given[0], Directions):
+        of_directions = given[0].apply(node, given[1:], attributes)
+        if of_directions is not NotImplemented:
+            return of_directions
+    if kind in _BY_VALUE:
+        return _BY_VALUE[kind](node, given, attributes)
     if kind not in _OPERATIONS:
-        refuse(
-            node,
-            "has no counterpart",
-            f"Known: {', '.join(sorted({*_OTHERS, *_OPERATIONS}))}.",
-        )
+        _refuse(node)
+    if kind in ("Softmax", "LogSoftmax") and opset < 13:
+        attributes = _of_last_axis(node, given[0], attributes)
+    if kind in _OF_ONE and isinstance(given[0], Turned):  # it need not be turned for this
+        others = [plain(value) for value in given[1:]]
+        if all(value is None or np.ndim(value) == 0 for value in others):
+            y = _OPERATIONS[kind](node, [given[0].tensor, *others], attributes)
+            return turned(y, given[0].order)
     return _OPERATIONS[kind](node, [plain(value) for value in given], attributes)
+
+
+def _refuse(node):
+    if "Quant" in node.op_type or node.op_type.endswith("Integer"):
+        way_out = "Of a quantised model, read the one before"
+    else:
+        way_out = f"Known: {', '.join(sorted({*_OTHERS, *_OPERATIONS, *_BY_VALUE}))}"
+    refuse(
+        node,
+        "has no counterpart",
+        f"{way_out}; or read one recurrent node alone: from_onnx(..., node=...).",
+    )
+
+
+def _transposed(node, given, attributes):
+    rank = len(given[0].order) if isinstance(given[0], Turned) else len(given[0].shape)
+    return in_order(given[0], attributes.get("perm") or range(rank)[::-1], lazily=True)
+
+
+def _looked_up(node, given, attributes):
+    """Returns rows of a constant table as an `Embedding`; any other part as it is."""
+    table = given[0]
+    if not isinstance(table, np.ndarray) or table.ndim != 2 or attributes.get("axis", 0):
+        return axes.gathered(node, given, attributes)
+    layer = keras.layers.Embedding(*table.shape, dtype=str(table.dtype), name=name_of(node))
+    embedded = layer(plain(given[1]))
+    layer.set_weights([table])
+    return embedded
+
+
+def _product(node, given, attributes):
+    if isinstance(given[1], np.ndarray) and given[1].ndim == 2:
+        return _dense(node, plain(given[0]), given[1], None)
+    return ops.matmul(*(plain(value) for value in given))
 
 
 def _dense(node, x, kernel, bias):
@@ -66,23 +82,28 @@ def _dense(node, x, kernel, bias):
 
 def _gemm(node, given, attributes):
     x, kernel, *bias = given
+    bias = bias[0] if bias else None
     kernel = constant(kernel)
-    scaled = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) != (1.0, 1.0)
-    if kernel is None or scaled or attributes.get("transA") or (bias and constant(*bias) is None):
-        refuse(node, "is no Dense layer", "Its matrix must be constant, alpha and beta 1.")
+    if kernel is None or attributes.get("transA") or (bias is not None and constant(bias) is None):
+        refuse(node, "is no Dense layer", "Its matrix must be constant.")
     kernel = kernel.T if attributes.get("transB") else kernel
-    return _dense(
-        node, plain(x), kernel, np.broadcast_to(bias[0], kernel.shape[1:]) if bias else None
-    )
+    kernel = kernel * np.asarray(attributes.get("alpha", 1.0), kernel.dtype)
+    if bias is not None:
+        if bias.ndim > 1 and max(bias.shape[:-1]) > 1:
+            refuse(node, f"adds an array of the shape {bias.shape}", "Known: one number a column.")
+        bias = np.broadcast_to(bias.ravel(), kernel.shape[1:])
+        bias = bias * np.asarray(attributes.get("beta", 1.0), kernel.dtype)
+    return _dense(node, plain(x), kernel, bias)
 
 
-def _with_bias(given):
-    """Returns what a product and the constant added to it are together, or None."""
+def _added(node, given, attributes):
+    """Returns a sum; what a product and the constant added to it are together is one layer."""
     for bias, product in (given, given[::-1]):
         if not isinstance(bias, np.ndarray) or bias.ndim != 1 or isinstance(product, np.ndarray):
             continue
         made_by = getattr(plain(product), "_keras_history", (None,))[0]
-        if type(made_by) is keras.layers.Dense and not made_by.use_bias:
+        is_product = type(made_by) is keras.layers.Dense and not made_by.use_bias
+        if is_product and bias.size == made_by.units:
             [x] = made_by._inbound_nodes[0].input_tensors
             layer = keras.layers.Dense(
                 bias.size, dtype=made_by.dtype_policy, name=f"{made_by.name}_with_bias"
@@ -90,16 +111,16 @@ def _with_bias(given):
             y = layer(x)
             layer.set_weights([*made_by.get_weights(), bias])
             return y
-    return None
+    return ops.add(*(plain(value) for value in given))
 
 
-def _normalized(node, x, weights, attributes):
-    axis = attributes.get("axis", -1)
-    scale, shift = (*map(constant, weights), None)[:2]
+def _normalized(node, given, attributes):
+    x, axis = plain(given[0]), attributes.get("axis", -1)
+    scale, shift = (*map(constant, given[1:]), None)[:2]
     if (
         axis % len(x.shape) != len(x.shape) - 1
         or scale is None
-        or (len(weights) > 1 and shift is None)
+        or (len(given) > 2 and given[2] is not None and shift is None)
     ):
         refuse(node, f"has axis={axis}", "Known: the last axis, scale and shift constant.")
     layer = keras.layers.LayerNormalization(
@@ -113,41 +134,33 @@ def _normalized(node, x, weights, attributes):
     return y
 
 
-def _ordered(node, x, number, attributes):
-    x, axis = plain(x), attributes.get("axis", -1)
-    sizes = getattr(number, "sizes", number)
-    if tuple(sizes) != (x.shape[axis],):
-        refuse(node, f"takes {sizes} of an axis of {x.shape[axis]}", "Known: to order all.")
-    order = ops.argsort(-x if attributes.get("largest", 1) else x, axis=axis)
-    return [ops.take_along_axis(x, order, axis=axis), order]
-
-
-def _summed(node, given, attributes):
-    x, axis = given[0], int(given[1].item())
-    turned = ops.flip(x, axis=axis) if attributes.get("reverse") else x
-    total = ops.cumsum(turned, axis=axis)
-    total = total - turned if attributes.get("exclusive") else total
-    return ops.flip(total, axis=axis) if attributes.get("reverse") else total
-
-
-def _axes(node, given, attributes):
-    axes = attributes.get("axes", given[1] if len(given) > 1 else None)
-    return None if axes is None else tuple(int(a) for a in np.ravel(axes))
+def _of_last_axis(node, value, attributes):
+    """Returns the attributes of a softmax before opset 13: over all axes from one on."""
+    axis = attributes.get("axis", 1)
+    rank = len(value.order) if isinstance(value, Turned) else len(value.shape)
+    if axis % rank != rank - 1:
+        refuse(
+            node,
+            f"has axis={axis} of {rank} in an opset before 13: it is over all axes from there on",
+            "Export the model with opset 13 or newer.",
+        )
+    return {**attributes, "axis": axis}
 
 
 def _reduced(function):
     def reduce(node, given, attributes):
-        options = {"axis": _axes(node, given, attributes)}
-        return function(given[0], keepdims=bool(attributes.get("keepdims", 1)), **options)
+        over = axes.listed(given, attributes, "axes", 1)
+        if not over:
+            if attributes.get("noop_with_empty_axes"):
+                return given[0]
+            over = range(len(given[0].shape))
+        return function(given[0], axis=tuple(over), keepdims=bool(attributes.get("keepdims", 1)))
 
     return reduce
 
 
-def _unsqueezed(node, given, attributes):
-    x = given[0]
-    for axis in sorted(_axes(node, given, attributes)):
-        x = ops.expand_dims(x, axis)
-    return x
+def _length(x, axis, keepdims):
+    return ops.sqrt(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
 
 
 def _cast(node, given, attributes):
@@ -156,37 +169,24 @@ def _cast(node, given, attributes):
     return ops.cast(given[0], str(helper.tensor_dtype_to_np_dtype(attributes["to"])))
 
 
-def _sliced(node, given, attributes):
-    x, starts, ends, *rest = given
-    axes = rest[0] if rest else range(len(starts))
-    steps = rest[1] if len(rest) > 1 else [1] * len(starts)
-    places = [slice(None)] * len(x.shape)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        backwards = step < 0 and end <= -(2**31)
-        places[axis] = slice(int(start), None if backwards else min(int(end), 2**31 - 1), int(step))
-        if step == -1:
-            if start != -1 or not backwards:
-                refuse(node, "reads a part backwards", "Known: a whole axis.")
-            places[axis], x = slice(None), ops.flip(x, axis=int(axis))
-    return x[tuple(places)]
+def _clipped(node, given, attributes):
+    x = given[0]
+    low, high = [
+        attributes.get(name) if len(given) <= place or given[place] is None else given[place]
+        for place, name in ((1, "min"), (2, "max"))
+    ]
+    x = x if low is None else ops.maximum(x, ops.cast(low, x.dtype))
+    return x if high is None else ops.minimum(x, ops.cast(high, x.dtype))
 
 
-def _reshaped(node, given, attributes):
-    x, shape = given
-    if not isinstance(shape, np.ndarray):
-        refuse(node, "reshapes to a size that is computed")
-    shape = [x.shape[n] if size == 0 else int(size) for n, size in enumerate(shape)]
-    if shape.count(None) + shape.count(-1) > 1:
-        refuse(node, f"reshapes {x.shape} to {shape}", "More than one size is not known.")
-    return ops.reshape(x, [-1 if size is None else size for size in shape])
-
-
-def _padded(node, given, attributes):
-    x, pads, *rest = given
-    if attributes.get("mode", "constant") != "constant" or len(rest) > 1:
-        refuse(node, f"pads by {attributes.get('mode', 'axes')!r}", "Known: constants, all axes.")
-    value = rest[0].item() if rest and rest[0] is not None else 0
-    return ops.pad(x, np.reshape(pads, (2, -1)).T.tolist(), constant_values=value)
+def _power(node, given, attributes):
+    base, exponent = given
+    number = exponent.item() if isinstance(exponent, np.ndarray) and exponent.size == 1 else None
+    if number == 2:
+        return ops.square(base)
+    if number == 0.5:
+        return ops.sqrt(base)
+    return ops.power(base, ops.cast(exponent, base.dtype))
 
 
 def _remainder(node, given, attributes):
@@ -195,9 +195,33 @@ def _remainder(node, given, attributes):
     return ops.mod(*given)
 
 
+def _quotient(node, given, attributes):
+    first, second = given
+    if "int" not in str(first.dtype):
+        return ops.divide(first, second)
+    quotient = ops.floor_divide(ops.abs(first), ops.abs(second))  # of ONNX: towards zero
+    return quotient * ops.sign(first) * ops.sign(second)
+
+
 def _hard_sigmoid(node, given, attributes):
-    slope, offset = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
-    return ops.clip(slope * given[0] + offset, 0, 1)
+    function = hard_sigmoid_of(attributes.get("alpha", 0.2), attributes.get("beta", 0.5))
+    return keras.layers.Activation(function, name=name_of(node))(given[0])
+
+
+def _hard_swish(node, given, attributes):
+    return given[0] * ops.hard_sigmoid(given[0])
+
+
+def _sloped(node, given, attributes):
+    x, slope = given
+    return ops.where(x < 0, ops.multiply(x, slope), x)
+
+
+def _gelu(node, given, attributes):
+    approximate = attributes.get("approximate", "none")
+    if approximate not in ("none", "tanh"):
+        refuse(node, f"has approximate={approximate!r}", "Known: none, tanh.")
+    return ops.gelu(given[0], approximate=approximate == "tanh")
 
 
 def _selu(node, given, attributes):
@@ -218,51 +242,67 @@ def _over_axis(function):
     return lambda node, given, attributes: function(given[0], axis=attributes.get("axis", -1))
 
 
-_OPERATIONS = {
+# Of one tensor, number by number.
+_OF_ONE = {
     **{
         name: _elementwise(getattr(ops, function))
         for name, function in {
-            "Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide", "Relu": "relu",
-            "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Sqrt": "sqrt", "Neg": "negative",
-            "Softplus": "softplus", "Softsign": "softsign", "Equal": "equal", "Less": "less",
-            "LessOrEqual": "less_equal", "Greater": "greater", "Not": "logical_not",
-            "And": "logical_and", "Where": "where", "MatMul": "matmul",
+            "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Exp": "exp", "Sqrt": "sqrt",
+            "Neg": "negative", "Softplus": "softplus", "Softsign": "softsign", "Not": "logical_not",
+            "Abs": "abs", "Log": "log", "Erf": "erf", "Floor": "floor", "Ceil": "ceil",
+            "Sign": "sign", "Sin": "sin", "Cos": "cos", "Reciprocal": "reciprocal",
         }.items()
     },
-    "Sum": _of_any_number(ops.add),
-    "Max": _of_any_number(ops.maximum),
-    "Min": _of_any_number(ops.minimum),
-    "Mean": lambda node, given, attributes: functools.reduce(ops.add, given) / len(given),
     "Elu": lambda node, given, attributes: ops.elu(given[0], attributes.get("alpha", 1.0)),
     "LeakyRelu": lambda node, given, attributes: ops.leaky_relu(
         given[0], attributes.get("alpha", 0.01)
     ),
     "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Gelu": _gelu,
     "Selu": _selu,
-    "Mod": _remainder,
-    "Pad": _padded,
-    "CumSum": _summed,
-    "GatherND": lambda node, given, attributes: steps_at(node, *given, attributes),
+    "Clip": _clipped,
+    "Pow": _power,
     "Identity": lambda node, given, attributes: given[0],
     "Dropout": lambda node, given, attributes: given[0],
+    "Cast": _cast,
+}  # fmt: skip
+_OPERATIONS = {
+    **_OF_ONE,
+    **{
+        name: _elementwise(getattr(ops, function))
+        for name, function in {
+            "Sub": "subtract", "Mul": "multiply", "Equal": "equal", "Less": "less",
+            "LessOrEqual": "less_equal", "Greater": "greater", "GreaterOrEqual": "greater_equal",
+            "And": "logical_and", "Or": "logical_or", "Where": "where",
+        }.items()
+    },
+    "Div": _quotient,
+    "Mod": _remainder,
+    "PRelu": _sloped,
+    "Sum": _of_any_number(ops.add),
+    "Max": _of_any_number(ops.maximum),
+    "Min": _of_any_number(ops.minimum),
+    "Mean": lambda node, given, attributes: functools.reduce(ops.add, given) / len(given),
     "Softmax": _over_axis(ops.softmax),
     "LogSoftmax": _over_axis(ops.log_softmax),
-    "Concat": lambda node, given, attributes: ops.concatenate(given, axis=attributes["axis"]),
-    "Gather": lambda node, given, attributes: ops.take(
-        given[0], given[1], axis=attributes.get("axis", 0)
-    ),
-    "Squeeze": lambda node, given, attributes: ops.squeeze(
-        given[0], _axes(node, given, attributes)
-    ),
-    "Unsqueeze": _unsqueezed,
-    "Cast": _cast,
-    "Slice": _sliced,
-    "Reshape": _reshaped,
     "ReduceSum": _reduced(ops.sum),
     "ReduceMean": _reduced(ops.mean),
     "ReduceMax": _reduced(ops.max),
+    "ReduceMin": _reduced(ops.min),
     "ReduceProd": _reduced(ops.prod),
+    "ReduceL2": _reduced(_length),
 }  # fmt: skip
-# Read by functions of their own, here and in other files.
-_OTHERS = {"RNN", "LSTM", "GRU", "Constant", "ConstantOfShape", "Expand", "Shape", "Transpose"}
-_OTHERS |= {"Gemm", "LayerNormalization", "TopK"}
+# Those that look at what stands for a tensor before it is one.
+_BY_VALUE = {
+    **axes.OPERATIONS,
+    **convolutions.OPERATIONS,
+    "Transpose": _transposed,
+    "Gather": _looked_up,
+    "MatMul": _product,
+    "Gemm": _gemm,
+    "Add": _added,
+    "LayerNormalization": _normalized,
+}
+# Read by functions of their own, in other files.
+_OTHERS = {"RNN", "LSTM", "GRU", "If", "Constant", "Shape", "Size"}

@@ -4,11 +4,13 @@ import numpy as np
 from keras import ops
 
 from keras_gated import keras_private
+from keras_gated.cells.activations import HardSigmoid
 from keras_gated.cells.gates import from_library, order_in
-from keras_gated.convert.onnx.activations import NO_CLIP, names_in
+from keras_gated.convert.onnx.activations import NO_CLIP, is_complement, names_in
 from keras_gated.convert.onnx.load import shape_of
 from keras_gated.convert.onnx.recurrent import PEEPHOLES
-from keras_gated.convert.onnx.values import Directions, Zeros, in_order, name_of, plain, refuse
+from keras_gated.convert.onnx.refusals import name_of, refuse
+from keras_gated.convert.onnx.values import Directions, Zeros, in_order, plain
 from keras_gated.layers.bidirectional import Bidirectional
 from keras_gated.layers.families import GRU, LSTM, CoupledLSTM, PeepholeLSTM, SimpleRNN
 
@@ -19,41 +21,24 @@ _DEFAULTS = {
     "GRU": ["Sigmoid", "Tanh"],
 }
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+_FLAT_FROM = {"sigmoid": 20.0, "tanh": 20.0, "hard_sigmoid": 3.0}  # a sigmoid: but for 3e-9
 
 
 def recurrent(node, given, attributes, wanted):
-    """Returns `Y`, `Y_h` and `Y_c`, as far as they are wanted."""
-    sequences, W, R, B, lengths, *states = given + [None] * (8 - len(given))
-    kind, direction = node.op_type, attributes.get("direction", "forward")
-    if direction not in _DIRECTIONS:
-        refuse(node, f"has direction={direction!r}", f"Known: {', '.join(_DIRECTIONS)}.")
-    number = _DIRECTIONS[direction]
-    functions = _functions(node, attributes, number)
-    _check_options(node, attributes)
+    """Returns `Y`, `Y_h` and `Y_c` of a node in a graph, as far as they are wanted."""
+    sequences, _, _, _, lengths, *states = given + [None] * (8 - len(given))
+    if attributes.get("layout", 0):
+        refuse(node, f"has layout={attributes['layout']}", "Export the model without.")
     sequences = in_order(sequences, (1, 0, 2))
-    _check_shapes(node, attributes, number, sequences, given)
-    options = {"activation": functions[-1], "use_bias": B is not None}
-    if kind != "RNN":
-        options["recurrent_activation"] = functions[0]
-    if kind == "GRU":
-        options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
-    options.update(
-        return_sequences=wanted[0],
-        return_state=wanted[1] or wanted[2],
-        dtype=str(W.dtype),
-        name=name_of(node),
-    )
-    if lengths is not None and wanted[0]:
-        options["zero_output_for_mask"] = True
-    P = states.pop() if len(states) > 2 else None
-    family = _family(node, attributes, P)
-    layer = _layer(family, R.shape[-1], direction, options)
+    state = wanted[1] or wanted[2]
+    layer, weights = layer_of(node, [sequences, *given[1:]], attributes, wanted[0], state)
+    number = _DIRECTIONS[attributes.get("direction", "forward")]
     call = {}
-    initial = [_state(node, state) for state in states[: 2 if kind == "LSTM" else 1]]
-    if any(state is not None for state in initial):
-        if any(state is None for state in initial):
-            refuse(node, "has one initial state and not the other", "Give both.")
-        call["initial_state"] = [state[d] for d in range(number) for state in initial]
+    initial = [_state(node, state) for state in states[: 2 if node.op_type == "LSTM" else 1]]
+    known = next((state for state in initial if state is not None), None)
+    if known is not None:
+        both = [ops.zeros_like(known) if state is None else state for state in initial]
+        call["initial_state"] = [state[d] for d in range(number) for state in both]
     if lengths is not None:
         steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
         call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
@@ -61,19 +46,55 @@ def recurrent(node, given, attributes, wanted):
         sequences = ops.copy(sequences)  # without the mask of the node before, unknown to ONNX
     results = layer(sequences, **call)
     results = list(results) if isinstance(results, (list, tuple)) else [results]
+    layer.set_weights(weights)
+    y = results[0]
+    if wanted[0] and attributes.get("direction") == "reverse":  # ONNX keeps the order of the inputs
+        y = ops.flip(y, axis=1)
+    parts = 2 if node.op_type == "LSTM" else 1
+    finals = [results[1:][n::parts] for n in range(parts)] if state else []
+    finals = [ops.stack(of_directions, axis=0) for of_directions in finals]
+    return [Directions.of(y, number) if wanted[0] else None, *finals]
+
+
+def layer_of(node, given, attributes, return_sequences, return_state):
+    """Returns a layer that computes what a recurrent node does, and its weights in order.
+
+    Args:
+        node: The node.
+        given: Its inputs. None in the place of the sequences: they are not looked at.
+        attributes: Its attributes by name.
+        return_sequences: Whether the layer puts out all steps.
+        return_state: Whether it puts out its final states, too.
+    """
+    _, W, R, B, lengths, *states = given + [None] * (8 - len(given))
+    kind, direction = node.op_type, attributes.get("direction", "forward")
+    if direction not in _DIRECTIONS:
+        refuse(node, f"has direction={direction!r}", f"Known: {', '.join(_DIRECTIONS)}.")
+    number = _DIRECTIONS[direction]
+    functions = _functions(node, attributes, number)
+    _check_clip(node, attributes, functions)
+    _check_shapes(node, attributes, number, given)
+    options = {"activation": functions[-1], "use_bias": B is not None}
+    if kind != "RNN":
+        options["recurrent_activation"] = functions[0]
+    if kind == "GRU":
+        options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
+    options.update(
+        return_sequences=return_sequences,
+        return_state=return_state,
+        dtype=str(W.dtype),
+        name=name_of(node),
+    )
+    if lengths is not None and return_sequences:
+        options["zero_output_for_mask"] = True
+    P = states[2]
+    family = _family(node, attributes, P)
     weights = []
     for d in range(number):
         bias = None if B is None else B[d]
         weights += _weights(family.cell_class.gates, W[d], R[d], bias, options)
         weights += [] if P is None else _peepholes(P[d])
-    layer.set_weights(weights)
-    y = results[0]
-    if wanted[0] and direction == "reverse":  # ONNX keeps the order of the inputs
-        y = ops.flip(y, axis=1)
-    parts = 2 if kind == "LSTM" else 1
-    finals = [results[1:][n::parts] for n in range(parts)] if options["return_state"] else []
-    finals = [ops.stack(of_directions, axis=0) for of_directions in finals]
-    return [Directions.of(y, number) if wanted[0] else None, *finals]
+    return _layer(family, R.shape[-1], direction, options), weights
 
 
 def _family(node, attributes, P):
@@ -115,21 +136,37 @@ def _functions(node, attributes, directions):
             f"has the activations {names}",
             "The candidate's and the memory's (the last two) must be one.",
         )
-    if node.op_type == "GRU" and names[0] not in ("sigmoid", "hard_sigmoid"):
-        refuse(node, f"has the gates' activation {names[0]}", "Known: sigmoid, hard_sigmoid.")
+    if node.op_type == "GRU" and not is_complement(names[0]):
+        refuse(
+            node,
+            f"has the gates' activation {names[0]}",
+            "The update gate is the complement of ours. Known: sigmoid, hard_sigmoid with an "
+            "offset of 0.5.",
+        )
     return names
 
 
-def _check_options(node, attributes):
-    if attributes.get("layout", 0):
-        refuse(node, f"has layout={attributes['layout']}", "Export the model without.")
-    if 0 < abs(attributes.get("clip", 0.0)) < NO_CLIP:
-        refuse(node, f"has clip={attributes['clip']}", "Export the model without.")
+def _check_clip(node, attributes, functions):
+    """Raises if `clip` changes anything: what a function reads is cut off at plus and minus it."""
+    clip = abs(attributes.get("clip", 0.0))
+    if clip and any(clip < _flat_from(function) for function in functions):
+        refuse(
+            node,
+            f"has clip={float(f'{clip:.6g}')}, which changes what its functions {functions} make",
+            "Export the model without.",
+        )
 
 
-def _check_shapes(node, attributes, directions, sequences, given):
+def _flat_from(function):
+    """Returns from where on a function has no other value in float32, on either side."""
+    if isinstance(function, HardSigmoid) and function.slope:
+        return max(abs(function.offset), abs(1 - function.offset)) / abs(function.slope)
+    return _FLAT_FROM.get(function, NO_CLIP)
+
+
+def _check_shapes(node, attributes, directions, given):
     """Raises if weights, states or lengths are not of the shapes that the node says."""
-    _, W, R, B, lengths, *states = given + [None] * (8 - len(given))
+    sequences, W, R, B, lengths, *states = given + [None] * (8 - len(given))
     P = states[2]
     for name, weight in (("W", W), ("R", R), ("B", B), ("P", P)):
         if weight is None and name in ("B", "P"):

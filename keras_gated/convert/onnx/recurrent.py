@@ -3,7 +3,12 @@
 import numpy as np
 
 from keras_gated.cells.gates import GRU_GATES, to_library
-from keras_gated.convert.onnx.activations import IN_A_STEP, NO_CLIP, attributes_of
+from keras_gated.convert.onnx.activations import (
+    IN_A_STEP,
+    NO_CLIP,
+    attributes_of,
+    is_complement,
+)
 from keras_gated.convert.onnx.nodes import activation_of, array, refuse, turned, writes
 from keras_gated.layers.bidirectional import Bidirectional
 from keras_gated.layers.families import GRU, LSTM, CoupledLSTM, PeepholeLSTM, SimpleRNN
@@ -179,11 +184,12 @@ def _resets_after(layer):
 
 def _check(layer):
     gates = _functions(layer)[0]
-    if layer.cell.gates == GRU_GATES and gates not in ("sigmoid", "hard_sigmoid"):
+    if layer.cell.gates == GRU_GATES and not is_complement(gates):
         refuse(
             layer,
             f"recurrent_activation={gates!r}",
-            "The update gate there is the complement of ours: use sigmoid or hard_sigmoid.",
+            "The update gate there is the complement of ours: use sigmoid or hard_sigmoid with "
+            "offset=0.5.",
         )
     for option in ("zoneout", "projection"):
         if np.any(getattr(layer, option, None)):

@@ -67,7 +67,7 @@ def to_onnx(
         raise ImportError(
             "to_onnx: onnx is not installed. Install it: pip install 'keras_gated[onnx]'."
         ) from error
-    check, target = wanted(check), files.target(path, "to_onnx")
+    check, target = wanted(check, "to_onnx"), files.target(path, "to_onnx")
     if isinstance(model, keras.Sequential):
         model = getattr(model, "_functional", None) or model
     if not isinstance(model, keras_private.Functional):
