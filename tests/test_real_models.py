@@ -133,3 +133,41 @@ def test_silero_vad_the_lstm_of_a_script_and_of_a_file():
     cell = torch.nn.LSTMCell(128, 128)
     cell.load_state_dict({n: state[prefix + n] for n in cell.state_dict()})
     assert_allclose(from_torch(path)(x), steps_of(cell, x), atol=1e-5)
+
+
+def fixed(path, **sizes):
+    """Returns a graph with a constant sampling rate and inputs of known sizes."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(path)
+    rate = onnx.numpy_helper.from_array(np.array(16000), "sr")
+    model.graph.initializer.append(rate)
+    for declared in model.graph.input:
+        for axis, size in enumerate(sizes.get(declared.name, ())):
+            declared.type.tensor_type.shape.dim[axis].dim_value = size
+    return model
+
+
+@pytest.mark.parametrize("name", ["silero_vad", "silero_vad_16k_op15", "silero_vad_16k_sequence"])
+def test_silero_vad_whole_graphs_with_a_branch_a_convolution_and_states(name):
+    runtime = pytest.importorskip("onnxruntime")
+    path = file_of("silero_vad", f"data/{name}.onnx")
+    if name == "silero_vad_16k_sequence":
+        graph = pytest.importorskip("onnx").load(path)
+        shapes = {"input": (5, 576), "h": (1, 1, 128), "c": (1, 1, 128)}
+    else:
+        with pytest.raises(ValueError, match=r"'If_0'|Give the inputs of the graph fixed sizes"):
+            keras_gated.from_onnx(path)
+        shapes = {"input": (1, 576), "state": (2, 1, 128)}
+        graph = fixed(path, **shapes)
+    model = keras_gated.from_onnx(graph, check=False)
+    rng = np.random.default_rng(0)
+    given = {n: rng.normal(0, 0.3, shape).astype("float32") for n, shape in shapes.items()}
+    session = runtime.InferenceSession(path)
+    asked = {i.name: given.get(i.name, np.array(16000)) for i in session.get_inputs()}
+    names = [output.name for output in session.get_outputs()]
+    expected = dict(zip(names, session.run(names, asked), strict=True))
+    received = model([given[tensor.name] for tensor in model.inputs])
+    for output, answer in received.items():
+        assert_allclose(answer, expected[output], atol=1e-5)
+    layer = keras_gated.from_onnx(path, node=0, check=True)
+    assert type(layer) is keras_gated.LSTM
