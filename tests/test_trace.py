@@ -6,7 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import FAMILIES, MASKS, mask_array
-from grids import pairwise
+from grids import in_full_for, pairwise
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -52,12 +52,15 @@ OPTIONS = {
 
 @pytest.mark.parametrize(
     "named, options, fused, mask_name",
-    pairwise(
-        (name, options, fused, mask)
-        for name in NAMES
-        for options in OPTIONS
-        for fused, masks in (("auto", MASKS), (False, ("no mask", "gaps")))
-        for mask in masks
+    in_full_for(
+        ("lstm", "gru"),
+        pairwise(
+            (name, options, fused, mask)
+            for name in NAMES
+            for options in OPTIONS
+            for fused, masks in (("auto", MASKS), (False, ("no mask", "gaps")))
+            for mask in masks
+        ),
     ),
     indirect=["named"],
 )
