@@ -9,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import ALL, FAMILIES, MASKS, mask_array
+from families import ALL, MASKS, mask_array
 from grids import in_full_for, pairwise
 from keras import ops
 from numpy.testing import assert_allclose
