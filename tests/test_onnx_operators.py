@@ -332,7 +332,22 @@ def test_sizes_are_computed_in_a_compiled_model_too():
         assert_allclose(model.predict(case.given(seed), verbose=0), expected)
 
 
+def of_two(op, *inputs, **attributes):
+    """Returns a graph whose second input is an input, too, `n`."""
+    node = helper.make_node(op, inputs, ["y"], name="told", **attributes)
+    return model_of([node], {"one": whole(1)}, [("x", 1, VECTORS), ("n", 7, [1])])
+
+
 REFUSED = {
+    "starts of an input": (of_two("Slice", "x", "n", "one"), "`starts` that are known only when"),
+    "pads of an input": (of_two("Pad", "x", "n"), "`pads` that are known only when"),
+    "repeats of an input": (of_two("Tile", "x", "n"), "repeats that are known only when"),
+    "a shape of an input": (of_two("Reshape", "x", "n"), "sizes that are computed from numbers"),
+    "as many as an input": (of_two("TopK", "x", "n"), "k that are known only when|makes no output"),
+    "axes of fractions": (
+        Case("ReduceSum", VECTORS, np.float32(1.5)).model,
+        r"`axes` that are no whole numbers: \[1.5\]",
+    ),
     "a kernel of an input": (
         model_of(
             [helper.make_node("Conv", ["x", "k"], ["y"], name="told")],

@@ -15,7 +15,7 @@ def listed(given, attributes, name, place):
     """Returns whole numbers that newer versions have as an input and older ones as an attribute."""
     value = given[place] if len(given) > place else None
     value = attributes.get(name) if value is None else value
-    return None if value is None else whole(np.array(value, dtype=None), f"`{name}`")
+    return None if value is None else whole(value, f"`{name}`")
 
 
 def sliced(node, given, attributes):

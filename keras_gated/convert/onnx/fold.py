@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_gated.convert.onnx.refusals import UnreadableError, refuse
-from keras_gated.convert.onnx.sizes import Size, are_equal, sizes_of
+from keras_gated.convert.onnx.sizes import are_equal, sizes_of
 from keras_gated.convert.onnx.values import Dims, Directions, Turned, Zeros, numbers
 
 MOST = 2**28  # numbers in a constant that is worked out: 1 GB of float32
@@ -174,14 +174,16 @@ _ARITHMETIC = {
 
 
 def whole(values, what):
-    """Returns whole numbers of a constant.
+    """Returns the whole numbers of a constant or an attribute.
 
     Raises:
-        UnreadableError: If they are none, or known only when the model runs.
+        UnreadableError: If they are known only when the model runs, or no whole numbers.
     """
-    values = np.ravel(values.sizes if isinstance(values, Dims) else values)
-    if any(isinstance(n, Size) for n in values):
-        raise UnreadableError(f"has {what} that are known only when the model runs")
+    if not isinstance(values, (np.ndarray, list, int)):
+        raise UnreadableError(
+            f"has {what} that are known only when the model runs. Give them as constants"
+        )
+    values = np.ravel(values)
     if not all(isinstance(n, (int, np.integer)) for n in values):
-        raise UnreadableError(f"has {what} that are no constant")
+        raise UnreadableError(f"has {what} that are no whole numbers: {values.tolist()}")
     return [int(n) for n in values]

@@ -31,7 +31,7 @@ def operation(node, given, attributes, opset):
         attributes = _of_last_axis(node, given[0], attributes)
     if kind in _OF_ONE and isinstance(given[0], Turned):  # it need not be turned for this
         others = [plain(value) for value in given[1:]]
-        if all(value is None or np.ndim(value) == 0 for value in others):
+        if not any(len(value.shape) for value in others if value is not None):
             y = _OPERATIONS[kind](node, [given[0].tensor, *others], attributes)
             return turned(y, given[0].order)
     return _OPERATIONS[kind](node, [plain(value) for value in given], attributes)
