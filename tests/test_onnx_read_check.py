@@ -164,13 +164,25 @@ def test_halves_are_compared_as_far_as_they_go(asked, monkeypatch):
         from_onnx(of_halves())
 
 
-def test_a_graph_that_onnxruntime_does_not_run_is_read_unchecked_only():
+def test_a_check_that_was_asked_for_prints_the_largest_difference(capsys):
+    for given in ({}, {"node": 0}):
+        from_onnx(recurrent("LSTM"), **given)
+        assert not capsys.readouterr().out
+        from_onnx(recurrent("LSTM"), check=True, **given)
+        told = capsys.readouterr().out
+        assert told.startswith("from_onnx: the largest difference from onnxruntime is ")
+        assert float(told.split()[7]) < 1e-5
+
+
+def test_a_graph_that_onnxruntime_does_not_run_is_read_with_a_warning():
     model = recurrent("LSTM")
     model.opset_import[0].version = 99
     message = r"onnxruntime cannot load it: .*the model was not compared.*check=False"
     with pytest.raises(ValueError, match=message):
-        from_onnx(model)
-    assert_allclose(from_onnx(model, check=False)(X), from_onnx(recurrent("LSTM"))(X))
+        from_onnx(model, check=True)
+    with pytest.warns(UserWarning, match=message):
+        unchecked = from_onnx(model)
+    assert_allclose(unchecked(X), from_onnx(recurrent("LSTM"))(X))
     lstm = helper.make_node("LSTM", ["s", "W", "R", "B", "n"], ["y_apart"], hidden_size=UNITS)
     never = model_of(
         [
@@ -183,7 +195,7 @@ def test_a_graph_that_onnxruntime_does_not_run_is_read_unchecked_only():
         [("x", 1, ["b", 1, "t"]), ("n", 6, ["b"])],
     )
     with pytest.raises(ValueError, match=r"does not run it on random inputs: .*check=False"):
-        from_onnx(never)
+        from_onnx(never, check=True)
     given = [np.ones((1, 1, 2001), "float32"), np.array([2], "int32")]
     assert from_onnx(never, check=False)(given).shape == (2, 1, UNITS)
 

@@ -1,5 +1,7 @@
 """What a model or layer that was read answers, against what onnxruntime answers to its graph."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -18,7 +20,7 @@ _HALF = 2e-2  # accepted of halves, in the place of `TOLERANCE`
 
 
 def check_model(content, graph, model, source):
-    """Raises if a model answers otherwise than onnxruntime does to its graph.
+    """Returns the largest difference of a model from what onnxruntime answers to its graph.
 
     Args:
         content: The bytes of the file, or its path.
@@ -35,7 +37,7 @@ def check_model(content, graph, model, source):
     declared = [i for i in graph.input if i.name not in constants]
     names = [output.name for output in graph.output]
     half = any(w.dtype == "float16" for part in parts_of(model) for w in part.weights)
-    lengths, compared, reason = _lengths_among(graph), 0, ""
+    lengths, compared, reason, largest = _lengths_among(graph), 0, "", 0.0
     for rows, others in _SIZES:
         # Steps may stand on the first axis, or be fewer where lengths are read.
         longest_of_rows = (others, rows, -(-others // 2), -(-others // 4)) if lengths else (1,)
@@ -49,22 +51,48 @@ def check_model(content, graph, model, source):
         else:
             continue
         received = _answers(model, given, declared, names, source)
-        _compare(received, expected, source, given, _HALF if half else TOLERANCE)
+        tolerance = _HALF if half else TOLERANCE
+        largest = max(largest, _compare(received, expected, source, given, tolerance))
         compared += 1
         if compared == _COMPARED:
             break
     if not compared:
         raise _cannot_compare(source, reason)
+    return largest
+
+
+class NotComparedError(ValueError):
+    """onnxruntime cannot answer, so nothing is known."""
+
+
+def checked(compare, insisted):
+    """Compares, and says what came of it.
+
+    Args:
+        compare: Returns the largest difference, or raises.
+        insisted: Whether the caller asked for it: then the difference is printed, and what cannot
+            be compared is an error. Otherwise that is a warning.
+    """
+    try:
+        differs = compare()
+    except NotComparedError as error:
+        if insisted:
+            raise
+        warnings.warn(str(error), UserWarning, stacklevel=4)
+        return
+    if insisted:
+        print(f"from_onnx: the largest difference from onnxruntime is {differs:.1e}")
 
 
 def _cannot_compare(what, reason):
-    return ValueError(
+    return NotComparedError(
         f"from_onnx: onnxruntime {reason[:300].rstrip('.')}. So {what} was not compared with what "
         "was read of it. Read it unchecked: check=False."
     )
 
 
 def _compare(received, expected, what, given, tolerance):
+    """Returns the largest difference, or raises if it is no rounding."""
     differs = difference(received, expected)
     if not differs <= tolerance:
         shapes = {name: array.shape for name, array in given.items()}
@@ -73,6 +101,7 @@ def _compare(received, expected, what, given, tolerance):
             f"{differs:.2g} of its largest answer (accepted: {tolerance:.0e}), to random inputs of "
             f"the shapes {shapes}. Please report it; check=False reads it all the same."
         )
+    return differs
 
 
 def _answers(model, given, declared, names, source):
@@ -138,7 +167,7 @@ def _all_nodes(graph):
 
 
 def check_layer(node, given, attributes, layer, opset):
-    """Raises if a layer answers otherwise than onnxruntime does to its node alone.
+    """Returns the largest difference of a layer from what onnxruntime answers to its node alone.
 
     Args:
         node: The node.
@@ -177,7 +206,7 @@ def check_layer(node, given, attributes, layer, opset):
     states = [part[d] for d in range(directions) for part in finals]
     expected = [y if layer.return_sequences else last, *(states if layer.return_state else ())]
     half = W.dtype == "float16"
-    _compare(received, expected, what, feeds, _HALF if half else TOLERANCE)
+    return _compare(received, expected, what, feeds, _HALF if half else TOLERANCE)
 
 
 def _alone(node, feeds, arrays, opset):

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_gated.convert.onnx import load
 from keras_gated.convert.onnx.check import wanted
-from keras_gated.convert.onnx.check_read import check_model
+from keras_gated.convert.onnx.check_read import check_model, checked
 from keras_gated.convert.onnx.fold import MOST
 from keras_gated.convert.onnx.operations import operation
 from keras_gated.convert.onnx.read_node import layer_of_node
@@ -75,15 +75,16 @@ def from_onnx(
         raise ImportError(
             "from_onnx: onnx is not installed. Install it: pip install 'keras_gated[onnx]'."
         ) from error
+    insisted = check is True
     check = wanted(check, "from_onnx")
     loaded, source = load.load(path_or_model)
     if node is not None:
-        return layer_of_node(loaded, source, node, check)
+        return layer_of_node(loaded, source, node, check, insisted)
     model = _whole(loaded, source)
     if check:
         is_large = loaded.ByteSize() >= 2**31  # more than protobuf writes
         content = os.fspath(path_or_model) if is_large else loaded.SerializeToString()
-        check_model(content, loaded.graph, model, source)
+        checked(lambda: check_model(content, loaded.graph, model, source), insisted)
     return model
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_gated.convert.onnx import load
-from keras_gated.convert.onnx.check_read import check_layer
+from keras_gated.convert.onnx.check_read import check_layer, checked
 from keras_gated.convert.onnx.fold import fold
 from keras_gated.convert.onnx.read_recurrent import OPERATORS, layer_of
 from keras_gated.convert.onnx.refusals import RefusedError, UnreadableError, first_line, refuse
@@ -24,7 +24,7 @@ class _Variable:
     """What depends on inputs of a graph."""
 
 
-def layer_of_node(model, source, wanted, check):
+def layer_of_node(model, source, wanted, check, insisted):
     """Returns the built layer of one recurrent node.
 
     Args:
@@ -32,6 +32,7 @@ def layer_of_node(model, source, wanted, check):
         source: What to call it.
         wanted: The name of the node or of one of its outputs, or its place.
         check: Whether onnxruntime must answer as the layer does.
+        insisted: Whether the caller asked for that: see `checked`.
     """
     scope = Scope(model.graph, source, load.opset_of(model), _run, _variables(model.graph))
     found = list(_recurrent_nodes(model.graph, scope))
@@ -61,7 +62,7 @@ def layer_of_node(model, source, wanted, check):
             error,
         )
     if check:
-        check_layer(node, given, attributes, layer, scope.opset)
+        checked(lambda: check_layer(node, given, attributes, layer, scope.opset), insisted)
     return layer
 
 
