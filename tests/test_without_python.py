@@ -10,6 +10,7 @@ import tempfile
 
 import exported
 import keras
+import numpy as np
 import pytest
 import replay
 import tensorflow as tf
@@ -60,6 +61,22 @@ def test_every_signature_has_warm_up_requests_with_answers(version):
     assert set(asked) == signatures
     assert all(log.response.outputs for log in records(version))
     assert len(asked) <= 1000
+
+
+def test_an_export_is_written_without_tensorflow_serving_api(tmp_path, monkeypatch):
+    x = keras.Input((None, 2), name="x")
+    model = keras.Model(x, keras_gated.GRU(3, name="gru")(x))
+    for name in [name for name in sys.modules if name.startswith("tensorflow_serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow_serving", None)
+        version = keras_gated.export_model(model, tmp_path / "model")
+    [log] = records(version)
+    given = tf.make_ndarray(log.request.inputs["x"])
+    assert log.request.model_spec.name == "model"
+    np.testing.assert_allclose(
+        tf.make_ndarray(log.response.outputs["gru"]), model(given), atol=1e-6
+    )
 
 
 def test_the_c_library_answers_as_recorded_without_tensorflow_in_python(version, tmp_path):

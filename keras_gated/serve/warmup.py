@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from keras_gated.serve.records import predict_record
+
 FILE = "tf_serving_warmup_requests"
 
 
@@ -19,8 +21,6 @@ def write(version, name, examples):
     """
     if not any(examples.values()):
         return
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
     model = tf.saved_model.load(str(version))
     (version / "assets.extra").mkdir()
     with tf.io.TFRecordWriter(str(version / "assets.extra" / FILE)) as file:
@@ -43,14 +43,8 @@ def write(version, name, examples):
                             f"{ {k: tf.shape(v).numpy().tolist() for k, v in values.items()} } "
                             "(shapes)."
                         )
-                request, response = predict_pb2.PredictRequest(), predict_pb2.PredictResponse()
-                for message in (request, response):
-                    message.model_spec.name = name
-                    message.model_spec.signature_name = signature
-                for fields, tensors in ((request.inputs, values), (response.outputs, answer)):
-                    for key, value in tensors.items():
-                        fields[key].CopyFrom(tf.make_tensor_proto(value.numpy()))
-                log = prediction_log_pb2.PredictionLog()
-                log.predict_log.request.CopyFrom(request)
-                log.predict_log.response.CopyFrom(response)
-                file.write(log.SerializeToString())
+                tensors = (
+                    {k: tf.make_tensor_proto(v.numpy()) for k, v in side.items()}
+                    for side in (values, answer)
+                )
+                file.write(predict_record(name, signature, *tensors))
