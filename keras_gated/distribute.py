@@ -1,6 +1,6 @@
 """Training on several machines: a strategy that `model.fit` of Keras 3 works under.
 
-Keras 3 up to 3.15.1, the newest that was tried, fails under TensorFlow's
+Keras 3.12 to 3.15.1, the newest that was tried, fails under TensorFlow's
 `MultiWorkerMirroredStrategy` (keras issue 20585): its trainer asks the strategy for two means that
 no strategy can compute. `_Workers.reduce` answers both; nothing of Keras is changed. A Keras that
 asks for neither is given TensorFlow's own answers, so the mending steps aside by itself.
@@ -159,13 +159,15 @@ def _number_of_workers(text):
         raise _refused('it must be an object with the objects "cluster" and "task"', text)
     if not cluster:  # as Vertex AI sets it for one machine
         return 1
-    unknown = sorted(cluster.keys() - {"chief", "worker"})
+    kind, index = task.get("type"), task.get("index")
+    unknown = sorted({*cluster, str(kind)} - {"chief", "worker", "None"})
     if unknown:
-        raise _refused(f"tasks of the type {unknown[0]!r} are not supported", text)
-    for kind, addresses in cluster.items():
+        kinds = 'only "chief" and "worker" are'
+        raise _refused(f"tasks of the type {unknown[0]!r} are not supported, {kinds}", text)
+    for name, addresses in cluster.items():
         if not isinstance(addresses, list):
-            raise _refused(f"{kind!r} must be a list of addresses", text)
-    addresses = [address for kind in cluster.values() for address in kind]
+            raise _refused(f"{name!r} must be a list of addresses", text)
+    addresses = [address for of_kind in cluster.values() for address in of_kind]
     for address in addresses:
         found = isinstance(address, str) and _ADDRESS.fullmatch(address)
         if not found or not 0 < int(found[1]) < 65536:
@@ -174,7 +176,6 @@ def _number_of_workers(text):
         raise _refused("an address stands there twice", text)
     if len(cluster.get("chief", ())) > 1:
         raise _refused("there can be one chief only", text)
-    kind, index = task.get("type"), task.get("index")
     if kind not in cluster:
         raise _refused(f"the type of the task, {kind!r}, is not one of the cluster's", text)
     number = len(cluster[kind])
@@ -209,7 +210,15 @@ def _compare(workers, mine):
     def lines():
         return workers.gather(workers.run(constant), axis=0)
 
-    given = [json.loads(text) for text in bytes(lines().numpy().tolist()).splitlines()]
+    try:
+        gathered = bytes(lines().numpy().tolist())
+    except (tf.errors.InternalError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            "The workers differ in what they have computed so far: one of them compares itself "
+            "with the others, while another creates a variable or trains. Build the same model in "
+            f"every worker. Received: {error}"
+        ) from error
+    given = [json.loads(text) for text in gathered.splitlines()]
     names = dict.fromkeys(name for values in given for name in values)
     different = [n for n in names if any(v.get(n) != given[0].get(n) for v in given)]
     if different:

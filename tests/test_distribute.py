@@ -69,7 +69,10 @@ def test_the_cluster_is_read_as_kubeflow_and_vertex_describe_it(config, number):
         ({"cluster": {"chief": TWO, "worker": ONE}, "task": WORKER}, "one chief only"),
         ({"cluster": {"worker": TWO}}, "the type of the task, None, is not one of"),
         ({"cluster": {"worker": TWO}, "task": {"type": "chief", "index": 0}}, "'chief', is not"),
-        ({"cluster": {"worker": TWO}, "task": {"type": "evaluator", "index": 0}}, "'evaluator'"),
+        (
+            {"cluster": {"worker": TWO}, "task": {"type": "evaluator", "index": 0}},
+            "'evaluator' are not",
+        ),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker"}}, "the index None: the cluster"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 2}}, "index 2: .* has 2"),
         ({"cluster": {"worker": TWO}, "task": {"type": "worker", "index": -1}}, "index -1"),
