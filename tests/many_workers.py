@@ -34,7 +34,7 @@ IDS[2:20, 5:] = IDS[20:, :3] = IDS[::3, 7] = 0  # padding behind, before and bet
 LABELS = RNG.normal(size=(32, 1)).astype("float32")
 
 
-def model_of(units=4, rate=0.1, layers=1):
+def model_of(units=4, momentum=0.9, layers=1):
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 3, mask_zero=True)(ids)
     lstm = keras_gated.LSTM(units, return_sequences=True, fused=True)
@@ -42,7 +42,7 @@ def model_of(units=4, rate=0.1, layers=1):
     for _ in range(layers):
         x = keras.layers.Dense(1)(x)
     model = keras.Model(ids, x)
-    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse", metrics=["mae"])
+    model.compile(keras.optimizers.SGD(0.1, momentum=momentum), "mse", metrics=["mae"])
     return model
 
 
@@ -134,7 +134,7 @@ def main():
         if unequal != "no seed":
             keras.utils.set_random_seed(1 + (other == "seed"))
         with strategy.scope():
-            size = 4 + (other == "units"), 0.1 + (other == "optimizer"), 1 + (other == "layers")
+            size = 4 + (other == "units"), 0.9 * (other != "optimizer"), 1 + (other == "layers")
             model = model_of(*size)
         distribute.check_workers(model, epoch=int(other == "epoch"))
         return
