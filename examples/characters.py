@@ -2,6 +2,7 @@
 
     python examples/characters.py --dataset toy_plays
     TFDS_DATA_DIR=... python examples/characters.py --dataset tiny_shakespeare
+    python examples/cluster.py --workers 2 examples/characters.py --dataset toy_plays
 
 A play that was held out has speakers of its own, and who knows the training plays by heart expects
 theirs: labels such as "PETRUCHIO:", 8 of 100 characters, are then a sixth of the loss. So speakers
@@ -18,7 +19,17 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
 from keras import layers
-from training import CELLS, callbacks, mean, parser, positive, report, share, to_look_inside
+from training import (
+    CELLS,
+    callbacks,
+    cluster,
+    mean,
+    parser,
+    positive,
+    report,
+    share,
+    to_look_inside,
+)
 
 import keras_gated
 from keras_gated import datasets
@@ -150,6 +161,7 @@ def dynamic_evaluation(model, ids, steps=20, rate=3e-4):
 
 def main():
     args = arguments()
+    strategy = cluster(args)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
     keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
@@ -164,23 +176,24 @@ def main():
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
     size = [lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers]
-    writer, model = build_model(*size, args.dropout, args.weight_dropout, args.networks)
     steps = cut // (args.steps * args.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
     )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(
-        keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
-        # Each network has its own loss, and their mean is only measured.
-        loss={name: None if name == "logits" else loss for name in model.output},
-        metrics={
-            "logits": [
-                keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True),
-                "accuracy",
-            ]
-        },
-    )
+    with strategy.scope():
+        writer, model = build_model(*size, args.dropout, args.weight_dropout, args.networks)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(
+            keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
+            # Each network has its own loss, and their mean is only measured.
+            loss={name: None if name == "logits" else loss for name in model.output},
+            metrics={
+                "logits": [
+                    keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True),
+                    "accuracy",
+                ]
+            },
+        )
     model.summary()
     best = keras.callbacks.EarlyStopping(
         "val_logits_nats", mode="min", patience=args.epochs, restore_best_weights=True
@@ -210,6 +223,8 @@ def main():
     )
     seconds = resume.time()
     tested = model.evaluate(streams(ids(held_out)).map(for_networks), return_dict=True)
+    if not strategy.extended.should_checkpoint:
+        return
     nats = {"loss_nats": tested["logits_nats"]}
 
     signatures = generation.characters(writer, lookup)

@@ -12,6 +12,11 @@ import numpy as np
 _ELSEWHERE = {"data_dir", "dynamic", "logs", "name", "output", "prompt", "resume"}  # not trained by
 
 
+def trained_by(settings):
+    """Returns the settings that a training depends on, of all options of a program."""
+    return {name: value for name, value in settings.items() if name not in _ELSEWHERE}
+
+
 class Resume(keras.callbacks.Callback):
     """Keeps a training's state, so that a killed one ends as if it had not been killed.
 
@@ -21,6 +26,9 @@ class Resume(keras.callbacks.Callback):
     writes the weights and the number of the epoch one after the other, and not what other
     callbacks remember.) The draws of dropout are set anew at every epoch, from its number; the
     order of the data must depend on that number, too.
+
+    Where several workers train, the chief alone writes the state, and all read it: the directory
+    is one that all of them see.
 
     Place it after all other callbacks.
 
@@ -38,7 +46,7 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, directory, settings, model, stopping):
         super().__init__()
         self.directory = directory and pathlib.Path(directory)
-        self.settings = {k: v for k, v in settings.items() if k not in _ELSEWHERE}
+        self.settings = trained_by(settings)
         self.stopping = stopping
         self.epoch, self.seconds, self._remembered, self.logs = 0, 0.0, None, None
         self._seeds = [
@@ -47,6 +55,7 @@ class Resume(keras.callbacks.Callback):
             if hasattr(layer, "seed_generator")
         ]
         self._start = time.time()
+        self._strategy = model.distribute_strategy
         states = self._states() if self.directory else []
         if states:
             self._restore(model, states[-1])
@@ -59,7 +68,8 @@ class Resume(keras.callbacks.Callback):
                 f"--resume {self.directory}: the state there belongs to a training with another "
                 f"{', '.join(different)}. Give the same options, or another directory."
             )
-        model.optimizer.build(model.trainable_variables)
+        with self._strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(state / "model.weights.h5")
         self.epoch, self.seconds, self._remembered = kept["epoch"], kept["seconds"], kept
         self.logs = kept["logs"]
@@ -77,7 +87,8 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         for generator, seed in self._seeds:
             generator.state.assign([seed, epoch << 20])
-        if self.directory and not self._path(epoch).exists():
+        writes = self.directory and self._strategy.extended.should_checkpoint
+        if writes and not self._path(epoch).exists():
             self._save(epoch)
 
     def _path(self, epoch):

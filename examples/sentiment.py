@@ -2,6 +2,7 @@
 
     python examples/sentiment.py --dataset toy_reviews
     TFDS_DATA_DIR=... python examples/sentiment.py --dataset imdb_reviews
+    python examples/cluster.py --workers 2 examples/sentiment.py --dataset toy_reviews
 
 Two parts judge a review, each trained by itself, and their logits are averaged: a recurrent network
 that reads the words in both directions and averages what it remembers of each, and the weights of
@@ -19,6 +20,7 @@ from keras import layers
 from training import (
     CELLS,
     callbacks,
+    cluster,
     mean,
     parser,
     positive,
@@ -99,6 +101,7 @@ def compiled(model):
 
 def main():
     args = arguments()
+    strategy = cluster(args)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
     keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     train, test = splits["train"], splits["test"]
@@ -123,20 +126,21 @@ def main():
     def bucketed(reviews):
         return text.bucketed(rows(reviews), args.batch_size).map(for_parts)
 
-    classifier, model = build_model(
-        vectorizer.vocabulary_size(),
-        args.cell,
-        args.units,
-        args.layers,
-        args.buckets,
-        args.networks,
-        args.dropout,
-    )
+    with strategy.scope():
+        classifier, model = build_model(
+            vectorizer.vocabulary_size(),
+            args.cell,
+            args.units,
+            args.layers,
+            args.buckets,
+            args.networks,
+            args.dropout,
+        )
+        compiled(model)
     if args.buckets:
         model.get_layer("runs").adapt(
             train.batch(1024).map(lambda x: (text.dense(read(x["text"])), x["label"]))
         )
-    compiled(model)
     model.summary()
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     best = keras.callbacks.EarlyStopping(
@@ -156,6 +160,8 @@ def main():
     )
     seconds = resume.time()
     tested = model.evaluate(bucketed(test), return_dict=True)
+    if not strategy.extended.should_checkpoint:
+        return
 
     saved_model = keras_gated.export_model(
         classifier,

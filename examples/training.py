@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import os
 import pathlib
 import signal
+import sys
 import time
 
 import keras
-from resume import Resume
+from resume import Resume, trained_by
 
 import keras_gated
+from keras_gated import distribute
 
 CELLS = {"simple_rnn": keras_gated.SimpleRNN, "lstm": keras_gated.LSTM, "gru": keras_gated.GRU}
 
@@ -39,6 +42,14 @@ def parser(description, datasets, **defaults):
     parser.add_argument("--logs", default="logs", help="CSV and TensorBoard: LOGS/NAME/TIME")
     parser.set_defaults(**defaults)
     return parser
+
+
+def cluster(args):
+    """Returns the strategy for the cluster of TF_CONFIG, in which the chief alone prints."""
+    strategy = distribute.strategy(**trained_by(vars(args)))
+    if not strategy.extended.should_checkpoint:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return strategy
 
 
 def whole(text, least=0):
@@ -97,6 +108,9 @@ def callbacks(args, model, best, *before):
         before: Callbacks that come before all others.
     """
     resume = Resume(args.resume, vars(args), model, best)
+    distribute.check_workers(model, epoch=resume.epoch)
+    if not model.distribute_strategy.extended.should_checkpoint:
+        return [*before, best, Interrupt(), resume]
     moment = time.strftime("%Y%m%d-%H%M%S")
     logs = pathlib.Path(resume.logs or pathlib.Path(args.logs, args.name or args.dataset, moment))
     logs.mkdir(parents=True, exist_ok=True)
@@ -131,6 +145,8 @@ class TimeLeft(keras.callbacks.Callback):
 class Interrupt(keras.callbacks.Callback):
     """Lets Ctrl-C end a training after the current step, with the best weights so far.
 
+    One of several workers ends at once: the others would wait for its next step.
+
     Attributes:
         came: Whether it did.
     """
@@ -138,7 +154,9 @@ class Interrupt(keras.callbacks.Callback):
     came = False
 
     def on_train_begin(self, logs=None):
-        self._before = signal.signal(signal.SIGINT, self._stop)
+        self._before = signal.getsignal(signal.SIGINT)
+        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+            signal.signal(signal.SIGINT, self._stop)
 
     def _stop(self, *_):
         print("\nStopping. Ctrl-C again to drop everything.", flush=True)

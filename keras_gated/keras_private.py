@@ -67,6 +67,8 @@ _OF_TENSORFLOW = {
     "pack_tangents": "eager.forwardprop_util",
     # Whether the numbers of every operation are looked at (`enable_check_numerics`).
     "should_invoke_op_callbacks": "framework.op_callbacks",
+    # The seed that `keras.utils.set_random_seed` gave TensorFlow, or None.
+    "global_seed": "eager.context",
     "gradient_registry": "framework.ops",
     "GraphOrParentsInXlaContext": "ops.control_flow_util",
     "in_save_context": "saved_model.save_context",

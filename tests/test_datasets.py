@@ -37,6 +37,21 @@ def test_preparing_a_data_set_warns_of_nothing(tmp_path, caplog):
     assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
+def test_a_data_set_that_another_process_prepares_meanwhile_is_read(tmp_path, monkeypatch):
+    generators = toy_plays.ToyPlays._split_generators
+
+    def is_late(builder, manager):  # TFDS has looked already, and will not look again
+        monkeypatch.undo()
+        toy_plays.ToyPlays(data_dir=tmp_path).download_and_prepare()
+        return generators(builder, manager)
+
+    monkeypatch.setattr(toy_plays.ToyPlays, "_split_generators", is_late)
+    splits = datasets.load("toy_plays", str(tmp_path))
+    assert {name: int(data.cardinality()) for name, data in splits.items()} == {
+        "train": 1, "validation": 1, "test": 1,
+    }  # fmt: skip
+
+
 def test_without_tfds_the_extra_is_named():
     script = (
         "import sys\n"

@@ -146,6 +146,11 @@ def test_it_is_known_whether_xla_compiles_and_whether_a_loop_is_around():
     assert seen == {"compiled": (True, False), "plain": (False, False), "loop": (False, True)}
 
 
+def test_the_seed_of_tensorflow_is_known():
+    keras.utils.set_random_seed(7)
+    assert keras_private.global_seed() == 7
+
+
 def test_derivatives_of_a_graph_are_registered_by_name():
     import tensorflow as tf
 

@@ -38,6 +38,10 @@ def load(name, data_dir=None, offline=None):
             _require_source(builder, offline)
         try:
             builder.download_and_prepare()
+        except FileExistsError:  # another worker on the same directory was faster
+            if not _is_prepared(builder):
+                raise
+            return load(name, data_dir, offline)
         except PermissionError as error:
             raise PermissionError(
                 f"The data set {name!r} must be prepared first, and {builder.data_path.parent} "
