@@ -20,7 +20,10 @@ this package.
 
 import argparse
 import collections
+import importlib.util
 import json
+import logging
+import os
 import pathlib
 import shutil
 import sys
@@ -42,11 +45,14 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.runners.portability import flink_runner, spark_runner
+from apache_beam.transforms.util import WaitOn
 from google.protobuf.message import DecodeError
 from training import positive, whole
 
-FORMATS = ["text", "jsonl", "tfrecord", "examples", "tfds"]
-RUNNERS = ["DirectRunner", "FlinkRunner", "SparkRunner", "DataflowRunner"]
+SUFFIXES = {".txt": "text", ".jsonl": "jsonl", ".tfrecord": "tfrecord"}
+RUNNERS = {name: name for name in ("FlinkRunner", "SparkRunner", "DataflowRunner")}
+# Beam's DirectRunner would choose an older runner for this pipeline, which has one process.
+RUNNERS["DirectRunner"] = "FnApiRunner"
 PART = 1000  # rows of a TFDS split that are read at a time
 BOUNDARIES = [64, 128, 160, 192, 256, 320, 448, 640]  # a film review has 230 words
 
@@ -75,7 +81,7 @@ def fields_of(record, format, field):
     if format == "jsonl":
         try:
             found = json.loads(record)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"no JSON: {error}") from error
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
@@ -185,7 +191,7 @@ def line(name, given, answer):
             row = {"row": name, **({"given": given} if given else {}), **answer}
             return "scored", json.dumps(row, allow_nan=False)
         except ValueError:
-            answer = "the model's answer is no number"
+            answer = "a value is not a number"
     return "failed", json.dumps({"row": name, "reason": answer})
 
 
@@ -202,8 +208,11 @@ def compared(times, label):
             yield "right", int(row["given"][label] == row.get("label"))
 
 
-def scoring(pipeline, args, sources, handler):
+def scoring(pipeline, args, sources):
     """Builds the pipeline, which ends with the counts in OUTPUT/counts.jsonl."""
+    handler = SavedModelHandler(
+        args.model, args.signature, args.batch_size, args.boundaries, args.max_words
+    )
     rows = (
         pipeline
         | beam.Create(sources)
@@ -230,9 +239,11 @@ def scoring(pipeline, args, sources, handler):
             (failed, "failed", {"num_shards": 1}),
         )
     ]
+    # By pattern: the step that renames the files names none of them when it is run again.
     written = (
-        files
-        | "all files" >> beam.Flatten()
+        pipeline
+        | "files" >> beam.Create([f"{args.output}/scores-*", f"{args.output}/failed-*"])
+        | WaitOn(*files)
         | beam.io.ReadAllFromText()
         | "as read" >> beam.Map(json.loads)
         | "by their names" >> beam.Map(lambda row: (row["row"], row))
@@ -277,7 +288,9 @@ def summary(args, seconds):
 
 def check_model(args, fail):
     """Returns the path of a version whose signature takes one text a row."""
-    path = str(newest_version(args.model))
+    path = args.model
+    if "://" not in path:
+        path = str(newest_version(path).resolve())  # workers may run elsewhere
     try:
         signatures = tf.saved_model.load(path).signatures
     except (OSError, ValueError, tf.errors.OpError) as error:
@@ -300,18 +313,18 @@ def check_model(args, fail):
 def check_input(args, fail):
     """Returns the sources, (name, path, split, number of the first row), and sets the format."""
     if args.input[0].startswith("tfds:"):
-        if len(args.input) > 1 or args.format not in (None, "tfds"):
-            fail("--input tfds:NAME/SPLIT must stand alone, without another --format")
+        if len(args.input) > 1 or args.format:
+            fail("--input tfds:NAME/SPLIT stands alone and without --format")
         args.format = "tfds"
         return check_data_set(args, fail)
-    if args.format is None:
-        suffixes = {pathlib.PurePath(x.removesuffix(".gz")).suffix for x in args.input}
-        known = {".txt": "text", ".jsonl": "jsonl", ".tfrecord": "tfrecord"}
-        if len(suffixes) > 1 or not suffixes <= set(known):
-            fail(f"--format must be given where names do not end alike in {sorted(known)}. ")
-        args.format = known[suffixes.pop()]
-    if args.format == "tfds":
-        fail("--format tfds wants --input tfds:NAME/SPLIT")
+    if not args.format:
+        found = {SUFFIXES.get(pathlib.PurePath(x.removesuffix(".gz")).suffix) for x in args.input}
+        if len(found) > 1 or found == {None}:
+            fail(
+                "--format must be given unless all names end alike, in .txt, .jsonl or .tfrecord. "
+                f"Received: --input {' '.join(args.input)}"
+            )
+        [args.format] = found
     paths = set()
     for pattern in args.input:
         found = tf.io.gfile.glob(pattern)
@@ -328,6 +341,9 @@ def check_input(args, fail):
 
 
 def check_data_set(args, fail):
+    """Returns the sources of a split, prepared first where it is not."""
+    if not importlib.util.find_spec("tensorflow_datasets"):
+        fail("--input tfds:NAME/SPLIT needs pip install tensorflow-datasets")
     import tensorflow_datasets as tfds
 
     from keras_gated import datasets
@@ -337,54 +353,68 @@ def check_data_set(args, fail):
         datasets.load(name, args.data_dir)
         builder = tfds.builder(name, data_dir=args.data_dir)
     except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
-        fail(f"--input must be tfds:NAME/SPLIT of a data set. Received: {args.input[0]}. {error}")
+        said = " ".join(str(error).split())
+        fail(f"--input must be tfds:NAME/SPLIT of a data set. Received: {args.input[0]}. {said}")
     if split not in builder.info.splits:
-        fail(f"The splits of {name} are {sorted(builder.info.splits)}. Received: {split!r}")
-    if missing := {args.field, *copied(args)} - set(builder.info.features):
-        fail(f"The fields of {name} are {sorted(builder.info.features)}. Received: {min(missing)}")
+        fail(f"{name} must have the split. Received: {split!r} of {sorted(builder.info.splits)}")
+    for field in (args.field, *copied(args)):
+        if field not in builder.info.features:
+            fail(f"{name} must have the field. Received: {field!r} of {[*builder.info.features]}")
     rows = builder.info.splits[split].num_examples
     return [
         (f"{name}/{split}", str(builder.data_path), split, first) for first in range(0, rows, PART)
     ]
 
 
-def check_runner(runner, options, fail):
+def check_runner(args, options, fail):
     """Sees to it that a runner is there before work starts."""
-    if runner == "DataflowRunner" and dataflow_runner.dataflow_api is None:
+    if args.runner == "DataflowRunner" and dataflow_runner.dataflow_api is None:
         fail("--runner DataflowRunner needs pip install 'apache-beam[gcp]'")
     servers = {
         "FlinkRunner": flink_runner.FlinkJarJobServer,
         "SparkRunner": spark_runner.SparkJarJobServer,
     }
-    if runner not in servers or options.view_as(PortableOptions).job_endpoint:
+    if args.runner not in servers or options.view_as(PortableOptions).job_endpoint:
         return
     try:
-        server = servers[runner](options)
-        server.local_jar(server.path_to_jar())  # of Maven, unless it is here
         if not shutil.which("java"):
             raise FileNotFoundError("java is not on the PATH")
+        server = servers[args.runner](options)
+        server.local_jar(server.path_to_jar())  # downloads it unless it is here
     except (OSError, RuntimeError, ValueError) as error:
+        flag = args.runner.removesuffix("Runner").lower()
         fail(
-            f"--runner {runner} needs Java and Beam's job server: {error}. Install them, name a "
-            "jar (--flink_job_server_jar, --spark_job_server_jar), or the --job_endpoint of a "
-            "server that runs."
+            f"--runner {args.runner} needs Java and the jar of Beam's job server: {error} Or pass "
+            f"--{flag}_job_server_jar, or the --job_endpoint of a server that runs."
         )
 
 
 def check_output(args, fail):
-    there = FileSystems.match([f"{args.output}/{name}*" for name in ("scores", "failed", "counts")])
-    if found := [file.path for match in there for file in match.metadata_list]:
-        fail(f"--output must be a folder without scores. Received: {args.output}: {found[0]}")
+    """Sees to it that the folder can be there, and that no other scores are in it."""
+    names = [f"{args.output}/{name}*" for name in ("scores", "failed", "counts")]
+    there = [file.path for match in FileSystems.match(names) for file in match.metadata_list]
+    if there:
+        fail(f"--output must be a folder without scores. Received: {args.output}, with {there[0]}")
+    if "://" not in args.output:
+        try:
+            os.makedirs(args.output, exist_ok=True)
+        except OSError as error:
+            fail(f"--output must be a folder. Received: {args.output}: {error}")
 
 
-def main():
+def arguments():
+    """Returns the arguments and Beam's options, all of them looked at, and the sources."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--model", required=True, help="a version, or the folder of all versions")
     p.add_argument("--signature", default="serving_default")
     p.add_argument("--input", nargs="+", required=True, help="files or tfds:NAME/SPLIT")
-    p.add_argument("--format", choices=FORMATS, help="default: as the names end")
+    p.add_argument(
+        "--format",
+        choices=["text", "jsonl", "tfrecord", "examples"],
+        help="tfrecord: of texts; examples: of tf.train.Example; default: as the names end",
+    )
     p.add_argument("--field", default="text", help="of JSON, tf.train.Example or TFDS")
     p.add_argument("--id", metavar="FIELD", help="is copied to the scores")
     p.add_argument("--label", metavar="FIELD", help="is copied, and compared for the accuracy")
@@ -396,26 +426,27 @@ def main():
     p.add_argument(
         "--boundaries", type=positive, nargs="*", default=BOUNDARIES, help="in words, ascending"
     )
-    p.add_argument("--max-words", type=positive, default=1000, help="that the model reads at most")
+    p.add_argument("--max-words", type=positive, default=1000, help="that the model reads of a row")
     args, others = p.parse_known_args()
-    # By itself, DirectRunner may choose a runner that has no second process.
-    runner = {"DirectRunner": "FnApiRunner"}.get(args.runner, args.runner)
-    options = PipelineOptions(others, runner=runner)
+    options = PipelineOptions(others, runner=RUNNERS[args.runner])
     known = options.get_all_options()
     if unknown := set(options.get_all_options(retain_unknown_options=True)) - set(known):
         p.error(f"neither this script nor Beam has the option --{min(unknown)}")
-    if args.boundaries != sorted(args.boundaries):
+    if args.boundaries != sorted(set(args.boundaries)):
         p.error(f"--boundaries must ascend. Received: {args.boundaries}")
     sources = check_input(args, p.error)
     check_output(args, p.error)
-    check_runner(args.runner, options, p.error)
-    handler = SavedModelHandler(
-        check_model(args, p.error), args.signature, args.batch_size, args.boundaries, args.max_words
-    )
+    check_runner(args, options, p.error)
+    args.model = check_model(args, p.error)
+    return args, options, sources
 
+
+def main():
+    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of its own steps
+    args, options, sources = arguments()
     start = time.time()
     with beam.Pipeline(options=options) as pipeline:
-        scoring(pipeline, args, sources, handler)
+        scoring(pipeline, args, sources)
     found = summary(args, time.time() - start)
     print(json.dumps(found))
     if found["lost"] or found["doubled"]:
