@@ -305,6 +305,8 @@ def check_model(args, fail):
             "--signature must be one that takes one text a row. "
             f"Received: {args.signature}. {path} has {sorted(texts) or 'none'}."
         )
+    if taken := {"row", "given", "reason"} & set(texts[args.signature]):
+        fail(f"--signature must have no output `{min(taken)}`. Received: {args.signature}")
     if args.label and "label" not in texts[args.signature]:
         fail(f"--label needs a signature with the output `label`. Received: {args.signature}")
     return path

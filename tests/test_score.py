@@ -371,6 +371,18 @@ def test_bad_arguments_are_told_before_work_starts(
 
 
 @needs_beam
+def test_outputs_that_would_hide_a_row_s_name_are_told(tmp_path, capsys, monkeypatch, score):
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="text")])
+    def named(text):
+        return {"row": text, "label": tf.strings.length(text)}
+
+    tf.saved_model.save(tf.Module(), tmp_path / "1", signatures=named)
+    options = [*write(tmp_path, "rows.txt", TEXTS), "--output", tmp_path / "out"]
+    message = refused(score, capsys, monkeypatch, "--model", tmp_path / "1", *options)
+    assert "must have no output `row`" in message
+
+
+@needs_beam
 @pytest.mark.parametrize("runner", ["FlinkRunner", "SparkRunner", "DataflowRunner"])
 def test_a_runner_that_is_not_installed_is_told(runner, tmp_path, capsys, monkeypatch, score):
     monkeypatch.setenv("PATH", str(tmp_path))
