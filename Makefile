@@ -5,7 +5,7 @@ RUN = $(VENV)/bin/python
 
 PYTEST = $(RUN) -m pytest -n 2
 
-.PHONY: help demo serve test test-slow test-all lint docs clean
+.PHONY: help demo serve test test-slow test-all beam lint docs clean
 
 help: ## List all targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,12 @@ test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leav
 test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests
 	$(PYTEST)
 
+# Apache Beam wants protobuf < 7, so it has an environment of its own.
+beam: ## Install Apache Beam into $(VENV)-beam, and test examples/score.py there
+	$(MAKE) VENV=$(VENV)-beam $(VENV)-beam/beam.installed
+	$(VENV)-beam/bin/python -m pip install --quiet "pytest>=8.0"
+	$(VENV)-beam/bin/python -m pytest tests/test_score.py
+
 lint: $(VENV)/test.installed ## Check the style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -49,4 +55,4 @@ $(VENV)/%.installed: setup.cfg pyproject.toml
 	touch $@
 
 clean: ## Remove what was installed and built
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-beam build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
