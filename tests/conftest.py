@@ -28,7 +28,6 @@ GROUPS = (
         "test_server",
         "test_server_refuses",
         "test_query",
-        "test_load",
         "test_page_served",
         "test_serving",
         "test_without_python",

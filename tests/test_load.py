@@ -11,10 +11,25 @@ import load
 import numpy as np
 import pytest
 import queues
+import small_models
+import stand_in_server
 import yaml
 
 ROOT = pathlib.Path(__file__).parent.parent
-pytest_plugins = ["stand_in_process"]
+CONFIG = """model_config_list { config {
+    name: "sentiment" base_path: "/models/sentiment" model_platform: "tensorflow"
+    version_labels { key: "stable" value: 1 }
+} }"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Yields the REST and the gRPC address of a stand-in server whose model takes texts."""
+    folder = tmp_path_factory.mktemp("models")
+    small_models.save_words(folder / "sentiment" / "1")
+    (folder / "models.config").write_text(CONFIG)
+    with stand_in_server.Server(folder / "models.config") as made:
+        yield f"http://localhost:{made.rest_port}", f"localhost:{made.grpc_port}"
 
 
 # The queue, against what is known of it
