@@ -35,7 +35,9 @@ import tensorflow as tf
 from keras_gated import datasets
 
 SENDERS = 128  # requests at once; further ones wait in the client
-AUTOSCALED = 0.6  # how busy the autoscaler of saved_models/kubernetes/serving.yaml keeps its pods
+# How busy the autoscaler of saved_models/kubernetes/serving.yaml keeps its pods, and how many it
+# has at least.
+AUTOSCALED, FEWEST = 0.6, 2
 
 
 class Rest:
@@ -110,9 +112,12 @@ def send(ask, requests, due):
             errors[number] = ask(requests[number % len(requests)])
             done[number] = time.monotonic() - start
 
+        sent = []
         for number, moment in enumerate(due):
             time.sleep(max(0.0, start + moment - time.monotonic()))
-            pool.submit(one, number)
+            sent.append(pool.submit(one, number))
+        for future in sent:
+            future.result()  # a mistake of ours is no answer
     return done, errors
 
 
@@ -184,7 +189,7 @@ def plan(alone, throughput, cores, rates, within_ms):
     rows = []
     for rate in rates:
         least = math.ceil(rate / most)
-        autoscaled = max(least, math.ceil(rate / (AUTOSCALED * throughput)))
+        autoscaled = max(FEWEST, least, math.ceil(rate / (AUTOSCALED * throughput)))
         rows.append({"rate": rate, "least": least, "autoscaled": autoscaled})
         rows[-1]["cores"] = autoscaled * cores
     return {**found, "plan": rows}

@@ -92,8 +92,8 @@ def test_a_plan_divides_by_what_a_server_takes_in_time():
     assert 190 < found["texts_a_second_in_time"] < 200
     least = [row["least"] for row in found["plan"]]
     assert least[:2] == [1, 6] and 50 < least[2] <= 53  # 50 could never rest
-    assert [row["autoscaled"] for row in found["plan"]] == [1, 9, 84]  # 120 a second each
-    assert [row["cores"] for row in found["plan"]] == [2, 18, 168]
+    assert [row["autoscaled"] for row in found["plan"]] == [2, 9, 84]  # 120 a second each
+    assert [row["cores"] for row in found["plan"]] == [4, 18, 168]
     # Half as fast with both cores at work: half as much. The times alone do not say so.
     slower = load.plan(np.full(100, 0.01), 100.0, 2, [100], 250)
     assert slower["service_ms"] == 20 and slower["texts_a_second_at_most"] == 100
@@ -104,6 +104,7 @@ def test_the_plan_s_autoscaler_is_the_manifest_s():
     [scaler] = [d for d in yaml.safe_load_all(text) if d["kind"] == "HorizontalPodAutoscaler"]
     target = scaler["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"]
     assert target / 100 == load.AUTOSCALED
+    assert scaler["spec"]["minReplicas"] == load.FEWEST
 
 
 # The load
@@ -134,6 +135,14 @@ def test_a_request_that_waits_in_the_client_waits_since_it_was_due(monkeypatch):
     monkeypatch.setattr(load, "SENDERS", 1)
     done, _ = load.send(lambda _: time.sleep(0.1), [None], np.zeros(3))
     assert done[2] >= 0.3
+
+
+def test_a_mistake_of_ours_is_not_counted_as_an_answer():
+    def ask(request):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        load.send(ask, [None], np.zeros(2))
 
 
 def test_saturation_is_the_share_of_the_time_with_more_unanswered():
