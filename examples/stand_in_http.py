@@ -45,6 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be silent
+    # Else the body of an answer waits until the client has confirmed its head: 40 ms.
+    disable_nagle_algorithm = True
 
     def _handle(self):
         body = self._body()
