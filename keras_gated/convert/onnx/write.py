@@ -15,7 +15,7 @@ from keras import tree
 from keras_gated import keras_private
 from keras_gated.convert import files
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
-from keras_gated.convert.onnx import nodes, recurrent
+from keras_gated.convert.onnx import around, nodes, recurrent  # noqa: F401 (they register)
 from keras_gated.convert.onnx.check import check_answers, wanted
 from keras_gated.convert.onnx.graph import Graph, Wire, element_type
 
@@ -138,7 +138,11 @@ def written(graph, model, inputs):
         args, kwargs = node.arguments.fill_in(wires)
         mask = _mask_given(node)
         if mask is not None and kwargs.get("mask") is None:
-            kwargs["mask"] = wire_of(mask)
+            kwargs["mask"] = (
+                [None if m is None else wire_of(m) for m in mask]
+                if isinstance(mask, list)
+                else wire_of(mask)
+            )
         for tensor in node.outputs:
             _check_dtype(repr(node.operation.name), tensor.dtype)
         made = _call(graph, node.operation, args, kwargs)
@@ -185,6 +189,8 @@ def _backwards(graph, operation, inputs):
 def _mask_given(node):
     """Returns the mask that a call finds at its input, for a call that reads it there, or None.
 
+    Attention finds a list of them, one for each input.
+
     Keras gives no mask to a layer that has an initial state, too; ours look for it themselves. A
     model inside the model would find its masks only when it runs.
     """
@@ -197,6 +203,9 @@ def _mask_given(node):
             )
     elif isinstance(node.operation, recurrent.LAYERS):
         return masks[0]
+    elif isinstance(node.operation, keras.layers.Attention):
+        masks = [keras_private.mask_of(tensor) for tensor in node.arguments.args[0]]
+        return masks if any(mask is not None for mask in masks) else None
     return None
 
 
