@@ -35,25 +35,21 @@ def signals(seed, rows, steps):
     return signal[..., None].astype("float32"), fault[..., None]
 
 
-def network(units, states=False):
-    """Returns a network from a signal to the probability of a fault at every step.
-
-    With `states` they are inputs and outputs, too: ONNX knows no other way to carry them on.
-    """
+def network(units):
+    """Returns a network from a signal to the probability of a fault at every step."""
     x = keras.Input((None, 1), name="signal")
-    given = [keras.Input((units,), name=name) for name in ("hidden", "memory")] if states else []
-    lstm = keras_gated.LSTM(units, return_sequences=True, return_state=True, name="lstm")
-    y, *after = lstm(x, initial_state=given or None)
-    y = keras.layers.Dense(1, activation="sigmoid", name="fault")(y)
-    return keras.Model([x, *given], [y, *after]) if states else keras.Model(x, y)
+    y = keras_gated.LSTM(units, return_sequences=True, name="lstm")(x)
+    return keras.Model(x, keras.layers.Dense(1, activation="sigmoid", name="fault")(y))
 
 
-def in_onnxruntime(path, units):
+def in_onnxruntime(path):
     """Returns a function of a step that keeps its states."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options)
-    names, states = [i.name for i in session.get_inputs()], 2 * [np.zeros((1, units), "float32")]
+    signal, *before = session.get_inputs()  # the states that come out stand in the same order
+    states = [np.zeros((1, state.shape[1]), "float32") for state in before]
+    names = [signal.name, *(state.name for state in before)]
 
     def step(x):
         nonlocal states
@@ -103,17 +99,19 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        with_states = network(args.units, states=True)
-        with_states.set_weights(model.get_weights())
-        keras_gated.to_onnx(with_states, folder / "model.onnx")
-        keras_gated.to_litert(model, folder / "model.tflite", states=True)
         typical = [x[None] for x in signals(2, 50, 120)[0]]
+        keras_gated.to_onnx(model, folder / "model.onnx", states=True)
+        keras_gated.to_onnx(
+            model, folder / "8.onnx", states=True, quantize="int8", representative=typical
+        )
+        keras_gated.to_litert(model, folder / "model.tflite", states=True)
         keras_gated.to_litert(
             model, folder / "8.tflite", states=True, quantize="int8", representative=typical
         )
         ways = {
             "TensorFlow": (keras_gated.stream(model).step, None),
-            "onnxruntime": (in_onnxruntime(folder / "model.onnx", args.units), "model.onnx"),
+            "onnxruntime": (in_onnxruntime(folder / "model.onnx"), "model.onnx"),
+            "onnxruntime, 8 bits": (in_onnxruntime(folder / "8.onnx"), "8.onnx"),
             "LiteRT": (in_litert(str(folder / "model.tflite")), "model.tflite"),
             "LiteRT, 8 bits": (in_litert(str(folder / "8.tflite")), "8.tflite"),
         }

@@ -11,14 +11,32 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models import Functional
-from keras.src.ops.numpy import Any, Flip, NotEqual
+from keras.src.ops.core import ConvertToTensor
+from keras.src.ops.numpy import (
+    Any,
+    Concatenate,
+    ExpandDims,
+    Flip,
+    GetItem,
+    LogicalOr,
+    NotEqual,
+    OnesLike,
+    ZerosLike,
+)
 
 __all__ = [
     "Any",
+    "Concatenate",
+    "ConvertToTensor",
     "DropoutRNNCell",
+    "ExpandDims",
     "Flip",
     "Functional",
+    "GetItem",
+    "LogicalOr",
     "NotEqual",
+    "OnesLike",
+    "ZerosLike",
     "elements_of",
     "inner_loop",
     "is_inference_call",

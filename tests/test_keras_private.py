@@ -89,8 +89,18 @@ def test_a_functional_model_is_of_the_class_of_functional_models():
     assert isinstance(model, keras_private.Functional)
     kinds = [type(operation) for operation in model.operations]
     assert keras_private.Flip in kinds and keras_private.NotEqual in kinds
-    truth = keras.Model(inputs, keras.ops.any(inputs, axis=1))
-    assert keras_private.Any in [type(operation) for operation in truth.operations]
+    ops, more = keras.ops, {}
+    more["Any"] = ops.any(inputs, axis=1)
+    more["Concatenate"] = ops.concatenate([inputs, inputs])
+    more["ConvertToTensor"] = ops.convert_to_tensor(inputs)
+    more["ExpandDims"] = ops.expand_dims(inputs, 1)
+    more["GetItem"] = inputs[:, -1]
+    more["LogicalOr"] = ops.logical_or(inputs != 0, inputs != 1)
+    more["OnesLike"] = ops.ones_like(inputs)
+    more["ZerosLike"] = ops.zeros_like(inputs)
+    for name, made in more.items():
+        kinds = [type(operation) for operation in keras.Model(inputs, made).operations]
+        assert getattr(keras_private, name) in kinds, name
 
 
 # Of TensorFlow

@@ -24,7 +24,10 @@ IN_A_STEP = [
     "elu", "hard_sigmoid", "leaky_relu", "linear", "relu", "sigmoid", "softplus", "softsign",
     "tanh",
 ]  # fmt: skip
-AROUND = [*IN_A_STEP, "exponential", "log_softmax", "selu", "softmax"]
+AROUND = [
+    *IN_A_STEP, "exponential", "gelu", "hard_silu", "hard_swish", "log_softmax", "mish", "relu6",
+    "selu", "silu", "softmax", "swish",
+]  # fmt: skip
 SEQUENCES = np.swapaxes(X, 0, 1)
 
 

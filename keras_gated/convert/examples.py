@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_gated import keras_private
+from keras_gated.cells.arguments import compatible
 from keras_gated.recipes.ngrams import NGrams
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
@@ -72,6 +74,58 @@ def ids_below(model, tensor):
     if not own and "int" not in tensor.dtype:
         return None
     return min((getattr(x, "input_dim", None) or x.words for x in own or readers), default=2)
+
+
+def typical_inputs(model, representative, owner, rows=None):
+    """Returns typical inputs, each as a list of arrays in the model's order.
+
+    Args:
+        model: The functional model.
+        representative: An iterable of inputs, each as the model is called with.
+        owner: `"to_onnx"` or `"to_litert"`.
+        rows: The size of each batch, or None: any.
+
+    Raises:
+        ValueError: If one is not what the model is called with.
+    """
+    if not hasattr(representative, "__iter__"):
+        raise ValueError(
+            f"{owner}: `representative` must be an iterable of inputs: a list, a generator or a "
+            f"`tf.data.Dataset`. Received: {representative!r}."
+        )
+    found = []
+    for given in representative:
+        values = _values_of(model, given, rows)
+        if values is None:
+            raise ValueError(
+                f"{owner}: `representative` must hold inputs as the model is called with"
+                f"{', of `batch_size` rows' if rows else ''}: "
+                f"{[(t.name, _shape(t, rows)) for t in model.inputs]}. "
+                f"Received: {tree.map_structure(np.shape, given)}."
+            )
+        found.append(values)
+    if not found:
+        raise ValueError(f"{owner}: `representative` must hold an input. Received: none.")
+    return found
+
+
+def _values_of(model, given, rows):
+    """Returns inputs as a list of arrays, or None if they are not the model's."""
+    try:
+        tree.assert_same_structure(model.input, given)
+        values = [
+            np.asarray(value, t.dtype)
+            for value, t in zip(tree.flatten(given), model.inputs, strict=True)
+        ]
+    except (ValueError, TypeError):
+        return None
+    shapes = [_shape(t, rows) for t in model.inputs]
+    fit = all(compatible(v.shape, shape) for v, shape in zip(values, shapes, strict=True))
+    return values if fit else None
+
+
+def _shape(tensor, rows):
+    return (rows, *tensor.shape[1:])
 
 
 def difference(received, expected):

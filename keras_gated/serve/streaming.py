@@ -23,6 +23,7 @@ class Stepper:
     Attributes:
         states: State name to its `tf.TensorSpec`, `(batch, width)`: `<layer>_hidden`, and for an
             LSTM `<layer>_memory`, too.
+        layer_of: State name to the name of its layer.
 
     Raises:
         ValueError: If a recurrent layer has no state that could be carried on; it is named.
@@ -47,6 +48,11 @@ class Stepper:
             f"{layer.name}_{name}": tf.TensorSpec((None, width), layer.cell.state_dtype)
             for layer in self._layers
             for name, width in _widths(layer.cell).items()
+        }
+        self.layer_of = {
+            f"{layer.name}_{name}": layer.name
+            for layer in self._layers
+            for name in layer.cell.state_names
         }
         count = sum(len(layer.cell.state_names) for layer in self._layers)
         if len(self.states) != count:

@@ -3,9 +3,9 @@
 import time
 
 import numpy as np
-from keras import tree
 
 from keras_gated.convert.examples import difference
+from keras_gated.convert.windows import answers
 
 _CALLS = 10  # the fastest counts
 
@@ -57,12 +57,6 @@ def _read(value, detail):
     return (value.astype("float32") - zero) * np.float32(scale) if scale else value
 
 
-def answers(model, values):
-    """Returns what a functional model answers, as a list of arrays."""
-    given = tree.pack_sequence_as(model.input, list(values))
-    return [np.asarray(y) for y in tree.flatten(model(given, training=False))]
-
-
 def of_calls(asked, model, examples, reset):
     """Returns the largest difference of several calls, with different inputs one after the other.
 
@@ -90,42 +84,3 @@ def of_calls(asked, model, examples, reset):
                 "another time. Nothing was written. Please report it."
             )
     return max(differences)
-
-
-def of_windows(asked, model, stepper, examples, steps, timed):
-    """Returns the largest difference of sequences in windows from the whole sequences.
-
-    Args:
-        asked: An `Asked`, whose inputs and outputs end with the states.
-        model: The functional model.
-        stepper: Its `Stepper`.
-        examples: Lists of inputs, each of a multiple of `steps` steps.
-        steps: The steps of a window.
-        timed: For every input, whether it has steps.
-    """
-    differences = []
-    for values in examples:
-        rows = len(values[0])
-        states = [np.zeros((rows, spec.shape[1]), "float32") for spec in stepper.states.values()]
-        received = []
-        for window in windows(values, steps, timed):
-            made = asked([*window, *states])
-            received.append(made[: len(made) - len(states)])
-            states = made[len(made) - len(states) :]
-        expected = answers(model, values)
-        parts = zip(*received, strict=True)
-        found = [_joined(p, e) for p, e in zip(parts, expected, strict=True)]
-        differences.append(difference(found, expected))
-    return max(differences)
-
-
-def windows(values, steps, timed):
-    """Yields the inputs of one window after the other."""
-    length = next(v.shape[1] for v, t in zip(values, timed, strict=True) if t)
-    for start in range(0, length - steps + 1, steps):
-        yield [v[:, start : start + steps] if t else v for v, t in zip(values, timed, strict=True)]
-
-
-def _joined(parts, expected):
-    """Returns an output of windows as the whole sequence's: of all steps, or after the last."""
-    return parts[-1] if parts[-1].shape == expected.shape else np.concatenate(parts, axis=1)

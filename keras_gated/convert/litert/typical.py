@@ -1,55 +1,8 @@
 """Typical inputs, of which LiteRT's converter makes the scales of 8 bits."""
 
 import numpy as np
-from keras import tree
 
-from keras_gated.cells.arguments import compatible
-from keras_gated.convert.litert import check
-
-
-def inputs(model, representative, batch_size):
-    """Returns typical inputs, each as a list of arrays in the model's order.
-
-    Raises:
-        ValueError: If one is not what the model is called with.
-    """
-    if not hasattr(representative, "__iter__"):
-        raise ValueError(
-            "to_litert: `representative` must be an iterable of inputs: a list, a generator or a "
-            f"`tf.data.Dataset`. Received: {representative!r}."
-        )
-    found = []
-    for given in representative:
-        values = _values(model, given, batch_size)
-        if values is None:
-            raise ValueError(
-                "to_litert: `representative` must hold inputs as the model is called with, of "
-                f"`batch_size` rows: {[(t.name, _shape(t, batch_size)) for t in model.inputs]}. "
-                f"Received: {tree.map_structure(np.shape, given)}."
-            )
-        found.append(values)
-    if not found:
-        raise ValueError("to_litert: `representative` must hold an input. Received: none.")
-    return found if len(found) > 1 else 2 * found
-
-
-def _values(model, given, batch_size):
-    """Returns inputs as a list of arrays, or None if they are not the model's."""
-    try:
-        tree.assert_same_structure(model.input, given)
-        values = [
-            np.asarray(value, t.dtype)
-            for value, t in zip(tree.flatten(given), model.inputs, strict=True)
-        ]
-    except (ValueError, TypeError):
-        return None
-    shapes = [_shape(t, batch_size) for t in model.inputs]
-    fit = all(compatible(v.shape, shape) for v, shape in zip(values, shapes, strict=True))
-    return values if fit else None
-
-
-def _shape(tensor, batch_size):
-    return (batch_size, *tensor.shape[1:])
+from keras_gated.convert.windows import windows
 
 
 def steps_of(values, timed):
@@ -91,10 +44,10 @@ def samples(examples, specs, stepper, model, steps, timed):
     last = []
     for values in examples:
         states = stepper.zeros(len(values[0]))
-        for window in check.windows(values, steps, timed):
+        for window in windows(values, steps, timed):
             states = feed(window, states)
         last.append(states)
-    for window in (w for values in examples for w in check.windows(values, steps, timed)):
+    for window in (w for values in examples for w in windows(values, steps, timed)):
         last = [states for states in last if not fed.hold(states)]
         if not last:
             return found

@@ -12,9 +12,10 @@ import numpy as np
 from keras_gated import keras_private
 from keras_gated.cells.arguments import boolean, tensorflow_for
 from keras_gated.convert import files
-from keras_gated.convert.examples import TOLERANCE, random_inputs
+from keras_gated.convert.examples import TOLERANCE, random_inputs, typical_inputs
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
 from keras_gated.convert.litert import check, operations, typical
+from keras_gated.convert.windows import MIXED, of_windows, stepper_of, timed_of
 from keras_gated.layers.base import RNN
 
 _STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
@@ -129,15 +130,16 @@ def to_litert(
             "to_litert: `batch_size` must be the model's, where that is fixed: "
             f"{[(t.name, t.shape) for t in functional.inputs]}. Received: batch_size={batch_size}."
         )
-    timed = [len(t.shape) > 1 and t.shape[1] is None for t in functional.inputs]
+    timed = timed_of(functional)
     examples = None
     if quantize == "int8":
-        examples = typical.inputs(functional, representative, batch_size)
+        examples = typical_inputs(functional, representative, "to_litert", batch_size)
+        examples = examples if len(examples) > 1 else 2 * examples
         if not states:
             steps = steps or typical.steps_of(examples[0], timed)
         typical.check_steps(examples, timed, steps or 1, states)
     steps = steps or (1 if states else _STEPS)
-    stepper = _stepper(model, timed) if states else None
+    stepper = stepper_of(model, "to_litert") if states else None
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
     from keras_gated.convert.litert.graph import Graph  # needs TensorFlow
 
@@ -158,14 +160,14 @@ def to_litert(
         examples = [random_inputs(functional, batch_size, length, n, valid) for n in (0, 1)]
     asked = check.Asked(content, [[steps if n is None else n for n in s.shape] for s in specs])
     if states:
-        differs = check.of_windows(asked, functional, stepper, examples[:_ASKED], steps, timed)
+        differs = of_windows(asked, functional, stepper, examples[:_ASKED], steps, timed)
     else:
         differs = check.of_calls(asked, functional, examples[:_ASKED], quantize == "int8")
     if not quantize and not differs <= TOLERANCE:
         raise ValueError(
             f"to_litert: {model.name!r} answers differently in LiteRT, by {differs:.2g} of its "
             f"largest answer (accepted: {TOLERANCE:.0e}). Nothing was written. "
-            + (_MIXED if states else "Please report it.")
+            + (MIXED if states else "Please report it.")
         )
     files.write_whole(target, content)
     return LiteRT(
@@ -178,23 +180,6 @@ def to_litert(
         not_fused={**graph.not_fused, **unconverted},
         not_on_microcontrollers=tuple(sorted(set(found) - operations.MICROCONTROLLERS)),
     )
-
-
-_MIXED = (
-    "It cannot be read window by window if a layer besides the recurrent ones looks at more than "
-    "one step (`Conv1D`, pooling, attention)."
-)
-
-
-def _stepper(model, timed):
-    from keras_gated.serve.streaming import Stepper  # needs TensorFlow
-
-    if not any(timed):
-        raise ValueError(
-            "to_litert: `states=True` needs an input with an unknown number of steps, (batch, "
-            f"None, ...). Received: {[(t.name, t.shape) for t in model.inputs]}."
-        )
-    return Stepper(model)
 
 
 def _specs(model, stepper, batch_size, steps):

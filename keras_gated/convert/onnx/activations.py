@@ -27,6 +27,34 @@ OPERATORS = {
     "selu": ("Selu", {}),
     "exponential": ("Exp", {}),
 }
+
+
+def _gelu(graph, x):
+    half = graph.add("Mul", [x, np.array(0.5, "float32")])
+    erf = graph.add("Erf", [graph.add("Mul", [x, np.array(0.5**0.5, "float32")])])
+    return graph.add("Mul", [half, graph.add("Add", [erf, np.array(1, "float32")])])
+
+
+def _silu(graph, x):
+    return graph.add("Mul", [x, graph.add("Sigmoid", [x])])
+
+
+def _relu6(graph, x):
+    return graph.add("Min", [graph.add("Relu", [x]), np.array(6, "float32")])
+
+
+def _mish(graph, x):
+    return graph.add("Mul", [x, graph.add("Tanh", [graph.add("Softplus", [x])])])
+
+
+# Around them, too, of several operators.
+COMPOSED = {
+    "gelu": _gelu,
+    "hard_silu": lambda graph, x: graph.add("HardSwish", [x]),
+    "mish": _mish,
+    "relu6": _relu6,
+    "silu": _silu,
+}
 # Inside them.
 IN_A_STEP = {
     name: OPERATORS[name]
@@ -62,7 +90,7 @@ def name_of(function):
     """
     if isinstance(function, HardSigmoid):
         return function
-    for name in OPERATORS:
+    for name in (*OPERATORS, *COMPOSED):
         own = (getattr(keras.activations, name, None), getattr(keras.ops, name, None))
         if function is not None and function in own:
             return name

@@ -6,8 +6,11 @@ import keras
 import numpy as np
 
 from keras_gated.convert.examples import TOLERANCE, difference, fixed_sizes, random_inputs
+from keras_gated.convert.windows import MIXED, answers, of_windows, timed_of
 
 _BATCHES = [(1, 1), (3, 7), (4, 12)]  # rows and steps, where the model leaves them free
+_SHORTEN = {"Conv1D", "MaxPooling1D", "AveragePooling1D", "GetItem", "Functional", "Sequential"}
+_MOST_TRIED = 11  # powers of two
 
 
 def wanted(check, owner):
@@ -50,12 +53,13 @@ def check_answers(content, model, backwards, lengths):
     except Exception as error:  # of onnxruntime's own kinds
         raise _cannot_run(model, error) from error
     fixed_rows, fixed_steps = fixed_sizes(model)
+    least = least_steps(model)
     for seed, (rows, steps) in enumerate(_BATCHES):
-        rows, steps = fixed_rows or rows, fixed_steps or steps
+        rows, steps = fixed_rows or rows, fixed_steps or steps + least - 1
         of_rows = np.full(rows, steps, "int32")
         if lengths and not fixed_steps:
             rng = np.random.default_rng(seed)
-            of_rows[1:] = rng.choice(rng.integers(1, steps + 1, 2), rows - 1)
+            of_rows[1:] = rng.choice(rng.integers(least, steps + 1, 2), rows - 1)
         valid = np.arange(steps) < of_rows[:, None] if lengths else None
         given = random_inputs(model, rows, steps, seed, valid)
         named = dict(zip((t.name for t in model.inputs), given, strict=True))
@@ -73,6 +77,88 @@ def check_answers(content, model, backwards, lengths):
                 for y, e, b in zip(received, expected, backwards, strict=True)
             ]
             _compare(parts, expected, model, cut)
+
+
+class Asked:
+    """A file in onnxruntime, which is given lists of inputs: the model's, and then its states."""
+
+    def __init__(self, content, model, lengths, states):
+        try:
+            self._session = session_of(content)
+        except Exception as error:
+            raise _cannot_run(model, error) from error
+        self._model, self._lengths = model, lengths
+        self._names = [*(t.name for t in model.inputs), *states]
+
+    def __call__(self, values):
+        named = dict(zip(self._names, values, strict=True))
+        if self._lengths:
+            steps = [v for v, t in zip(values, timed_of(self._model), strict=False) if t]
+            shape = (steps or values)[0].shape
+            named["lengths"] = np.full(shape[0], shape[1], "int32")
+        return _run(self._session, named, self._model)
+
+
+def differs_by(asked, model, stepper, examples):
+    """Returns the largest difference of a file's answers from the model's.
+
+    Args:
+        asked: An `Asked`.
+        model: The functional model.
+        stepper: Its `Stepper`, where a file takes states: it is then given step by step what the
+            model reads as a whole. Or None.
+        examples: Lists of inputs, in the model's order.
+    """
+    if stepper:
+        return of_windows(asked, model, stepper, examples, 1, timed_of(model))
+    return max(difference(asked(values), _answers(model, values)) for values in examples)
+
+
+def examples_of(model, streamed):
+    """Returns lists of random inputs, without masks if they are for a stream."""
+    fixed_rows, fixed_steps = fixed_sizes(model)
+    least, found = 1 if streamed else least_steps(model), []
+    for seed, (rows, steps) in enumerate(_BATCHES):
+        rows, steps = fixed_rows or rows, fixed_steps or steps + least - 1
+        valid = np.ones((rows, steps), bool) if streamed else None
+        found.append(random_inputs(model, rows, steps, seed, valid))
+    return found
+
+
+def check_windows(asked, model, stepper):
+    """Raises if a file answers otherwise, step by step, than the model to the whole sequence."""
+    differs = differs_by(asked, model, stepper, examples_of(model, streamed=True))
+    if not differs <= TOLERANCE:
+        raise ValueError(
+            f"to_onnx: {model.name!r} answers otherwise in onnxruntime step by step, by "
+            f"{differs:.2g} of its largest answer (accepted: {TOLERANCE:.0e}). Nothing was "
+            f"written. {MIXED} check=False writes the file all the same."
+        )
+
+
+def least_steps(model):
+    """Returns how many steps a model must be given so that none of its tensors is empty, or 1.
+
+    Windows of convolutions and pooling, and parts, ask for more than one. Tried: powers of two.
+    """
+    if not {type(operation).__name__ for operation in model.operations} & _SHORTEN:
+        return 1
+    tensors = [
+        tensor
+        for nodes in model._nodes_by_depth.values()
+        for node in nodes
+        for tensor in node.outputs
+    ]
+    whole = keras.Model(model.inputs, tensors)
+    for steps in (2**n for n in range(_MOST_TRIED)):
+        given = random_inputs(model, 1, steps, 0)
+        try:
+            found = whole(keras.tree.pack_sequence_as(whole.input, given), training=False)
+        except Exception:  # of the backend's kinds: too few steps, or what `_answers` will tell
+            continue
+        if all(np.prod(tensor.shape) for tensor in found):
+            return steps
+    return 1
 
 
 def _steps_of(received, expected, backwards):
@@ -111,7 +197,7 @@ def _cannot_run(model, error):
 
 def _answers(model, given):
     try:
-        answers = model(keras.tree.pack_sequence_as(model.input, given), training=False)
+        return answers(model, given)
     except Exception as error:
         shapes = {t.name: x.shape for t, x in zip(model.inputs, given, strict=True)}
         raise ValueError(
@@ -119,7 +205,6 @@ def _answers(model, given):
             f"what was written cannot be compared: {str(error).splitlines()[0][:300]} Nothing was "
             "written. Write it unchecked: check=False."
         ) from error
-    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(answers)]
 
 
 def _compare(received, expected, model, given):

@@ -47,7 +47,12 @@ class _Windows:
         self.pads = list(zip(pads[:number], pads[number:], strict=True))
         self.same = False
         auto = attributes.get("auto_pad", "NOTSET")
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
+        pairs = zip(x.shape[1:-1], self.strides, strict=True)
+        is_free = any(n is None and s > 1 for n, s in pairs)
+        if auto == "SAME_UPPER" and is_free and max(self.dilations) == 1:
+            self.same = True  # as Keras does it
+            self.pads = [(0, 0)] * number
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
             self.pads = self._like_same(x, lower=auto == "SAME_LOWER")
         elif auto == "VALID":
             self.pads = [(0, 0)] * number
@@ -118,6 +123,7 @@ def convolution(node, given, attributes):
     options = {
         "strides": strides,
         "dilation_rate": dilations,
+        "padding": "same" if windows.same else "valid",
         "use_bias": bias is not None,
         "dtype": str(kernel.dtype),
         "name": name_of(node),
@@ -146,9 +152,17 @@ def pooling(node, given, attributes):
     windows = _Windows(node, x, attributes, attributes.get("kernel_shape", ()))
     if max(windows.dilations) > 1:
         refuse(node, f"has dilations={list(windows.dilations)}", "Known: 1 (none).")
-    further = windows.beyond(x) if attributes.get("ceil_mode") else [0] * len(windows.size)
+    beyond = attributes.get("ceil_mode") and not windows.same
+    further = windows.beyond(x) if beyond else [0] * len(windows.size)
     ends = [(0, n) for n in further]
-    options = {"strides": windows.strides, "padding": "valid", "data_format": "channels_last"}
+    padding = "same" if windows.same else "valid"
+    options = {"strides": windows.strides, "padding": padding, "data_format": "channels_last"}
+    if windows.same and attributes.get("count_include_pad"):  # Keras counts no padding
+        refuse(
+            node,
+            "has auto_pad=SAME_UPPER, count_include_pad=1 and an axis of unknown size",
+            "Export it with `pads`, or with sizes.",
+        )
     if node.op_type == "MaxPool":
         lowest = -np.inf if "float" in x.dtype else np.iinfo(x.dtype).min
         x = windows.around(windows.around(x, lowest), lowest, ends)

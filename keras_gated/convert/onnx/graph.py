@@ -39,12 +39,15 @@ class Graph:
     Attributes:
         lengths: Optional wire, `(batch,)`, the number of steps of each row: the mask of layers that
             have none.
+        before: The wires of the states of each recurrent layer, by its name, where they are inputs.
+        after: The names of its states after the last step.
     """
 
     def __init__(self, taken=()):
         self.nodes, self.constants = [], {}
         self._taken = set(taken)  # names of inputs and outputs
         self.lengths, self._packings = None, {}
+        self.before, self.after = {}, {}
 
     def add(self, op, inputs, outputs=1, **attributes):
         """Adds a node. Returns the names of its outputs, or the one name.

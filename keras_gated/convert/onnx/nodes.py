@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_gated import keras_private
 from keras_gated.cells.activations import HardSigmoid
-from keras_gated.convert.onnx.activations import OPERATORS, name_of, operator
+from keras_gated.convert.onnx.activations import COMPOSED, OPERATORS, name_of, operator
 from keras_gated.recipes.ids import PADDING, UNKNOWN
 from keras_gated.recipes.ngrams import NGrams
 
@@ -48,7 +48,9 @@ def activation_of(layer, function, known):
 
 
 def activated(graph, layer, x):
-    name = activation_of(layer, layer.activation, OPERATORS)
+    name = activation_of(layer, layer.activation, (*OPERATORS, *COMPOSED))
+    if not isinstance(name, HardSigmoid) and name in COMPOSED:
+        return COMPOSED[name](graph, x)
     op, attributes = operator(name)
     return x if op == "Identity" else graph.add(op, [x], **attributes)
 

@@ -38,7 +38,7 @@ def operation(node, given, attributes, opset):
 
 
 def _refuse(node):
-    if "Quant" in node.op_type or node.op_type.endswith("Integer"):
+    if "quant" in node.op_type.lower() or node.op_type.endswith("Integer"):
         way_out = "Of a quantised model, read the one before"
     else:
         way_out = f"Known: {', '.join(sorted({*_OTHERS, *_OPERATIONS, *_BY_VALUE}))}"
@@ -57,7 +57,8 @@ def _transposed(node, given, attributes):
 def _looked_up(node, given, attributes):
     """Returns rows of a constant table as an `Embedding`; any other part as it is."""
     table = given[0]
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or attributes.get("axis", 0):
+    is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind == "f"
+    if not is_table or attributes.get("axis", 0):
         return axes.gathered(node, given, attributes)
     layer = keras.layers.Embedding(*table.shape, dtype=str(table.dtype), name=name_of(node))
     embedded = layer(plain(given[1]))

@@ -30,8 +30,15 @@ def recurrent(graph, layer, sequences, initial_state=None, mask=None, training=N
     direction = "reverse" if layer.go_backwards else "forward"
     _check(layer)
     states = _listed(initial_state)
+    if layer.name in graph.before:
+        if states or layer.name in graph.after:
+            told = "an initial state" if states else "a second call"
+            refuse(layer, f"{told}, and `states=True`", "Its states come from outside then.")
+        states = graph.before[layer.name]
     y, *finals = _node(graph, [layer], direction, sequences, states, mask)
     finals = [graph.add("Squeeze", [f, np.array([0])]) for f in finals]
+    if layer.name in graph.before:
+        graph.after[layer.name] = finals
     if layer.return_sequences:
         output = _output_of_steps(graph, layer, y, mask)
     else:

@@ -6,6 +6,7 @@ A functional model is a graph of calls already; every call is written as the nod
 """
 
 import dataclasses
+import importlib.util
 import os
 from typing import Any
 
@@ -13,11 +14,22 @@ import keras
 from keras import tree
 
 from keras_gated import keras_private
+from keras_gated.cells.arguments import boolean
 from keras_gated.convert import files
+from keras_gated.convert.examples import typical_inputs
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
-from keras_gated.convert.onnx import nodes, recurrent
-from keras_gated.convert.onnx.check import check_answers, wanted
+from keras_gated.convert.onnx import around, nodes, recurrent  # noqa: F401 (they register)
+from keras_gated.convert.onnx.check import (
+    Asked,
+    check_answers,
+    check_windows,
+    differs_by,
+    examples_of,
+    wanted,
+)
 from keras_gated.convert.onnx.graph import Graph, Wire, element_type
+from keras_gated.convert.onnx.quantize import QuantizedONNX, quantized
+from keras_gated.convert.windows import stepper_of
 
 OPSET = 17  # the oldest with LayerNormalization; onnxruntime 1.12 and newer run it
 _IR = 8  # of the same age, so that those versions read the file
@@ -29,7 +41,10 @@ def to_onnx(
     *,
     lengths: bool = False,
     check: bool | None = None,
-) -> str:
+    quantize: str | None = None,
+    representative=None,
+    states: bool = False,
+) -> str | QuantizedONNX:
     """Writes a functional or sequential model as an ONNX file, and asks onnxruntime about it.
 
     Every recurrent layer becomes one `RNN`, `LSTM` or `GRU` node (both directions of a
@@ -43,6 +58,19 @@ def to_onnx(
     Masked steps may stand anywhere: those that count move to the start of their rows, the node's
     `sequence_lens` tells how many they are, and its outputs move back.
 
+    `quantize="int8"` stores the weights of LSTMs, Dense layers and embeddings in 8 bits, about a
+    quarter of the size, and computes the products of the first two in 8 bits, too (onnxruntime's
+    dynamic quantisation: `DynamicQuantizeLSTM`, which onnxruntime alone runs). There is none for
+    GRU, SimpleRNN and Conv1D: they stay as they are, and `not_quantized` of what is returned names
+    them. Answers then differ a little, also from one number of threads to another; the caller
+    judges by how much.
+
+    `states=True` writes a file for streaming: the states of the recurrent layers are further
+    inputs, `<layer>_hidden` and `<layer>_memory` as in `export_model`, `(batch, units)`, zeros to
+    begin with. Behind the model's outputs come the new ones, in the same order, as
+    `new_<layer>_hidden` and `new_<layer>_memory`: ONNX has no two tensors of one name. Masked steps
+    leave the states as they are; their outputs at the start of a piece are zeros.
+
     Args:
         model: A functional or sequential Keras model of what `nodes.WRITERS` knows, in
             float32.
@@ -51,15 +79,23 @@ def to_onnx(
             of steps of each row to layers without a mask.
         check: Whether onnxruntime must answer as the model does, to random batches with masks,
             states and lengths of all kinds: within 1e-4 of the largest answer (or of 1, if that is
-            more). Default: where onnxruntime is installed.
+            more). With `states=True` it is asked step by step. Default: where onnxruntime is
+            installed.
+        quantize: None, or "int8" for weights of 8 bits. The check is of the file before.
+        representative: For `quantize="int8"`, optional: an iterable of typical inputs, each as the
+            model is called with. The difference of 8 bits is measured with them, and with random
+            inputs otherwise.
+        states: Whether the states are inputs and outputs.
 
     Returns:
-        The path, a string.
+        The path, a string. With `quantize`, a `QuantizedONNX`.
 
     Raises:
         ValueError: If a layer or one of its options cannot be written (the message names it), or
-            onnxruntime answers otherwise. Then a file that stood at `path` is as it was.
-        ImportError: If onnx is not installed; with `check=True`, if onnxruntime is not.
+            onnxruntime answers otherwise, or no weights can be of 8 bits. Then a file that stood
+            at `path` is as it was.
+        ImportError: If onnx is not installed; with `check=True` or `quantize`, if onnxruntime is
+            not.
     """
     try:
         import onnx
@@ -68,6 +104,8 @@ def to_onnx(
             "to_onnx: onnx is not installed. Install it: pip install 'keras_gated[onnx]'."
         ) from error
     check, target = wanted(check, "to_onnx"), files.target(path, "to_onnx")
+    _check_quantize(quantize, representative)
+    states = boolean("to_onnx", "states", states)
     if isinstance(model, keras.Sequential):
         model = getattr(model, "_functional", None) or model
     if not isinstance(model, keras_private.Functional):
@@ -77,24 +115,59 @@ def to_onnx(
         )
     if has_keras_layers(model):
         model = from_keras(model)
-    result, backwards = _graph(model, lengths)
+    stepper = stepper_of(model, "to_onnx") if states else None
+    examples = None
+    if representative is not None:
+        examples = typical_inputs(model, representative, "to_onnx")
+    result, backwards = _graph(model, lengths, stepper)
     onnx.checker.check_model(result, full_check=True)
-    content = result.SerializeToString()
-    if check:
+    content, given = result.SerializeToString(), list(stepper.states) if stepper else []
+    if check and stepper:
+        check_windows(Asked(content, model, lengths, given), model, stepper)
+    elif check:
         check_answers(content, model, backwards, lengths)
+    if not quantize:
+        files.write_whole(target, content)
+        return str(path)
+    content, operations, stays = quantized(result, model)
+    asked = Asked(content, model, lengths, given)
+    differs = differs_by(asked, model, stepper, examples or examples_of(model, bool(stepper)))
     files.write_whole(target, content)
-    return str(path)
+    return QuantizedONNX(str(path), len(content), differs, operations, stays)
 
 
-def _graph(model, lengths):
+def _check_quantize(quantize, representative):
+    if quantize not in (None, "int8"):
+        raise ValueError(f"to_onnx: `quantize` must be None or 'int8'. Received: {quantize!r}.")
+    if representative is not None and not quantize:
+        raise ValueError(
+            "to_onnx: `representative` is for `quantize='int8'`: typical inputs, with which the "
+            "difference of 8 bits is measured. Received: quantize=None."
+        )
+    if quantize and importlib.util.find_spec("onnxruntime") is None:
+        raise ImportError(
+            "to_onnx: `quantize='int8'` needs onnxruntime, which is not installed. Install it: pip "
+            "install 'keras_gated[onnx]'."
+        )
+
+
+def _graph(model, lengths, stepper=None):
     """Returns a model as `onnx.ModelProto`, and for each output whether its steps are reversed."""
     from onnx import helper
 
     names = [tensor.name for tensor in model.inputs]
+    of_states = list(stepper.states) if stepper else []
+    taken = {*names, "lengths"} & {*of_states}
+    if taken:
+        raise ValueError(
+            f"to_onnx: the model has inputs {sorted(taken)}, which is what its states are called. "
+            "Give the layer, or the input, another name."
+        )
     if lengths and "lengths" in names:
         raise ValueError("to_onnx: the model has an input `lengths` of its own: leave lengths out.")
-    output_names = _output_names(model)
-    graph = Graph([*names, *output_names, "lengths"])
+    output_names = _output_names(model, [*of_states, *(f"new_{name}" for name in of_states)])
+    output_names += [f"new_{name}" for name in of_states]
+    graph = Graph([*names, *output_names, *of_states, "lengths"])
     inputs = [Wire(n, tuple(t.shape), t.dtype) for n, t in zip(names, model.inputs, strict=True)]
     for wire in inputs:
         _check_dtype(f"the input {wire.name!r}", wire.dtype)
@@ -102,8 +175,16 @@ def _graph(model, lengths):
     if lengths:
         graph.lengths = Wire("lengths", (None,), "int32")
         given.append(graph.lengths)
-    outputs = []
-    for name, wire in zip(output_names, written(graph, model, inputs), strict=True):
+    for name, spec in stepper.states.items() if stepper else ():
+        given.append(Wire(name, tuple(spec.shape), spec.dtype.name))
+        graph.before.setdefault(stepper.layer_of[name], []).append(given[-1])
+    outputs, made = [], written(graph, model, inputs)
+    for layer, wires in graph.before.items():
+        made += [
+            dataclasses.replace(old, name=new)
+            for old, new in zip(wires, graph.after[layer], strict=True)
+        ]
+    for name, wire in zip(output_names, made, strict=True):
         node = helper.make_node("Identity", [wire.name], [name], name=f"output_{name}")
         graph.nodes.append(node)
         outputs.append(dataclasses.replace(wire, name=name))
@@ -138,7 +219,11 @@ def written(graph, model, inputs):
         args, kwargs = node.arguments.fill_in(wires)
         mask = _mask_given(node)
         if mask is not None and kwargs.get("mask") is None:
-            kwargs["mask"] = wire_of(mask)
+            kwargs["mask"] = (
+                [None if m is None else wire_of(m) for m in mask]
+                if isinstance(mask, list)
+                else wire_of(mask)
+            )
         for tensor in node.outputs:
             _check_dtype(repr(node.operation.name), tensor.dtype)
         made = _call(graph, node.operation, args, kwargs)
@@ -185,6 +270,8 @@ def _backwards(graph, operation, inputs):
 def _mask_given(node):
     """Returns the mask that a call finds at its input, for a call that reads it there, or None.
 
+    Attention finds a list of them, one for each input.
+
     Keras gives no mask to a layer that has an initial state, too; ours look for it themselves. A
     model inside the model would find its masks only when it runs.
     """
@@ -197,6 +284,9 @@ def _mask_given(node):
             )
     elif isinstance(node.operation, recurrent.LAYERS):
         return masks[0]
+    elif isinstance(node.operation, keras.layers.Attention):
+        masks = [keras_private.mask_of(tensor) for tensor in node.arguments.args[0]]
+        return masks if any(mask is not None for mask in masks) else None
     return None
 
 
@@ -216,10 +306,10 @@ def _call(graph, operation, args, kwargs) -> Any:
     return write(graph, operation, *args, **kwargs)
 
 
-def _output_names(model):
+def _output_names(model, others=()):
     named = isinstance(model.output, dict) and len(model.output) == len(model.outputs)
     names = sorted(model.output) if named else [str(name) for name in model.output_names]
-    taken = {tensor.name for tensor in model.inputs}
+    taken = {*others, *(tensor.name for tensor in model.inputs)}
     unique = []
     for name in names:
         while name in taken:
