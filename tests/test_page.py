@@ -214,12 +214,12 @@ def test_the_gate_map_has_ticks_and_says_the_value_under_the_pointer(page, brows
         right = (t + 0.5) / 12 * box["width"] - box["width"] / 2
         down = (unit + 0.5) / 2 * box["height"] - box["height"] / 2
         ActionChains(browser).move_to_element_with_offset(canvas, right, down).perform()
-        said = f"word {t + 1}, {words[t]}; unit {unit}: {(t + unit) / 32:.3f}"
+        said = f"word {t + 1} “{words[t]}”, unit {unit}: {(t + unit) / 32:.3f}"
         assert page("value").text == said
     canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
-    assert page("value").text == "word 11, k; unit 1: 0.344"
+    assert page("value").text == "word 11 “k”, unit 1: 0.344"
     read(page, "a")
-    wait(lambda: labels("word")[-1].text == "1")
+    wait(lambda: [tick.text for tick in labels("word")] == ["1"])
     assert "arrow keys" in page("value").text
 
 
