@@ -5,10 +5,10 @@ RUN = $(VENV)/bin/python
 
 PYTEST = $(RUN) -m pytest -n 2
 
-.PHONY: help demo serve test test-slow test-all beam lint docs clean
+.PHONY: help demo serve test test-slow test-all test-prerelease beam lint docs dist clean
 
 help: ## List all targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 # Without n-grams, which would have most of the weights and the first word.
 demo: $(VENV)/examples.installed ## Install, train a small classifier, export it, ask it three texts
@@ -38,6 +38,9 @@ beam: ## Install Apache Beam into $(VENV)-beam, and test examples/score.py there
 	$(VENV)-beam/bin/python -m pip install --quiet "pytest>=8.0"
 	$(VENV)-beam/bin/python -m pytest tests/test_score.py
 
+test-prerelease: $(VENV)/test.installed ## Run the fast tests with the newest pre-release of Keras
+	.ci/test_keras $(RUN)
+
 lint: $(VENV)/test.installed ## Check the style
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -46,6 +49,9 @@ lint: $(VENV)/test.installed ## Check the style
 docs: $(VENV)/docs.installed ## Write the documentation to site/
 	NO_MKDOCS_2_WARNING=1 TF_CPP_MIN_LOG_LEVEL=3 $(RUN) -m mkdocs build --strict
 	@echo "Open site/index.html in a browser."
+
+dist: $(VENV)/test.installed ## Build the wheel and the source distribution, and try both
+	.ci/dist $(RUN)
 
 # One stamp for each extra, so that an edit of setup.cfg installs anew.
 $(VENV)/%.installed: setup.cfg pyproject.toml

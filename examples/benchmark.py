@@ -287,7 +287,7 @@ def plot(rows, path):
     axes.set(xlabel="steps", ylabel="ms, forward and backward", title="LSTM, batch 16, 64 units")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 def main():

@@ -78,11 +78,11 @@ def plot(written, best, memory, path, lines=14):
         for number, row in enumerate(rows):
             for column, character in enumerate(row):
                 axis.text(column, number, character.replace("$", r"\$"), ha="center", va="center",
-                          family="monospace", fontsize=8)  # fmt: skip
+                          family="monospace", fontsize=8, color="black")  # fmt: skip
         axis.set_title(f"{name}: unit {unit.unit}, correlation {unit.held_out:.2f}", fontsize=10)
         axis.axis("off")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def main():

@@ -89,7 +89,7 @@ def error(model, steps, seed=1):
 def plot(curves, path):
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
     colours = {"SimpleRNN": "C3", "LSTM": "C0", "GRU": "C2"}
     for axis, (title, lines) in zip(axes, curves.items(), strict=True):
         for (family, note, style), values in lines.items():
@@ -101,9 +101,9 @@ def plot(curves, path):
             )
         axis.set(xlabel="steps T", title=title, yscale="log", ylim=(1e-20, 1e2))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize="small")
     axes[0].set_ylabel("gradient at step 1 / at step T")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def main():

@@ -105,7 +105,7 @@ def plot(curves, errors, path):
         axes.set(yscale="log")
         axes.grid(alpha=0.3)
     over_steps.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def main():

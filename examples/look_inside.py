@@ -238,7 +238,7 @@ def plot(looked, path):
     else:
         axes[-1].set_xlabel("step")
     figure.suptitle(f"{layer['name']}: {looked['answer']}")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
     plt.close(figure)
 
 

@@ -88,8 +88,8 @@ def test_the_page_shows_the_tokens_and_the_numbers_of_the_model(models, reports,
         shown = numbers(browser)
         for direction in ("forward", "backward"):
             for name, values in gates[direction].items():
-                received = shown[f"bidirectional/{direction}, mean over units", name]
-                assert received == pytest.approx(np.mean(values[0, number]), abs=1e-3)
+                received = shown[f"bidirectional/{direction}, mean of |values|", name]
+                assert received == pytest.approx(np.mean(np.abs(values[0, number])), abs=1e-3)
         keys(browser, "ARROW_RIGHT")
     assert element("token").text.startswith(f"Token {len(written)} of {len(written)}")
     first = model.predict(ids[:, :1], verbose=0)[0, 0]
@@ -146,7 +146,7 @@ def test_the_gradient_of_the_page_is_that_of_the_models_own_answer(models, repor
     keys(browser, "HOME")
     shown = numbers(browser)
     for name, norms in (("h", flow.hidden), ("c", flow.memory)):
-        received = shown["bidirectional/forward, mean over units", f"norm of dL/d{name}"]
+        received = shown["bidirectional/forward, mean of |values|", f"norm of dL/d{name}"]
         assert received == pytest.approx(float(norms[0, 0]), rel=1e-2)
     lines = browser.find_elements("css selector", "#gradient polyline")
     assert len(lines) == 4

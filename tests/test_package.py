@@ -51,8 +51,8 @@ def test_importing_the_package_does_not_import_its_extras():
 
 def test_the_source_distribution_holds_what_its_tests_read(tmp_path):
     unread = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    folders = ["docs", "examples", "keras_gated", "tests", "saved_models/sentiment"]
-    folders += ["saved_models/shakespeare", "saved_models/kubernetes"]
+    folders = [".ci", "docs", "examples", "keras_gated", "notebooks", "tests"]
+    folders += [f"saved_models/{name}" for name in ("sentiment", "shakespeare", "kubernetes")]
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unread)
     files = "CHANGELOG.md CONTRIBUTING.md README.md RELEASING.md SECURITY.md CITATION.cff".split()

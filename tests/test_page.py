@@ -3,13 +3,16 @@
 import http.server
 import json
 import pathlib
+import re
 import threading
 import time
 
+import numpy as np
 import pytest
 
 PAGE = pathlib.Path(__file__).parent.parent / "examples" / "try_models.html"
 CHARACTERS = ["\n", "A", "b", ":"]
+LOGITS = [0, 0, 9, 0]
 
 
 def answer(signature, inputs):
@@ -17,9 +20,10 @@ def answer(signature, inputs):
     if signature == "vocabulary":
         return {"character": [CHARACTERS[token] for token in inputs["token"]], "error": [""] * 4}
     if signature == "step":
-        return {"logits": [[0, 0, 9, 0]], "h": [[inputs["token"][0]]], "error": [""]}
+        return {"logits": [LOGITS], "h": [[inputs["token"][0]]], "error": [""]}
     words = inputs["text"][0].split()
-    gates = {"update": [[[0.5]] * len(words)], "hidden": [[[-0.5]] * len(words)]}
+    update = [[t / 32, (t + 1) / 32] for t in range(len(words))]
+    gates = {"update": [update], "hidden": [[[-0.5]] * len(words)]}
     return {
         "serving_default": {"probability": [0.9], "label": [1]},
         "tokens": {
@@ -97,6 +101,12 @@ def read(page, text, *keys):
         page("review").submit()
 
 
+def fill(page, **values):
+    for identity, value in values.items():
+        page(identity).clear()
+        page(identity).send_keys(str(value))
+
+
 def test_the_old_answer_is_gone_while_a_new_text_is_read(page, server, browser):
     read(page, "an old text")
     wait(lambda: browser.find_elements("css selector", "#gates canvas"))
@@ -143,22 +153,81 @@ def test_control_and_enter_read_and_write(page, browser):
 
     read(page, "a b", Keys.CONTROL, Keys.ENTER)
     wait(lambda: page("tokens").text == "a b")
-    page("length").clear()
-    page("length").send_keys("3")
-    page("prompt").clear()
-    page("prompt").send_keys("A", Keys.CONTROL, Keys.ENTER)
-    wait(lambda: page("said").text == "done")
+    fill(page, prompt="A", length=3)
+    page("prompt").send_keys(Keys.CONTROL, Keys.ENTER)
+    wait(lambda: page("said").text.startswith("done; the seed was "))
     assert page("text").text == "Abbb"
+
+
+def drawn(seed, count, temperature):
+    """Marsaglia's xorshift in 32 bits, and for each number the token where the sum exceeds it."""
+    order = [2, 0, 1, 3]  # the likeliest first
+    weights = np.exp(np.array(LOGITS)[order] / temperature)
+    state, tokens = seed * 2654435769 % 2**32 or 1, []
+    for _ in range(count):
+        for shift in (13, -17, 5):
+            state ^= state << shift if shift > 0 else state >> -shift
+            state %= 2**32
+        place = np.searchsorted(np.cumsum(weights) / weights.sum(), state / 2**32)
+        tokens.append(CHARACTERS[order[place]])
+    return "".join(tokens)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4294967295])
+def test_a_seed_brings_the_same_text_again(page, seed):
+    fill(page, prompt="A", length=40, temperature=10, seed=seed)
+    for _ in range(2):
+        page("go").click()
+        wait(lambda: page("said").text == "done")
+        written = page("text").get_attribute("textContent")
+        assert written == "A" + drawn(seed, 40, 10)
+
+
+def test_without_a_seed_the_page_says_which_one_brings_the_same_text(page):
+    fill(page, prompt="A", length=40, temperature=10)
+    page("go").click()
+    said = wait(lambda: page("said").text)
+    written = page("text").get_attribute("textContent")
+    seed = re.fullmatch(r"done; the seed was (\d+)", said)[1]
+    assert written == "A" + drawn(int(seed), 40, 10)
+
+
+def test_the_gate_map_has_ticks_and_says_the_value_under_the_pointer(page, browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    words = "a b c d e f g h i j k l".split()
+    read(page, " ".join(words))
+    canvas = wait(lambda: browser.find_elements("css selector", "#gates canvas"))[0]
+    box = canvas.rect
+
+    def labels(kind):
+        return browser.find_elements("css selector", f"#gates .{kind}")
+
+    assert [tick.text for tick in labels("word")] == ["1", "2", "4", "6", "8", "10", "12"]
+    assert [tick.text for tick in labels("unit")] == ["0", "1"]
+    for tick in labels("word"):
+        middle = tick.rect["x"] + tick.rect["width"] / 2 - box["x"]
+        assert middle == pytest.approx((int(tick.text) - 0.5) / 12 * box["width"], abs=1.5)
+        assert tick.rect["y"] >= box["y"] + box["height"]
+    for t, unit in [(0, 0), (4, 1), (11, 0)]:
+        right = (t + 0.5) / 12 * box["width"] - box["width"] / 2
+        down = (unit + 0.5) / 2 * box["height"] - box["height"] / 2
+        ActionChains(browser).move_to_element_with_offset(canvas, right, down).perform()
+        said = f"word {t + 1} “{words[t]}”, unit {unit}: {(t + unit) / 32:.3f}"
+        assert page("value").text == said
+    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert page("value").text == "word 11 “k”, unit 1: 0.344"
+    read(page, "a")
+    wait(lambda: [tick.text for tick in labels("word")] == ["1"])
+    assert "arrow keys" in page("value").text
 
 
 @pytest.mark.parametrize("prompt, read_of_it, unknown", [
     ("A:", "A:", ""), ("Aé:é", "A:", "é"), ("xAyx", "A", "x y"), ("日本", "", "日 本"),
 ])  # fmt: skip
 def test_what_of_a_prompt_the_model_does_not_know_is_said(page, prompt, read_of_it, unknown):
-    page("length").clear()
-    page("length").send_keys("2")
-    page("prompt").clear()
-    page("prompt").send_keys(prompt)
+    fill(page, prompt=prompt, length=2, seed=1)
     page("go").click()
     wait(lambda: page("said").text.startswith("done"))
     said = f"done; left out, since the model does not know them: {unknown}" if unknown else "done"

@@ -86,6 +86,27 @@ def test_a_text_can_be_coloured_by_one_part_of_the_prediction_alone(model, ids, 
         np.testing.assert_allclose(strengths, 0.55 * expected, atol=0.01)
 
 
+def test_the_mean_over_units_is_of_absolute_values(model, ids, report, browser):
+    """Signed values of many units would cancel out."""
+    opened(browser, report)
+    gates = keras_gated.trace_gates(model, ids)["bidirectional"]
+    keys(browser, "HOME")
+    for t in range(ids.shape[1]):
+        shown = numbers(browser)
+        for direction in ("forward", "backward"):
+            for name, values in gates[direction].items():
+                received = shown[f"bidirectional/{direction}, mean of |values|", name]
+                assert received == pytest.approx(np.mean(np.abs(values[0, t])), abs=1e-3)
+        keys(browser, "ARROW_RIGHT")
+    choose(browser, "colour", "bidirectional/forward: memory")
+    spans = browser.find_elements("css selector", "#text span")
+    colours = [s.value_of_css_property("background-color") for s in spans]
+    means = np.abs(gates["forward"]["memory"][0]).mean(-1)
+    strengths = [float(re.findall(r"[\d.]+", c)[3]) for c in colours]
+    np.testing.assert_allclose(strengths, 0.55 * means / means.max(), atol=0.01)
+    assert browser.find_element("id", "lowest").text == "0"
+
+
 def test_a_network_that_judges_alone_has_no_parts():
     classifier, _ = sentiment.build_model(9, "gru", 2, 1)
     assert look_inside.parts_of(classifier) == {}
