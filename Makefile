@@ -18,6 +18,7 @@ demo: $(VENV)/examples.installed ## Install, train a small classifier, export it
 		"The plot was not dreadful, it was truly gripping." \
 		"The acting was superb, but the ending was awful." \
 		"I found the story moving. We met at noon near the station. The critics called it boring."
+	@echo "Next: run 'make serve', and try two larger models at http://localhost:8501/ in a browser."
 
 # A stand-in for TensorFlow Serving, with the models that lie here.
 serve: $(VENV)/examples.installed ## Serve the models of saved_models/, with a page to try them
@@ -56,6 +57,7 @@ dist: $(VENV)/test.installed ## Build the wheel and the source distribution, and
 # One stamp for each extra, so that an edit of setup.cfg installs anew.
 $(VENV)/%.installed: setup.cfg pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the extra '$*' into $(VENV), once. The demo's packages take 2.4 GB, the tests' 3.9 GB."
 	$(RUN) -m pip install --quiet --upgrade pip  # older ones search for versions for an hour
 	$(RUN) -m pip install --quiet --editable ".[$*]"
 	touch $@

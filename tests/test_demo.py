@@ -31,6 +31,16 @@ def test_nothing_is_printed_but_the_training_and_the_answers(trained):
     assert [line for line in said.splitlines() if noise.search(line)] == []
 
 
+def test_the_last_line_says_what_to_do_next(trained):
+    lines = [one for one in trained.demo.stdout.splitlines() if not one.startswith("make[")]
+    [command] = re.findall(r"^Next: run '(.+?)',", lines[-1])
+    [target] = re.findall(r"^make (\w+)$", command)
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    served = (ROOT / "examples" / "stand_in_server.py").read_text()
+    [port] = re.findall(r'"--rest-port", type=int, default=(\d+)', served)
+    assert f"http://localhost:{port}/" in lines[-1]
+
+
 def test_the_text_of_the_examples_page_is_answered_rightly_by_the_model_of_the_demo(trained):
     [text] = re.findall(
         r'ask\.py saved_models/toy_reviews "(.+?)"', (ROOT / "docs" / "examples.md").read_text()
