@@ -27,11 +27,11 @@ serve: $(VENV)/examples.installed ## Serve the models of saved_models/, with a p
 test: $(VENV)/test.installed ## Install, and run the fast tests
 	$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leaves out: full grids, long trainings
+test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leaves out: more of the grids, long trainings
 	$(PYTEST) -m slow
 
-test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests
-	$(PYTEST)
+test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests, with whole grids of options
+	WHOLE_GRIDS=1 $(PYTEST)
 
 # Apache Beam wants protobuf < 7, so it has an environment of its own.
 beam: ## Install Apache Beam into $(VENV)-beam, and test examples/score.py there

@@ -1,15 +1,32 @@
-"""Which combinations of a grid are run every time, and which with `make test-all` only."""
+"""Which combinations of a grid are run every time, which in the slow part, and which never.
+
+Of those that no pair of values needs, every third is `slow`. `make test-all` runs all of them.
+"""
 
 import itertools
+import os
 
 import pytest
 
+WHOLE = "WHOLE_GRIDS" in os.environ
+
+
+def parameters(combinations, chosen):
+    """Returns parameters of the chosen combinations, and of every third of the others as `slow`."""
+    others = [place for place, c in enumerate(combinations) if not chosen(place)]
+    kept = set(others if WHOLE else others[::3])
+    return [
+        pytest.param(*c, marks=() if chosen(place) else pytest.mark.slow)
+        for place, c in enumerate(combinations)
+        if chosen(place) or place in kept
+    ]
+
 
 def pairwise(combinations, together=2):
-    """Returns all combinations as parameters; those that no pair of values needs are `slow`.
+    """Returns combinations as parameters, those that hold every pair of values run every time.
 
-    The others are few and hold every pair of values that some combination holds: a fault that
-    hangs on two values is found by them. With `together=1` they hold every value.
+    They are few, and hold every pair that some combination holds: a fault that hangs on two values
+    is found by them. With `together=1` they hold every value.
     """
     combinations = list(combinations)
     held = [set(itertools.combinations(enumerate(c), together)) for c in combinations]
@@ -18,20 +35,19 @@ def pairwise(combinations, together=2):
         best = max(range(len(held)), key=lambda place: len(held[place] & missing))
         chosen.add(best)
         missing -= held[best]
-    return [
-        pytest.param(*c, marks=() if place in chosen else pytest.mark.slow)
-        for place, c in enumerate(combinations)
-    ]
+    return parameters(combinations, chosen.__contains__)
 
 
 def every_third(names, start):
-    """Returns names as parameters, all but every third of them `slow`.
+    """Returns every third of some names as parameters, and every other third as `slow`.
 
     Tests of many families begin at different places, so that together they hold every family.
     """
+    places = [(place + start) % 3 for place in range(len(names))]
     return [
-        pytest.param(name, marks=() if (place + start) % 3 == 0 else pytest.mark.slow)
-        for place, name in enumerate(names)
+        pytest.param(name, marks=pytest.mark.slow if third else ())
+        for name, third in zip(names, places, strict=True)
+        if third < 2 or WHOLE
     ]
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from families import ALL
+from grids import product
 from keras import layers
 from litert_files import File, read, set_random, stored
 
@@ -124,8 +125,7 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("name, quantize", product(ALL, (None, "int8"), together=1))
 def test_every_family_is_read_in_windows_and_in_8_bits(name, quantize, tmp_path):
     model = sequences(ALL[name].make(6, return_sequences=True, name="r"))
     options = {"quantize": quantize, "representative": TYPICAL if quantize else None}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import ALL
-from grids import product
+from grids import parameters, product
 from numpy.testing import assert_allclose
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
@@ -324,12 +324,11 @@ def chosen(family, mode, masked):
     return (FUSED.index(family) + list(MODES).index(mode) + masked) % 3 == 0
 
 
+CASES = list(itertools.product(FUSED, MODES, (False, True)))
+
+
 @pytest.mark.parametrize(
-    "family, mode, masked",
-    [
-        pytest.param(*case, marks=() if chosen(*case) else pytest.mark.slow)
-        for case in itertools.product(FUSED, MODES, (False, True))
-    ],
+    "family, mode, masked", parameters(CASES, lambda place: chosen(*CASES[place]))
 )
 def test_a_layer_gives_what_its_cell_gives_in_every_mode(family, mode, masked):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, masked)
