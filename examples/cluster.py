@@ -86,13 +86,12 @@ def stop(processes):
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for sent in (signal.SIGTERM, signal.SIGINT):  # SIGINT, too, where a shell has it ignored
+        signal.signal(sent, lambda number, _: sys.exit(128 + number))
     for left in reversed(range(args.again + 1)):
         processes = started([sys.executable, args.program, *args.options], args.workers)
         try:
             status = outcome(processes)
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
         finally:
             stop(processes)
         if not status:
