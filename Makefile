@@ -28,7 +28,7 @@ test: $(VENV)/test.installed ## Install, and run the fast tests
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/test.installed $(VENV)/docs.installed ## Run what `test` leaves out: more of the grids, long trainings
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
 
 test-all: $(VENV)/test.installed $(VENV)/docs.installed ## Run all tests, with whole grids of options
 	WHOLE_GRIDS=1 $(PYTEST)

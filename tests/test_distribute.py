@@ -150,6 +150,7 @@ def test_two_workers_learn_and_answer_what_one_process_does(two, expected):
         as_one_process(found, expected)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_workers_use_the_compiled_loops_and_pack_masked_rows(two, expected):
     for found in two:
@@ -160,6 +161,7 @@ def test_two_workers_use_the_compiled_loops_and_pack_masked_rows(two, expected):
     assert max(times[:2]) < 200
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["texts", "files"])
 def test_two_workers_read_each_row_of_each_batch_once(two, name, records, data_dir):
@@ -185,6 +187,7 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint(records, data_dir, tmp
         as_one_process(found, expected)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "unequal, message",

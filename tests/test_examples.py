@@ -31,6 +31,7 @@ def test_sentiment_learns_order_and_context_and_its_export_answers(trained):
     assert {"units", "epochs", "seconds", "test_loss", "parameters"} <= set(answer)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sentiment_learns_with_another_cell_and_with_runs_of_words(tmp_path, data_dir):
     answer = scripts.sentiment("gru", tmp_path, data_dir)
@@ -89,6 +90,7 @@ def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served
     assert asked.stdout.split()[0] in ("positive", "negative")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_signal_is_answered_alike_step_by_step_in_every_runtime(tmp_path):
     for package in ("onnxruntime", "ai_edge_litert"):
@@ -102,6 +104,7 @@ def test_a_signal_is_answered_alike_step_by_step_in_every_runtime(tmp_path):
     assert all(r["accuracy"] > 0.9 for r in results)  # always "no fault": 0.63
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_runtimes_give_the_same_answers_and_8_bits_nearly_the_same(tmp_path):
     for package in ("onnxruntime", "ai_edge_litert", "openvino"):

@@ -125,6 +125,7 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name, quantize", product(ALL, (None, "int8"), together=1))
 def test_every_family_is_read_in_windows_and_in_8_bits(name, quantize, tmp_path):
     model = sequences(ALL[name].make(6, return_sequences=True, name="r"))

@@ -27,6 +27,7 @@ def without_numbers(said):
     return re.sub(r"[+-]?\d[\d.]*(e[+-]?\d+)?", "#", said).split()
 
 
+@pytest.mark.long
 @each
 @pytest.mark.slow
 def test_a_notebook_runs_and_prints_what_is_stored_in_it(path, tmp_path):

@@ -420,6 +420,7 @@ def test_convolutions_one_after_the_other_move_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_all_windows_of_convolutions(axes, group):
@@ -442,6 +443,7 @@ def test_all_windows_of_convolutions(axes, group):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["MaxPool", "AveragePool"])
 def test_all_windows_of_pools(kind):
     for steps, size, stride, low, high, ceil, counted in itertools.product(

@@ -72,6 +72,7 @@ def test_every_family_is_asked_as_onnx_or_known_to_be_none(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name, mask_zero", product(ALL, (True, False), together=1))
 def test_a_saved_model(name, mask_zero, tmp_path):
     model = model_of(name, mask_zero)
