@@ -79,7 +79,8 @@ def test_a_saved_model(name, mask_zero, tmp_path):
     assert_answers(openvino.convert_model(keras_gated.export_model(model, tmp_path)), model)
 
 
-@pytest.mark.parametrize("how", ["export_model", pytest.param("export", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["export_model", pytest.param("export", marks=pytest.mark.long)])
 def test_a_masked_lstm_as_a_saved_model(how, tmp_path):
     model = model_of("lstm", mask_zero=True, small=True)
     if how == "export":
