@@ -80,6 +80,7 @@ def test_no_workers_are_refused(program, tmp_path):
     assert done.returncode == 2 and "--workers must be at least 1. Received: 0" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_chief_alone_writes_what_training_programs_write(tmp_path, data_dir):
     options = "--dataset toy_reviews --units 4 --buckets 1009 --epochs 2 --resume state".split()

@@ -62,6 +62,7 @@ def test_a_pytorch_classifier_is_converted_with_its_answers():
     np.testing.assert_allclose(answer[:, 0], expected, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_pytorch_model_answers_the_same_wherever_it_is_taken(tmp_path, data_dir):
     for package in ("torch", "onnxruntime", "ai_edge_litert"):

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [
     ["memory-100"], pytest.param(list(results.ROWS), marks=pytest.mark.slow)
 ])  # fmt: skip
