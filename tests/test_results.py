@@ -14,9 +14,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("rows", [
-    ["memory-100"], pytest.param(list(results.ROWS), marks=pytest.mark.slow)
+    ["memory-100"], pytest.param(list(results.ROWS), marks=(pytest.mark.slow, pytest.mark.long))
 ])  # fmt: skip
 def test_rows_run_in_small_and_leave_the_page_alone(rows, tmp_path):
     before = PAGE.read_bytes()
