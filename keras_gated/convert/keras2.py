@@ -86,7 +86,7 @@ def _read(path, architecture):
         if isinstance(architecture, keras.Model):
             model, spec = architecture, keras.saving.serialize_keras_object(architecture)
         else:
-            spec = stored.spec if architecture is None else _spec_of(architecture)
+            spec = stored.spec if architecture is None else spec_of(architecture)
             if spec is None:
                 raise RefusedError(
                     "it holds weights alone (`save_weights`). Give the model that they belong to: "
@@ -98,7 +98,7 @@ def _read(path, architecture):
         return model
 
 
-def _spec_of(architecture):
+def spec_of(architecture):
     """Returns the config of a model that Keras 2 wrote as JSON, or that an object of it has."""
     if is_tf_keras(architecture):
         return _config_of(architecture)

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_gated import keras_private
 from keras_gated.convert.examples import ANY_DTYPE, difference, fixed_sizes, random_inputs
+from keras_gated.convert.keras2 import spec_of
 
 _BATCHES = [(3, 7), (1, 5)]  # rows and steps, where a model leaves them free
 
@@ -105,7 +106,7 @@ def load_in_tf_keras(path, architecture, owner):
         if isinstance(architecture, tf_keras.Model):
             model = tf_keras.models.clone_model(architecture)
         else:
-            model = tf_keras.models.model_from_json(_text_of(architecture), classes)
+            model = tf_keras.models.model_from_json(json.dumps(spec_of(architecture)), classes)
         loaded = model.load_weights(os.fspath(path))
         if loaded is not None:
             loaded.expect_partial()
@@ -115,13 +116,3 @@ def load_in_tf_keras(path, architecture, owner):
             f"{owner}: tf_keras {tf_keras.__version__} cannot load {os.fspath(path)!r}: {error} "
             "Leave `check` out."
         ) from error
-
-
-def _text_of(architecture):
-    if isinstance(architecture, dict):
-        return json.dumps(architecture)
-    text = os.fspath(architecture)
-    if text.lstrip().startswith("{"):
-        return text
-    with open(text, encoding="utf-8") as file:
-        return file.read()
