@@ -29,7 +29,8 @@ def test_different_runs_of_known_words_are_summed_by_weight():
     layer = NGrams(words=7, buckets=11, longest=3)
     kernel, ratio = np.random.default_rng(1).normal(size=(2, 18))
     layer.build((None, None))
-    layer.set_weights([kernel, ratio])
+    layer.kernel.assign(kernel)
+    layer.ratio.assign(ratio)
     expected = [[sum(kernel[place] * ratio[place] for place in runs_of(row))] for row in ROWS]
     np.testing.assert_allclose(layer(np.array(ROWS)), expected, atol=1e-6)
     padded = np.pad(np.array(ROWS), [[0, 0], [0, 3]])
@@ -53,6 +54,34 @@ def test_the_ratio_counts_texts_with_a_run_not_its_repetitions():
     assert [v.name for v in layer.trainable_variables] == ["kernel"]
 
 
-def test_runs_too_many_for_64_bits_are_refused():
+def test_a_bucket_belongs_to_the_n_gram_that_tells_most():
+    """By hand: 2 3 is in three texts of label 1, 4 2 in one of each; all share the one bucket.
+
+    With one added to every count, 4 of the 16 of label 1 and 1 of the 8 of label 0 are its own.
+    """
+    layer = NGrams(words=5, buckets=1, longest=2)
+    texts = np.array([[2, 3, 0, 4, 2], [2, 3, 0, 0, 0], [2, 3, 0, 0, 0], [4, 2, 0, 0, 0]])
+    layer.adapt(tf.data.Dataset.from_tensors((texts, np.array([1, 1, 1, 0]))), least=2)
+    layer.kernel.assign(np.arange(6.0))
+    of_words = layer.kernel.numpy() * layer.ratio.numpy()
+    received = layer(np.array([[2, 3], [4, 2], [3, 4]]))[:, 0]
+    alone = [of_words[list(words)].sum() for words in ([2, 3], [4, 2], [3, 4])]
+    np.testing.assert_allclose(received - alone, [5 * math.log(2), 0, 0], atol=1e-6)
+
+
+def test_rare_n_grams_own_no_bucket():
+    layer = NGrams(words=5, buckets=101, longest=2)
+    rows = tf.data.Dataset.from_tensors((np.array([[2, 3], [2, 3], [3, 2]]), np.array([1, 1, 0])))
+    layer.adapt(rows, least=2)
+    places = layer.runs(np.array([[2, 3], [3, 2]])).numpy().max(axis=1)
+    np.testing.assert_array_equal(places, [5 + (2 * 5 + 3) % 101, 3])
+
+
+def test_buckets_that_the_check_cannot_tell_apart_are_refused():
+    with pytest.raises(ValueError, match=r"must not be a multiple of 1048573\. Received: 1048573"):
+        NGrams(100, 1_048_573)
+
+
+def test_n_grams_too_many_for_64_bits_are_refused():
     with pytest.raises(ValueError, match=r"more than fit into 64 bits.*words=100000, longest=4"):
         NGrams(100_000, 11, longest=4)

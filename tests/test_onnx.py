@@ -25,7 +25,9 @@ RECURRENT = {"RNN", "LSTM", "GRU"}
 
 def set_random(model):
     rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [rng.normal(0, 0.5, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
+    )
 
 
 def of_ids(*stack, mask_zero=True):

@@ -23,7 +23,9 @@ from onnx_graphs import ask_onnxruntime
 
 def set_random(model):
     rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [rng.normal(0, 0.5, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
+    )
     return model
 
 

@@ -1,4 +1,4 @@
-"""A linear model of the runs of words in a text, to stand beside a recurrent network."""
+"""A linear model of the n-grams of a text, to stand beside a recurrent network."""
 
 import keras
 import numpy as np
@@ -6,25 +6,30 @@ from keras import ops
 
 from keras_gated.recipes.ids import PADDING, UNKNOWN
 
+CHECK = 1_048_573  # a prime of 20 bits: OpenVINO computes remainders with 24
+ANY = -1  # the check of a bucket that belongs to any n-gram
+
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class NGrams(keras.layers.Layer):
-    """Sums one weight for every different run of 1 to `longest` words in a text.
+    """Sums one weight for every different n-gram of 1 to `longest` words in a text.
 
-        logit = sum over the runs of  ratio_run * kernel_run
+        logit = sum over the n-grams of  ratio * kernel
 
-    `ratio` says how much more often a run is in texts of one label than in those of the other;
-    `adapt` counts it once, before the training, which then learns the `kernel`. So a run that is
-    rare or says nothing has little weight, however well it would fit the training texts.
+    `ratio` says how much more often an n-gram is in texts of one label than in those of the other;
+    `adapt` counts it once, before the training, which then learns the `kernel`. So an n-gram that
+    is rare or says nothing has little weight, however well it would fit the training texts.
 
-    Words have weights of their own; longer runs share `buckets` by hashing (the remainder of the
-    number that they are in base `words`). Padding and unknown words, and runs with one of them,
-    count nothing.
+    Words have weights of their own. Longer n-grams fall into `buckets` by hashing (the remainder
+    of the number that they are in base `words`). A bucket belongs to one n-gram: to that which
+    tells most, of those of the training texts. The others in it, most of which no training text
+    holds, count nothing; before `adapt` they share the bucket. Padding and unknown words, and
+    n-grams with one of them, count nothing.
 
     Args:
         words: Number of ids, padding and unknown included.
-        buckets: How many weights runs of two words and more share; a prime spreads them well.
-        longest: The most words in a run.
+        buckets: How many weights n-grams of two words and more have; a prime spreads them well.
+        longest: The most words in an n-gram.
 
     Call arguments:
         ids: Integers, `(batch, time)`.
@@ -33,9 +38,12 @@ class NGrams(keras.layers.Layer):
         float, `(batch, 1)`: a logit.
 
     Raises:
-        ValueError: If there are more runs of so many words than whole numbers of 64 bits.
+        ValueError: If there are more n-grams of so many words than whole numbers of 64 bits, or
+            if `buckets` is a multiple of 1,048,573, which tells apart the n-grams of a bucket.
 
-    Weights: `kernel (words + buckets,)`, and `ratio` of the same shape, which is not trained.
+    Weights: `kernel (words + buckets,)`; `ratio` of the same shape and `check (buckets,)`, int32,
+    are not trained. An n-gram with the number n owns its bucket if `n % 1048573` is its `check`;
+    of other n-grams in a bucket, one of a million is taken for it.
 
     Reference: Wang and Manning 2012, "Baselines and Bigrams", section 2.3, with logistic
     regression in the place of the support vector machine.
@@ -45,65 +53,106 @@ class NGrams(keras.layers.Layer):
         super().__init__(**kwargs)
         if words**longest >= 2**63:
             raise ValueError(
-                f"NGrams: runs of {longest} of {words} words are more than fit into 64 bits. "
+                f"NGrams: n-grams of {longest} of {words} words are more than fit into 64 bits. "
                 f"Received: words={words}, longest={longest}. Take fewer."
+            )
+        if buckets % CHECK == 0:
+            raise ValueError(
+                f"NGrams: `buckets` must not be a multiple of {CHECK}. Received: {buckets}"
             )
         self.words, self.buckets, self.longest = words, buckets, longest
 
     def build(self, input_shape):
         shape = (self.words + self.buckets,)
-        # A text has hundreds of runs, which naive Bayes counts as if each were the only one.
+        # A text has hundreds of n-grams, which naive Bayes counts as if each were the only one.
         self.kernel = self.add_weight(shape, keras.initializers.Constant(0.02), name="kernel")
         self.ratio = self.add_weight(shape, "ones", name="ratio", trainable=False)
+        self.check = self.add_weight(
+            (self.buckets,),
+            keras.initializers.Constant(ANY),
+            dtype="int32",
+            trainable=False,
+            name="check",
+        )
 
-    def adapt(self, rows):
-        """Sets `ratio` to the log-count ratios of naive Bayes in labelled texts.
+    def adapt(self, rows, least=3):
+        """Sets `check` and `ratio`, the log-count ratios of naive Bayes in labelled texts.
 
         Args:
             rows: A `tf.data.Dataset` of batches of `(ids, labels)`, ids `(batch, time)`, labels
                 `(batch,)`, 0 or 1.
+            least: An n-gram of two words and more owns no bucket if fewer texts hold it.
         """
-        counts = np.ones((2, self.words + self.buckets))  # Laplace's: every run was seen once
+        found = [[np.zeros(0, "int64")], [np.zeros(0, "int64")]]
         for ids, labels in rows:
-            runs, labels = ops.convert_to_numpy(self.runs(ids)), ops.convert_to_numpy(labels)
+            numbers = np.sort(ops.convert_to_numpy(self._numbers(ids)), axis=1)
+            first = np.diff(numbers, axis=1, prepend=PADDING) > 0  # of equal ones; no padding
             for label in (0, 1):
-                counts[label] += np.bincount(
-                    runs[labels == label].ravel(), minlength=counts.shape[1]
-                )
-        counts[:, PADDING] = 1
-        shares = counts / counts.sum(axis=1, keepdims=True)
+                of_label = ops.convert_to_numpy(labels) == label
+                found[label].append(numbers[of_label][first[of_label]])
+        found = [np.concatenate(of_label) for of_label in found]
+        numbers = np.unique(np.concatenate(found))
+        counts = np.array(
+            [np.bincount(np.searchsorted(numbers, f), minlength=len(numbers)) for f in found]
+        )
+        kept = (counts.sum(axis=0) >= least) | (numbers < self.words)
+        numbers, counts = numbers[kept], counts[:, kept]
+        telling = np.abs(np.log((counts[1] + 1) / (counts[0] + 1))) * np.sqrt(counts.sum(axis=0))
+        order = np.argsort(telling, kind="stable")  # the last to come to a bucket owns it
+        places = np.where(numbers < self.words, numbers, self.words + numbers % self.buckets)
+        owners = np.full(self.words + self.buckets, CHECK)  # no remainder
+        owners[places[order]] = numbers[order] % CHECK
+        of_place = np.ones((2, len(owners)))  # Laplace's: every n-gram was seen once
+        of_place[:, places[order]] += counts[:, order]
+        of_place[:, PADDING] = 1
+        shares = of_place / of_place.sum(axis=1, keepdims=True)
         ratio = np.log(shares[1] / shares[0])
         ratio[PADDING] = 0
         if not self.built:
             self.build(None)
         self.ratio.assign(ratio)
+        self.check.assign(owners[self.words :])
+
+    def _numbers(self, ids):
+        """Returns the number of the n-gram that ends at each word, `(batch, longest * time)`.
+
+        It is the number that the n-gram is in base `words`, and `PADDING` where it has a word that
+        is padding or unknown.
+        """
+        ids = ops.cast(ids, "int64")
+        number, known, found = ids, ids > UNKNOWN, []
+        for length in range(1, self.longest + 1):
+            if length > 1:
+                before, known_before = (
+                    ops.pad(x[:, :-1], [[0, 0], [1, 0]]) for x in (number, known)
+                )
+                number, known = before * self.words + ids, known_before & (ids > UNKNOWN)
+            found.append(ops.where(known, number, PADDING))
+        return ops.concatenate(found, axis=1)
 
     def runs(self, ids):
-        """Returns the places of the weights of the different runs of each text.
+        """Returns the places of the weights of the different n-grams of each text.
 
         Args:
             ids: Integers, `(batch, time)`.
 
         Returns:
             int64, `(batch, longest * time)`: in ascending order, with `PADDING` in the place of
-            what counts nothing, and of a run that was there already.
+            what counts nothing, and of an n-gram that was there already.
         """
-        ids = ops.cast(ids, "int64")
-        run, known, places = ids, ids > UNKNOWN, []
-        for length in range(1, self.longest + 1):
-            if length > 1:
-                before, known_before = (ops.pad(x[:, :-1], [[0, 0], [1, 0]]) for x in (run, known))
-                run, known = before * self.words + ids, known_before & (ids > UNKNOWN)
-            place = run if length == 1 else self.words + run % self.buckets
-            places.append(ops.where(known, place, PADDING))
-        places = ops.sort(ops.concatenate(places, axis=1), axis=1)
+        numbers = self._numbers(ids)
+        bucket = numbers % self.buckets
+        check = ops.cast(ops.take(self.check, bucket), "int64")
+        owned = (check == ANY) | (check == numbers % CHECK)
+        longer = ops.where(owned, self.words + bucket, PADDING)
+        places = ops.sort(ops.where(numbers < self.words, numbers, longer), axis=1)
         repeated = places[:, 1:] == places[:, :-1]
         return ops.where(ops.pad(repeated, [[0, 0], [1, 0]]), PADDING, places)
 
     def call(self, ids):
-        runs = self.runs(ids)
-        weights = ops.take(self.kernel, runs) * ops.take(self.ratio, runs)
-        return ops.sum(ops.where(runs == PADDING, 0, weights), axis=1, keepdims=True)
+        places = self.runs(ids)
+        weights = ops.take(self.kernel, places) * ops.take(self.ratio, places)
+        return ops.sum(ops.where(places == PADDING, 0, weights), axis=1, keepdims=True)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1)

@@ -12,7 +12,7 @@ from keras_gated import keras_private
 from keras_gated.cells.activations import HardSigmoid
 from keras_gated.convert.onnx.activations import COMPOSED, OPERATORS, name_of, operator
 from keras_gated.recipes.ids import PADDING, UNKNOWN
-from keras_gated.recipes.ngrams import NGrams
+from keras_gated.recipes.ngrams import ANY, CHECK, NGrams
 
 WRITERS = {}
 
@@ -163,16 +163,29 @@ def n_grams(graph, layer, ids):
     ids = graph.add("Cast", [ids], to=7)
     if mask is not None:
         ids = graph.add("Where", [mask, ids, np.array(PADDING)])
-    run, known, places = ids, graph.add("Greater", [ids, np.array(UNKNOWN)]), []
-    of_word = known
-    for length in range(1, layer.longest + 1):
-        if length > 1:
-            before = _product_modulo(graph, _one_later(graph, run), layer.words, layer.buckets)
-            run = _modulo(graph, graph.add("Add", [before, ids]), layer.buckets)
-            flag = _one_later(graph, graph.add("Cast", [known], to=7))
-            known = graph.add("And", [graph.add("Cast", [flag], to=9), of_word])
-        place = graph.add("Add", [run, np.array(layer.words)]) if length > 1 else run
-        places.append(graph.add("Where", [known, place, np.array(PADDING)]))
+    known = of_word = graph.add("Greater", [ids, np.array(UNKNOWN)])
+    places = [graph.add("Where", [known, ids, np.array(PADDING)])]
+    bucket = check = ids  # of the n-gram that ends here: the remainders of its number
+    owners = array(layer.check).astype("int64")
+    for _ in range(1, layer.longest):
+        bucket, check = (
+            _modulo(
+                graph, graph.add("Add", [_product_modulo(graph, before, layer.words, m), ids]), m
+            )
+            for before, m in (
+                (_one_later(graph, bucket), layer.buckets),
+                (_one_later(graph, check), CHECK),
+            )
+        )
+        flag = _one_later(graph, graph.add("Cast", [known], to=7))
+        known = graph.add("And", [graph.add("Cast", [flag], to=9), of_word])
+        owner = graph.add("Gather", [owners, bucket], axis=0)
+        owned = graph.add(
+            "Or", [graph.add("Equal", [owner, check]), graph.add("Equal", [owner, np.array(ANY)])]
+        )
+        place = graph.add("Add", [bucket, np.array(layer.words)])
+        counted = graph.add("And", [known, owned])
+        places.append(graph.add("Where", [counted, place, np.array(PADDING)]))
     joined = graph.add("Concat", places, axis=1)
     number = graph.add("Slice", [graph.add("Shape", [joined]), np.array([1]), np.array([2])])
     ordered, _ = graph.add("TopK", [joined, number], outputs=2, axis=1, largest=0, sorted=1)
