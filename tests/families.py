@@ -101,7 +101,7 @@ def projected_shapes(f, u):
 
 
 def mogrifier_shapes(f, u):
-    return [*of_keras(4)(f, u), (u, f), (f, u), (u, f), (f, u), (u, f)]
+    return [*of_keras(4)(f, u), (u, f), (f, u), (u, f)]
 
 
 def norm_lstm_shapes(f, u):
@@ -138,7 +138,7 @@ NEW = {
     ),
     "mogrifier_lstm": Family(
         keras_gated.MogrifierLSTM, keras_gated.MogrifierLSTMCell, oracles.mogrifier_lstm,
-        mogrifier_shapes, 2,
+        mogrifier_shapes, 2, options={"rounds": 3},
     ),
     "mgu": Family(keras_gated.MGU, keras_gated.MGUCell, oracles.mgu, of_keras(2)),
     "min_gru": Family(
