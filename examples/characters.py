@@ -49,7 +49,13 @@ def arguments():
         "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
     )
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.weight_dropout and "recurrent_weight_dropout" in CELLS[args.cell].cell_class.without:
+        p.error(
+            f"--weight-dropout drops recurrent weights, and {args.cell} has none. Received: "
+            f"{args.weight_dropout}. Leave it out, or choose another --cell."
+        )
+    return args
 
 
 def build_model(

@@ -113,7 +113,6 @@ def made(layer):
     (keras_gated.CoupledLSTM(4), "operation for an LSTM alone"),
     (keras_gated.PeepholeLSTM(4), "PeepholeLSTMCell"),
     (keras_gated.LayerNormLSTM(4), "LayerNormLSTMCell"),
-    (keras_gated.MogrifierLSTM(4), "MogrifierLSTMCell"),
     (keras_gated.LSTM(4, activation="relu"), "`activation=.tanh.`"),
     (keras_gated.LSTM(4, recurrent_activation="hard_sigmoid"), "`recurrent_activation=.sigmoid.`"),
     (keras_gated.LSTM(4, projection=2), "no projection"),
