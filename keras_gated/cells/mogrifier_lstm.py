@@ -19,19 +19,18 @@ class MogrifierLSTMCell(LSTMCell):
     narrow matrices, which have fewer weights.
 
     {arguments}
-        recurrent_activation: The function of the gates, those of the rounds too. Default:
-            `sigmoid`.
-        rounds: Positive integer, how many gates the rounds have together.
+        recurrent_activation: The function of all gates. Default: `sigmoid`.
+        recurrent_dropout: Fraction of the hidden state dropped in the products with `U` and Q^i.
+        rounds: Positive integer, the number of rounds, in each of which one of the two is gated.
         rank: Optional positive integer, the width between the two factors of each Q^i and R^i.
 
     {call}
 
     Weights: those of `LSTMCell`, then for each round `mogrifier_<i>`: Q^i, `(units, features)`, or
     R^i, `(features, units)`. With `rank`, `mogrifier_<i>_down` and `mogrifier_<i>_up` have `rank`
-    columns and rows. `kernel_initializer` draws them. They have no biases, as in the paper.
+    columns and rows. `kernel_initializer` draws them, and they have no biases.
 
-    Reference: Melis, Kocisky and Blunsom 2020, Mogrifier LSTM, arXiv:1909.01792, section 2,
-    equations 1 and 2.
+    Reference: Melis, Kocisky and Blunsom 2020, arXiv:1909.01792, equations 1 and 2.
     """
 
     reads = ("rounds", "rank")
