@@ -18,7 +18,8 @@ from benchmark import SHAPES, calls_of, in_turn, spread
 FAMILIES = {
     "SimpleRNN": {}, "GRU": {}, "LSTM": {}, "GRU, reset before": {"reset_after": False},
     "PeepholeLSTM": {}, "CoupledLSTM": {}, "LayerNormLSTM": {}, "LayerNormGRU": {}, "MGU": {},
-    "MinGRU": {}, "MinLSTM": {}, "LSTM, projection to half": {"projection": 0.5},
+    "MinGRU": {}, "MinLSTM": {}, "MogrifierLSTM": {},
+    "LSTM, projection to half": {"projection": 0.5},
     "LSTM, zoneout": {"zoneout": 0.1}, "LSTM, recurrent dropout": {"recurrent_dropout": 0.2},
     "LSTM, activation relu": {"activation": "relu"},
 }  # fmt: skip

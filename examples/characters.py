@@ -14,6 +14,7 @@ import math
 import pathlib
 import random
 import re
+from typing import Any, NamedTuple
 
 import quiet_tensorflow  # noqa: F401
 import keras
@@ -48,7 +49,13 @@ def arguments():
         "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
     )
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
-    return p.parse_args()
+    args = p.parse_args()
+    if args.weight_dropout and "recurrent_weight_dropout" in CELLS[args.cell].cell_class.without:
+        p.error(
+            f"--weight-dropout drops recurrent weights, and {args.cell} has none. Received: "
+            f"{args.weight_dropout}. Leave it out, or choose another --cell."
+        )
+    return args
 
 
 def build_model(
@@ -60,16 +67,13 @@ def build_model(
     stateful model has one row.
     """
     ids = keras.Input((None,), batch_size=1 if stateful else None, dtype="int64", name="ids")
+    # Left out where nothing is dropped: not every family has recurrent weights.
+    drops = {"recurrent_weight_dropout": weight_dropout} if weight_dropout else {}
     parts = {}
     for name in ["network", *(f"network_{n}" for n in range(2, networks + 1))]:
         x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
         for _ in range(depth):
-            x = CELLS[cell](
-                units,
-                return_sequences=True,
-                stateful=stateful,
-                recurrent_weight_dropout=weight_dropout,
-            )(x)
+            x = CELLS[cell](units, return_sequences=True, stateful=stateful, **drops)(x)
             x = layers.Dropout(dropout)(x)
         parts[name] = layers.Dense(characters, name=name)(x)
     logits = mean(list(parts.values()), "logits")
@@ -134,6 +138,36 @@ def windows(texts, steps, batch_size, seed, number, first=0):
     return tf.data.Dataset.counter(first).map(window).batch(batch_size).prefetch(2)
 
 
+class Texts(NamedTuple):
+    plays: list  # ids of the training text, once for each draw of the speakers' names
+    size: int  # characters of the training text as it was written
+    validation: Any  # ids of the last part of the training split
+    held_out: Any  # ids of the other splits
+    lookup: Any  # from characters to ids
+
+
+def texts_of(splits, seed, draws, rename):
+    """Returns the `Texts` of a data set.
+
+    Args:
+        splits: Its splits by name, each of one text.
+        draws: How many times the names of the speakers are drawn.
+        rename: The share of speakers that bear other names.
+    """
+    whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
+    train, held_out = whole["train"], whole["validation"] + whole["test"]
+    cut = len(train) * 39 // 40
+    names = speakers(train[:cut])
+    seeds = [(seed << 32) + draw for draw in range(draws)]
+    plays = [renamed(train[:cut], names, rename, seed) for seed in seeds]
+    lookup = text.character_lookup("".join([train, *plays]))
+
+    def ids(characters):
+        return lookup(tf.strings.unicode_split(characters, "UTF-8"))
+
+    return Texts([ids(play) for play in plays], cut, ids(train[cut:]), ids(held_out), lookup)
+
+
 def streams(ids, rows=8):
     """Returns one batch that covers a held-out text in a few long rows."""
     steps = (len(ids) - 1) // rows
@@ -164,19 +198,10 @@ def main():
     strategy = cluster(args)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
     keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
-    whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
-    train, held_out = whole["train"], whole["validation"] + whole["test"]
-    cut = len(train) * 39 // 40
-    names = speakers(train[:cut])
-    seeds = [(args.seed << 32) + epoch for epoch in range(args.epochs)]
-    plays = [renamed(train[:cut], names, args.rename, seed) for seed in seeds]
-    lookup = text.character_lookup("".join([train, *plays]))
-
-    def ids(characters):
-        return lookup(tf.strings.unicode_split(characters, "UTF-8"))
-
+    texts = texts_of(splits, args.seed, args.epochs, args.rename)
+    lookup = texts.lookup
     size = [lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers]
-    steps = cut // (args.steps * args.batch_size)
+    steps = texts.size // (args.steps * args.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
     )
@@ -201,7 +226,7 @@ def main():
     *others, interrupt, resume = callbacks(args, model, best)
     number = steps * args.batch_size
     batches = windows(
-        [ids(play) for play in plays],
+        texts.plays,
         args.steps,
         args.batch_size,
         args.seed,
@@ -215,14 +240,14 @@ def main():
     history = model.fit(
         batches.map(for_networks),
         steps_per_epoch=steps,
-        validation_data=streams(ids(train[cut:])).map(for_networks),
+        validation_data=streams(texts.validation).map(for_networks),
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],
         shuffle=False,  # the batches are
     )
     seconds = resume.time()
-    tested = model.evaluate(streams(ids(held_out)).map(for_networks), return_dict=True)
+    tested = model.evaluate(streams(texts.held_out).map(for_networks), return_dict=True)
     if not strategy.extended.should_checkpoint:
         return
     nats = {"loss_nats": tested["logits_nats"]}
@@ -246,7 +271,7 @@ def main():
     if args.dynamic:
         reader, _ = build_model(*size, networks=args.networks, dropout=0, stateful=True)
         reader.set_weights(writer.get_weights())
-        nats["dynamic_loss_nats"] = dynamic_evaluation(reader, ids(held_out))
+        nats["dynamic_loss_nats"] = dynamic_evaluation(reader, texts.held_out)
     report(
         args,
         epochs=history.epoch[-1] + 1,

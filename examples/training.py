@@ -14,7 +14,19 @@ from resume import Resume, trained_by
 import keras_gated
 from keras_gated import distribute
 
-CELLS = {"simple_rnn": keras_gated.SimpleRNN, "lstm": keras_gated.LSTM, "gru": keras_gated.GRU}
+CELLS = {
+    "simple_rnn": keras_gated.SimpleRNN,
+    "lstm": keras_gated.LSTM,
+    "gru": keras_gated.GRU,
+    "peephole_lstm": keras_gated.PeepholeLSTM,
+    "coupled_lstm": keras_gated.CoupledLSTM,
+    "layer_norm_lstm": keras_gated.LayerNormLSTM,
+    "layer_norm_gru": keras_gated.LayerNormGRU,
+    "mogrifier_lstm": keras_gated.MogrifierLSTM,
+    "mgu": keras_gated.MGU,
+    "min_gru": keras_gated.MinGRU,
+    "min_lstm": keras_gated.MinLSTM,
+}
 
 
 def parser(description, datasets, **defaults):

@@ -15,6 +15,7 @@ from keras_gated.cells.lstm import LSTMCell
 from keras_gated.cells.mgu import MGUCell
 from keras_gated.cells.min_gru import MinGRUCell
 from keras_gated.cells.min_lstm import MinLSTMCell
+from keras_gated.cells.mogrifier_lstm import MogrifierLSTMCell
 from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
 from keras_gated.cells.products import product
 from keras_gated.cells.simple_rnn import SimpleRNNCell
@@ -41,6 +42,7 @@ from keras_gated.layers.families import (
     LayerNormLSTM,
     MinGRU,
     MinLSTM,
+    MogrifierLSTM,
     PeepholeLSTM,
     SimpleRNN,
 )
@@ -77,6 +79,8 @@ __all__ = [
     "MinGRUCell",
     "MinLSTM",
     "MinLSTMCell",
+    "MogrifierLSTM",
+    "MogrifierLSTMCell",
     "PeepholeLSTM",
     "PeepholeLSTMCell",
     "ResetState",

@@ -100,6 +100,10 @@ def projected_shapes(f, u):
     return [(f, 4 * u), (2, 4 * u), (4 * u,), (u, 2)]
 
 
+def mogrifier_shapes(f, u):
+    return [*of_keras(4)(f, u), (u, f), (f, u), (u, f)]
+
+
 def norm_lstm_shapes(f, u):
     return [*of_keras(4)(f, u), *[(4 * u,)] * 4, (u,), (u,)]
 
@@ -131,6 +135,10 @@ NEW = {
     "layer_norm_gru": Family(
         keras_gated.LayerNormGRU, keras_gated.LayerNormGRUCell, oracles.layer_norm_gru,
         norm_gru_shapes,
+    ),
+    "mogrifier_lstm": Family(
+        keras_gated.MogrifierLSTM, keras_gated.MogrifierLSTMCell, oracles.mogrifier_lstm,
+        mogrifier_shapes, 2, options={"rounds": 3},
     ),
     "mgu": Family(keras_gated.MGU, keras_gated.MGUCell, oracles.mgu, of_keras(2)),
     "min_gru": Family(

@@ -67,6 +67,16 @@ def projected_lstm(x, states, W, U, b, P):
     return {**step, "hidden": step["hidden"] @ P}
 
 
+def mogrifier_lstm(x, states, W, U, b, *gates):
+    h, c = states
+    for i, gate in enumerate(gates, 1):
+        if i % 2 == 1:
+            x = 2 * sigmoid(h @ gate) * x
+        else:
+            h = 2 * sigmoid(x @ gate) * h
+    return lstm(x, [h, c], W, U, b)
+
+
 def coupled_lstm(x, states, W, U, b):
     h, c = states
     a_i, a_g, a_o = np.split(x @ W + h @ U + b, 3)

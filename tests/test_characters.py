@@ -65,6 +65,17 @@ def test_windows_come_from_the_text_of_their_epoch_with_the_characters_after_the
     np.testing.assert_array_equal(resumed[0], batches[2][0])
 
 
+def test_a_cell_without_recurrent_weights_trains_without_their_dropout(monkeypatch, capsys):
+    argv = ["characters.py", "--cell", "min_gru"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert characters.arguments().weight_dropout == 0
+    assert characters.build_model(6, "min_gru", 4, 1)[0].count_params() > 0
+    monkeypatch.setattr("sys.argv", [*argv, "--weight-dropout", "0.1"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        characters.arguments()
+    assert "min_gru has none. Received: 0.1. Leave it out" in capsys.readouterr().err
+
+
 def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was_read():
     ids = np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100)
     model, _ = characters.build_model(6, "lstm", 16, 1)

@@ -1,14 +1,21 @@
 """What a newcomer does: train, export, ask."""
 
 import json
+import math
+import types
 import urllib.request
 
 import characters
+import compare_cells
+import keras
 import numpy as np
 import pytest
 import scripts
 import sentiment
+import tensorflow as tf
 from scripts import result, run, said_here
+
+from keras_gated.datasets import toy_plays
 
 
 def learned_order_and_context(answer, folder):
@@ -48,6 +55,39 @@ def test_characters_learns_and_its_export_continues_a_prompt(trained):
     options = ["saved_models/toy_plays", "ALMA:\n", "--length", 50]
     asked = run("ask.py", *options, cwd=trained.folder)
     assert asked.stdout.startswith("ALMA:\n") and len(asked.stdout) == len("ALMA:\n") + 50 + 1
+
+
+@pytest.mark.slow
+def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
+    known = len(set(toy_plays.generate("train")))
+    layers = {  # weights by units, of 64 features
+        "MogrifierLSTM": lambda u: 4 * u * (64 + u + 1) + 5 * 64 * u,
+        "MinGRU": lambda u: 2 * u * (64 + 1),
+    }
+    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--parameters", 30_000]
+    options += ["--minutes", 0.05, "--steps", 50, "--batch-size", 16, "--draws", 2]
+    said = said_here("compare_cells.py", *options, "--cells", "mogrifier_lstm", "min_gru")
+    rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line[:1] == "|"]
+    assert [row[0] for row in rows[2:]] == [*layers]
+    for name, units, parameters, steps, ms, *nats in rows[2:]:
+        units, parameters = int(units), int(parameters)
+        assert parameters == (known + 2) * 64 + layers[name](units) + (units + 1) * known
+        assert abs(parameters - 30_000) <= 600
+        assert 750 < int(steps) * float(ms) < 12_000  # 3 seconds, on a machine that may be busy
+        assert all(float(value) < math.log(known) for value in nats)  # better than blind guesses
+
+
+@pytest.mark.slow
+def test_a_comparison_undoes_what_it_measured_and_ends_with_a_rate_near_zero():
+    ids = tf.constant(np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100))
+    args = {"minutes": 0.02, "rate": 0.01, "batch_size": 4, "steps": 10, "seed": 1}
+    model, _ = characters.build_model(6, "gru", 4, 1, dropout=0)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    steps, _ = compare_cells.train(model, types.SimpleNamespace(**args), [ids, ids])
+    assert model.optimizer.iterations == steps
+    # The last rate of a cosine that is zero one step later.
+    expected = 0.005 * (1 - math.cos(math.pi / (steps - steps // 20)))
+    assert float(model.optimizer.learning_rate) == pytest.approx(expected, rel=0.05, abs=1e-8)
 
 
 def test_a_pytorch_classifier_is_converted_with_its_answers():

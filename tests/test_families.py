@@ -75,6 +75,44 @@ def test_layer_normalization_gives_the_numbers_of_tensorflow_addons():
     ]  # fmt: skip
 
 
+# The Mogrifier
+
+
+def test_a_mogrifier_of_low_rank_has_the_products_of_its_factors_for_gates():
+    cell = keras_gated.MogrifierLSTMCell(UNITS, rank=2, dtype="float64")  # 5 rounds
+    cell.build((None, FEATURES))
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=w.shape) for w in cell.get_weights()]
+    cell.set_weights(weights)
+    gates = [down @ up for down, up in zip(weights[3::2], weights[4::2], strict=True)]
+    assert [g.shape for g in gates] == 2 * [(UNITS, FEATURES), (FEATURES, UNITS)] + [(4, 3)]
+    x, h, c = (rng.normal(size=n) for n in (FEATURES, UNITS, UNITS))
+    expected = oracles.mogrifier_lstm(x, [h, c], *weights[:3], *gates)
+    _, after = cell(x[None], [h[None], c[None]])
+    assert_allclose(after[0][0], expected["hidden"], rtol=0, atol=1e-10)
+    assert_allclose(after[1][0], expected["memory"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"rank": 2}, {"rank": 2, "recurrent_dropout": 0.4}, {}])
+def test_a_mogrifier_without_biases_is_the_same_on_both_paths(options):
+    x, found = tf.constant(data(), "float64"), []
+    for fused in (True, False):
+        layer = keras_gated.MogrifierLSTM(
+            UNITS, use_bias=False, dtype="float64", seed=3, fused=fused, **options
+        )
+        layer.build(x.shape)
+        rng = np.random.default_rng(1)
+        layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.get_weights()])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x, mask=mask_array("gaps"), training=True)))
+        weights = [v.value for v in layer.trainable_variables]
+        found.append([loss, *tape.gradient(loss, [x, *weights])])
+    for a, b in zip(*found, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
 # Training
 
 
@@ -317,6 +355,8 @@ def test_arguments_that_do_not_fit_are_errors_that_name_them():
         (lambda: keras_gated.MinGRU(4, recurrent_dropout=0.1), "MinGRU.*'recurrent_dropout'"),
         (lambda: keras_gated.SimpleRNNCell(4, recurrent_activation="relu"), "no argument"),
         (lambda: keras_gated.PeepholeLSTM(4, projection=2), "PeepholeLSTM.*'projection'"),
+        (lambda: keras_gated.MogrifierLSTM(4, rounds=0), "`rounds` must be a positive integer"),
+        (lambda: keras_gated.MogrifierLSTM(4, rank=0), "`rank` must be a positive integer"),
     ):
         with pytest.raises(ValueError, match=words):
             make()

@@ -16,10 +16,10 @@ def test_the_public_names_are_these():
     assert set(keras_gated.__all__) == {
         "SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell", "Bidirectional",
         "PeepholeLSTM", "CoupledLSTM", "LayerNormLSTM", "LayerNormGRU", "MGU", "MinGRU", "MinLSTM",
-        "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell", "LayerNormGRUCell", "MGUCell",
-        "MinGRUCell", "MinLSTMCell", "RNN", "GatedCell", "product", "hard_sigmoid",
-        "get_state", "reset_state", "ResetState", "windows", "set_fused",
-        "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
+        "MogrifierLSTM", "PeepholeLSTMCell", "CoupledLSTMCell", "LayerNormLSTMCell",
+        "LayerNormGRUCell", "MGUCell", "MinGRUCell", "MinLSTMCell", "MogrifierLSTMCell",
+        "RNN", "GatedCell", "product", "hard_sigmoid", "get_state", "reset_state", "ResetState",
+        "windows", "set_fused", "trace_gates", "gradient_flow", "find_units", "GradientFlowLogger",
         "export_model", "check_export", "stream",
         "from_keras", "to_keras", "from_torch", "to_torch", "from_onnx", "to_onnx", "to_litert",
     }  # fmt: skip

@@ -290,7 +290,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         It does not depend on the step before. So a layer computes it for all steps at once.
         """
         W, *b = weights
-        return product(inputs, W) + b[0] if b else product(inputs, W)
+        a = product(inputs, W, recurrent=False)
+        return a + b[0] if b else a
 
     def recurrent_weights(self, mask=None):
         """Returns what `step` is given: the recurrent kernel, and further weights, as tensors.

@@ -14,6 +14,7 @@ from keras_gated.cells.lstm import LSTMCell
 from keras_gated.cells.mgu import MGUCell
 from keras_gated.cells.min_gru import MinGRUCell
 from keras_gated.cells.min_lstm import MinLSTMCell
+from keras_gated.cells.mogrifier_lstm import MogrifierLSTMCell
 from keras_gated.cells.peephole_lstm import PeepholeLSTMCell
 from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.layers.base import RNN, document
@@ -189,6 +190,18 @@ class LayerNormGRU(OfAFamily):
     """
 
     cell_class = LayerNormGRUCell
+
+
+@serializable
+class MogrifierLSTM(OfAFamily):
+    """The Mogrifier LSTM over a sequence: see `MogrifierLSTMCell` for the equations.
+
+    Args:
+        {cell}
+        {sequence}
+    """
+
+    cell_class = MogrifierLSTMCell
 
 
 @serializable

@@ -1,0 +1,157 @@
+"""Train a next-character model of every family: as many weights, as much time.
+
+    python examples/compare_cells.py --dataset toy_plays --minutes 0.1 --parameters 50000
+    TFDS_DATA_DIR=... python examples/compare_cells.py           # 3 minutes a family
+
+Prints one table in Markdown. Of each family:
+
+- `units` are so many that the whole model has the wanted number of weights, within 2 %;
+- the learning rate goes up in the first twentieth of the steps, and then down to zero. How many
+  steps fit into the time is measured before, in a few seconds of steps that are undone;
+- the time is that of training alone: compiling, measuring and evaluating do not count;
+- `validation` is the loss on the last part of the training text, in nats a character, and
+  `held out` that on the other splits. The trained model reads the held-out text once, and nothing
+  is chosen by it.
+
+All families have the same learning rate, windows and names of speakers; none is tuned. One seed is
+one draw: a small difference needs more of them.
+"""
+
+import argparse
+import time
+
+import quiet_tensorflow  # noqa: F401
+import characters
+import keras
+import numpy as np
+import tensorflow as tf
+from training import CELLS, positive, share
+
+from keras_gated import datasets
+from keras_gated.recipes import text
+
+COLUMNS = ("family", "units", "parameters", "steps", "ms a step", "validation", "held out")
+
+
+def arguments():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--dataset", choices=["tiny_shakespeare", "toy_plays"], default="tiny_shakespeare"
+    )
+    p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
+    p.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
+    p.add_argument("--parameters", type=positive, default=300_000, help="weights of a model")
+    p.add_argument("--minutes", type=minutes, default=3, help="of training, a family")
+    p.add_argument("--layers", type=positive, default=1)
+    p.add_argument("--batch-size", type=positive, default=32)
+    p.add_argument("--steps", type=positive, default=200, help="characters of one training window")
+    p.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
+    p.add_argument("--dropout", type=share, default=0.0, help="of what a layer puts out")
+    p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
+    p.add_argument("--draws", type=positive, default=10, help="of the names of speakers")
+    p.add_argument("--seed", type=int, default=1)
+    return p.parse_args()
+
+
+def minutes(text):
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"must be more than 0. Received: {text}")
+    return number
+
+
+def units_for(parameters, *size):
+    """Returns the units with which a model has so many weights, within 2 %.
+
+    Args:
+        parameters: The wanted number of weights.
+        size: The characters, cell and layers of `build_model`.
+    """
+    known, cell, depth = size
+    at = (8, 16, 32)
+    counts = [characters.build_model(known, cell, units, depth)[0].count_params() for units in at]
+    count = np.polynomial.Polynomial.fit(at, counts, 2)  # matrices have units * units entries
+    units = np.arange(1, parameters)
+    nearest = int(units[np.abs(count(units) - parameters).argmin()])
+    if abs(count(nearest) - parameters) > 0.02 * parameters:
+        raise SystemExit(
+            f"compare_cells: no number of units gives {cell} a number of weights within 2 % of "
+            f"--parameters. Received: {parameters}. With {nearest} units it has "
+            f"{round(count(nearest))}; larger models come nearer."
+        )
+    return nearest
+
+
+def train(model, args, plays):
+    """Trains a model for the time given. Returns its steps, and milliseconds a step."""
+
+    def batches(steps):
+        number = -(-steps * args.batch_size // len(plays))  # as many windows of each draw
+        return iter(characters.windows(plays, args.steps, args.batch_size, args.seed, number))
+
+    def run(batches, rates, seconds=np.inf):
+        start, done = time.perf_counter(), 0
+        for rate, batch in zip(rates, batches, strict=False):
+            model.optimizer.learning_rate = rate
+            model.train_on_batch(*batch)
+            done += 1
+            if time.perf_counter() - start > seconds:
+                break
+        return done, (time.perf_counter() - start) / done
+
+    seconds = 60 * args.minutes
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [v.numpy() for v in variables]
+    run(batches(2), 2 * [args.rate])  # compiles
+    few = batches(1 << 20)
+    _, time_of_a_step = run(few, iter(lambda: args.rate, None), min(5, seconds / 5))
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
+    steps = max(round(seconds / time_of_a_step), 1)
+    up = steps // 20
+    rate = keras.optimizers.schedules.CosineDecay(
+        args.rate / 100, steps - up, warmup_target=args.rate, warmup_steps=up
+    )
+    steps, time_of_a_step = run(batches(steps), [float(rate(step)) for step in range(steps)])
+    return steps, 1000 * time_of_a_step
+
+
+def compared(cell, args, texts):
+    """Trains a model of one family. Returns its row of the table."""
+    keras.utils.set_random_seed(args.seed)
+    known = texts.lookup.vocabulary_size() - text.FIRST
+    units = units_for(args.parameters, known, cell, args.layers)
+    model, _ = characters.build_model(known, cell, units, args.layers, args.dropout)
+    model.compile(
+        keras.optimizers.Adam(args.rate, beta_2=0.99, clipnorm=1.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    steps, ms = train(model, args, texts.plays)
+    nats = [
+        model.evaluate(characters.streams(ids), verbose=0)
+        for ids in (texts.validation, texts.held_out)
+    ]
+    name = CELLS[cell].__name__
+    return [name, units, model.count_params(), steps, f"{ms:.1f}", *(f"{n:.4f}" for n in nats)]
+
+
+def print_row(values):
+    print(f"| {' | '.join(map(str, values))} |", flush=True)
+
+
+def main():
+    args = arguments()
+    splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
+    texts = characters.texts_of(splits, args.seed, args.draws, args.rename)
+    print_row(COLUMNS)
+    print_row(["---", *["---:"] * (len(COLUMNS) - 1)])
+    for cell in args.cells:
+        print_row(compared(cell, args, texts))
+
+
+if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")  # it warns where one process traces many models
+    main()
