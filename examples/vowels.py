@@ -3,7 +3,7 @@
     pip install --no-deps aeon                          # holds the data: nothing is downloaded
     python examples/vowels.py
     python examples/vowels.py --peer keras              # the same model of keras.layers
-    python examples/vowels.py --peer torch              # ... of torch.nn, with packed sequences
+    python examples/vowels.py --peer torch              # ... of torch.nn, packed (extra `torch`)
 
 A bidirectional network reads the 7 to 29 steps of a series, and the mean of its outputs over them
 tells the speaker. A batch is padded to its longest series; the model takes the lengths, and makes
@@ -29,6 +29,7 @@ from keras_gated import datasets
 from keras_gated.paths import packing
 
 LEARNING_RATE, LARGEST_NORM = 3e-3, 1.0
+
 
 def arguments():
     p = argparse.ArgumentParser(
@@ -106,7 +107,12 @@ def fit(model, train, validation, epochs):
     best = keras.callbacks.EarlyStopping("val_loss", patience=epochs, restore_best_weights=True)
     seconds = Seconds()
     logs = model.fit(
-        train, validation_data=validation, epochs=epochs, callbacks=[best, seconds], shuffle=False, verbose=2
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        callbacks=[best, seconds],
+        shuffle=False,
+        verbose=2,
     ).history
     return seconds.of_epochs, {
         "best_epoch": best.best_epoch + 1,
@@ -123,9 +129,9 @@ def padding(batches, peer):
     steps = valid = run = 0
     for x, _ in batches:
         rows, longest, _ = x["series"].shape
-        steps += rows * longest
-        valid += int(tf.reduce_sum(x["lengths"]))
-        run += {None: steps_run(x), "keras": rows * longest}.get(peer, int(sum(x["lengths"])))
+        own = int(tf.reduce_sum(x["lengths"]))
+        steps, valid = steps + rows * longest, valid + own
+        run += {"keras": rows * longest, "torch": own}[peer] if peer else steps_run(x)
     return 1 - valid / steps, (steps - run) / (steps - valid)
 
 
@@ -133,9 +139,7 @@ def steps_run(x):
     """Returns how many steps, of all rows together, our compiled loop runs over a batch."""
     mask = tf.sequence_mask(x["lengths"], x["series"].shape[1])
     state = tf.zeros((len(mask), 1))
-    packed = packing.pack_masked(
-        x["series"], mask, [state], False, False, False, packing.COMPILED
-    )
+    packed = packing.pack_masked(x["series"], mask, [state], False, False, False, packing.COMPILED)
     return sum(int(tf.tensordot(g.chunks.steps, g.chunks.rows, 1)) for g in packed.groups)
 
 
