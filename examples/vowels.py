@@ -37,7 +37,7 @@ def arguments():
     )
     p.add_argument("--peer", choices=["keras", "torch"], help="default: our layers")
     p.add_argument("--cell", choices=CELLS, default="lstm")
-    p.add_argument("--units", type=positive, default=64, help="of each direction")
+    p.add_argument("--units", type=positive, default=100, help="of each direction")
     p.add_argument("--epochs", type=positive, default=100)
     p.add_argument("--batch-size", type=positive, default=32)
     p.add_argument("--dropout", type=share, default=0.5)
