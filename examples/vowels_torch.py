@@ -53,7 +53,7 @@ def fit(classifier, train, validation, epochs, learning_rate, largest_norm):
         print(f"PyTorch, epoch {epoch + 1}: {now}", flush=True)
         if now["loss"] < best["loss"]:
             best, weights = now, copy.deepcopy(classifier.state_dict())
-            found = {"best_epoch": epoch + 1, "validation_accuracy": now["accuracy"]}
+            found = {"best_epoch": epoch + 1, "validation_accuracy": round(now["accuracy"], 4)}
     classifier.load_state_dict(weights)
     return seconds, found
 

@@ -69,7 +69,7 @@ def test_an_aeon_without_the_files_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_script_trains_and_its_export_reads_a_series_as_long_as_said(data_dir, tmp_path):
-    options = ["--cell", "simple_rnn", "--units", 4, "--epochs", 1, "--batch-size", 36]
+    options = ["--cell", "simple_rnn", "--units", 4, "--epochs", 1, "--batch-size", 40]
     options += ["--data-dir", data_dir, "--output", tmp_path]
     result = json.loads(said_here("vowels.py", *options).splitlines()[-1])
     assert {"seconds", "seconds_of_an_epoch", "validation_accuracy"} <= set(result)
@@ -89,7 +89,7 @@ def test_the_model_of_torch_starts_with_the_same_answers(data_dir):
     train, *_ = vowels.read(data_dir)
     steps = tf.concat([x["series"] for x, _ in train], axis=0)
     model = vowels.build_model("simple_rnn", 3, 0.5, steps)
-    [(x, labels)] = train.padded_batch(36)
+    [(x, labels)] = train.padded_batch(40)
     expected = -np.log(np.take_along_axis(model(x).numpy(), labels[:, None].numpy(), 1)).mean()
     found = vowels_torch.evaluate(vowels_torch.of_keras(model, 0.5), train.padded_batch(20))
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
