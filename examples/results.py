@@ -19,6 +19,7 @@ EXAMPLES = pathlib.Path(__file__).parent
 HEAD = "| row | command | measured | seeds | training | parameters |"
 QUICK_TEXTS = "--dataset toy_reviews --units 8 --epochs 1 --buckets 1009 --max-words 20"
 QUICK_PLAYS = "--dataset toy_plays --units 16 --epochs 1 --batch-size 256"
+QUICK_SERIES = "--units 8 --epochs 1 --batch-size 256"
 QUICK_SUMS = "--length 20 --units 8 --minutes 0.02"
 
 
@@ -48,6 +49,7 @@ ROWS = {
         f"memory-{length}": Row(f"long_memory.py --length {length}", ERROR, QUICK_SUMS)
         for length in (100, 200, 400, 600)
     },
+    "vowels": Row("vowels.py", ACCURACY, QUICK_SERIES),
 }
 
 

@@ -120,6 +120,14 @@ def test_a_whole_model_is_converted_with_names_masks_and_what_compile_said():
     )
 
 
+def test_what_a_model_normalizes_by_comes_along():
+    normalization = layers.Normalization()
+    normalization.adapt(3 * X + 1)
+    x = keras.Input((None, 2))
+    theirs = keras.Model(x, layers.SimpleRNN(2)(normalization(x)))
+    assert_same(from_keras(theirs)(X), theirs(X))
+
+
 OPTIMIZERS = {
     "Adam": {"amsgrad": True, "use_ema": True},
     "AdamW": {},

@@ -254,6 +254,8 @@ def _copy_weights(old, new):
             after.assign(_negated(before.value) if turned else before.value)
             if turned:
                 negated[id(before)] = True
+        if isinstance(b, keras.layers.Normalization):
+            b.finalize_state()  # it computes with tensors that it makes of its weights
         if isinstance(a, keras.layers.RNN) and a.stateful:
             for before, after in zip(tree.flatten(a.states), tree.flatten(b.states), strict=True):
                 after.assign(before.value)

@@ -9,10 +9,15 @@ import urllib.request
 import tensorflow_datasets as tfds
 from absl import logging
 
+from keras_gated.datasets.japanese_vowels import JapaneseVowels
 from keras_gated.datasets.toy_plays import ToyPlays
 from keras_gated.datasets.toy_reviews import ToyReviews
 
-EMBEDDED = {"toy_reviews": ToyReviews, "toy_plays": ToyPlays}
+EMBEDDED = {
+    "toy_reviews": ToyReviews,
+    "toy_plays": ToyPlays,
+    "japanese_vowels": JapaneseVowels,
+}
 
 
 def load(name, data_dir=None, offline=None):
@@ -29,6 +34,7 @@ def load(name, data_dir=None, offline=None):
 
     Raises:
         ConnectionError: If the data set must be downloaded and its source does not answer.
+        ModuleNotFoundError: If `japanese_vowels` must be prepared and aeon is not installed.
         PermissionError: If it must be prepared and `data_dir` cannot be written.
     """
     kwargs = {"data_dir": os.path.expanduser(data_dir)} if data_dir else {}
