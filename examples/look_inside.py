@@ -26,7 +26,7 @@ from keras_gated.inside.trace import named
 from keras_gated.recipes import text
 
 TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
-SPOKEN = {"network": "the network", "networks": "the networks", "runs": "the word runs"}
+SPOKEN = {"network": "the network", "networks": "the networks", "n_grams": "the n-grams"}
 
 
 def load(directory):

@@ -4,16 +4,21 @@
     TFDS_DATA_DIR=... python examples/sentiment.py --dataset imdb_reviews
     python examples/cluster.py --workers 2 examples/sentiment.py --dataset toy_reviews
 
-Two parts judge a review, each trained by itself, and their logits are averaged: a recurrent network
-that reads the words in both directions and averages what it remembers of each, and the weights of
-its runs of one to three words (Wang and Manning 2012), which count twice: with two thirds of the
-mean the validation loss is least. The runs know the training texts by heart after two epochs, and
-would leave a network that is trained on the mean nothing to learn.
+Two parts judge a review, each trained by itself, and their logits are averaged. One is a recurrent
+network that reads the words in both directions and averages what it remembers at each of them. The
+other sums the weights of the n-grams of one to three words (Wang and Manning 2012). It counts
+twice, since the validation loss is least with two thirds of the mean. The n-grams soon know the
+training texts by heart, and would leave a network that is trained on the mean nothing to learn.
+
+Reviews alone do not teach the network to negate: few of them hang on a "not". So it also reads
+short texts that are made of the training reviews by rule (`recipes.edits`), in which one word
+decides, said or denied. `challenge.py` tries what it learned.
 """
 
 import pathlib
 
 import quiet_tensorflow  # noqa: F401
+import challenge
 import keras
 import tensorflow as tf
 from keras import layers
@@ -33,41 +38,55 @@ from training import (
 import keras_gated
 from keras_gated import datasets
 from keras_gated.recipes import classification, text
+from keras_gated.recipes.edits import Edits
 from keras_gated.recipes.ngrams import NGrams
+
+EDITS = {"imdb_reviews": 40_000, "toy_reviews": 0}
 
 
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
     p.add_argument("--vocabulary", type=positive, default=30_000, help="number of words")
     p.add_argument(
-        "--buckets", type=whole, default=4_000_037, help="for runs of words; 0: the network alone"
+        "--buckets", type=whole, default=1_000_003, help="for n-grams; 0: the network alone"
+    )
+    p.add_argument(
+        "--edits",
+        type=whole,
+        help="short texts made of the training texts by rule; default: "
+        + ", ".join(f"{number:,} for {name}" for name, number in EDITS.items()),
+    )
+    p.add_argument(
+        "--exclude", metavar="FILE", help="texts to leave out of training, one in each line"
     )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
     p.add_argument(
         "--dropout",
         type=share,
         default=0.5,
-        help="of features in training; of words 0.4 times it",
+        help="of features and of n-grams in training",
     )
     p.add_argument(
         "--max-words", type=positive, default=1000, help="longer texts lose their middle"
     )
-    return p.parse_args()
+    args = p.parse_args()
+    args.edits = EDITS[args.dataset] if args.edits is None else args.edits
+    return args
 
 
 def build_model(words, cell, units, depth, buckets=0, networks=1, dropout=0.5):
     """Returns the model from ids to a probability, and the one from ids to logits that is trained.
 
-    The second has the outputs `network` (and `network_2`, ...), `runs` if there are `buckets`, and
-    `review`: the mean of the logit of the networks together and twice that of the runs.
+    The second has the outputs `network` (and `network_2`, ...), `n_grams` if there are `buckets`,
+    and `review`: the mean of the logit of the networks together and twice that of the n-grams.
     """
     ids = keras.Input((None,), dtype="int64", name="ids")
     names = ["network", *(f"network_{n}" for n in range(2, networks + 1))]
     parts = {name: network(ids, words, cell, units, depth, dropout, name) for name in names}
     review = [mean(list(parts.values()), "networks")]
     if buckets:
-        parts["runs"] = NGrams(words, buckets, name="runs")(ids)
-        review += 2 * [parts["runs"]]
+        parts["n_grams"] = NGrams(words, buckets, dropout=dropout, name="n_grams")(ids)
+        review += 2 * [parts["n_grams"]]
     review = mean(review, "review")
     probability = layers.Activation("sigmoid", name="probability")(review)
     return keras.Model(ids, probability), keras.Model(ids, {**parts, "review": review})
@@ -76,7 +95,6 @@ def build_model(words, cell, units, depth, buckets=0, networks=1, dropout=0.5):
 def network(ids, words, cell, units, depth, dropout, name):
     """Returns the logit of a recurrent network that reads the words in both directions."""
     x = layers.Embedding(words, 64, mask_zero=True)(ids)
-    x = layers.Dropout(0.4 * dropout, noise_shape=(None, None, 1))(x)  # whole words
     x = layers.SpatialDropout1D(dropout)(x)
     for _ in range(depth):
         x = layers.Bidirectional(CELLS[cell](units, return_sequences=True))(x)
@@ -99,12 +117,33 @@ def compiled(model):
     )
 
 
+def edited(reviews, number, seed):
+    """Returns short texts made of reviews by rule, a data set of `text` and `label`.
+
+    None of them is a text of `challenge.py`.
+    """
+    rows = [(row["text"].decode(), row["label"]) for row in reviews.as_numpy_iterator()]
+    asked = text.clean([asked for case in challenge.cases() for asked in case.texts]).numpy()
+    asked = {tuple(words.decode().split()) for words in asked}
+    drawn = Edits(*zip(*rows, strict=True)).draw(number, seed)
+    texts, labels = zip(*((t, label) for t, label in drawn if tuple(t) not in asked), strict=True)
+    return tf.data.Dataset.from_tensor_slices(
+        {"text": [" ".join(words) for words in texts], "label": tf.constant(labels, tf.int64)}
+    )
+
+
 def main():
     args = arguments()
     strategy = cluster(args)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
     keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     train, test = splits["train"], splits["test"]
+    if args.exclude:
+        number = int(train.cardinality())
+        train = text.without(train, pathlib.Path(args.exclude).read_text().splitlines())
+        print(
+            f"Left out {number - int(train.cardinality())} of {number} texts of the training split"
+        )
     held_out = train.cardinality() // 10
     validation = splits.get("validation", train.take(held_out))
     train = train if "validation" in splits else train.skip(held_out)
@@ -117,11 +156,21 @@ def main():
     def read(texts):
         return text.head_and_tail(vectorizer(texts), head, tail)
 
-    def rows(reviews):
-        return reviews.batch(1024).map(lambda x: (read(x["text"]), x["label"])).unbatch()
+    def rows(reviews, whole=True):
+        """Returns ids with two numbers: the label, and whether the text is a whole review."""
+
+        def row(x):
+            label = tf.cast(x["label"], tf.int64)
+            return read(x["text"]), tf.stack([label, int(whole) * tf.ones_like(label)], axis=1)
+
+        return reviews.batch(1024).map(row).unbatch()
 
     def for_parts(ids, labels):
-        return ids, dict.fromkeys(model.output, tf.cast(labels, tf.float32)[:, None])
+        label, whole = tf.split(tf.cast(labels, tf.float32), 2, axis=1)
+        weights = dict.fromkeys(model.output, tf.ones_like(whole))
+        if args.buckets:  # made-up texts would take the n-grams away from the reviews
+            weights["n_grams"] = whole
+        return ids, dict.fromkeys(model.output, label), weights
 
     def bucketed(reviews):
         return text.bucketed(rows(reviews), args.batch_size).map(for_parts)
@@ -138,9 +187,13 @@ def main():
         )
         compiled(model)
     if args.buckets:
-        model.get_layer("runs").adapt(
+        model.get_layer("n_grams").adapt(
             train.batch(1024).map(lambda x: (text.dense(read(x["text"])), x["label"]))
         )
+    training_rows = rows(train)
+    if args.edits:
+        edits = edited(train, args.edits, args.seed)
+        training_rows = training_rows.concatenate(rows(edits, whole=False))
     model.summary()
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     best = keras.callbacks.EarlyStopping(
@@ -148,7 +201,7 @@ def main():
     )
     *others, interrupt, resume = callbacks(args, model, best, average)
     epochs = range(resume.epoch, args.epochs)
-    batches, steps = text.shuffled_buckets(rows(train), args.batch_size, args.seed, epochs)
+    batches, steps = text.shuffled_buckets(training_rows, args.batch_size, args.seed, epochs)
     history = model.fit(
         batches.map(for_parts),
         steps_per_epoch=steps,

@@ -49,7 +49,7 @@ def demo(cwd, data_dir):
 
 
 def sentiment(cell, cwd, data_dir):
-    """Trains and exports a classifier that reads order and context and counts runs of words."""
+    """Trains and exports a classifier that reads order and context and counts n-grams."""
     options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--cell", cell, "--units", 32]
     options += ["--epochs", 3, "--batch-size", 32, "--buckets", 100_003]
     return result(run("sentiment.py", *options, cwd=cwd))

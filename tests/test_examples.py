@@ -40,7 +40,7 @@ def test_sentiment_learns_order_and_context_and_its_export_answers(trained):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_sentiment_learns_with_another_cell_and_with_runs_of_words(tmp_path, data_dir):
+def test_sentiment_learns_with_another_cell_and_with_n_grams(tmp_path, data_dir):
     answer = scripts.sentiment("gru", tmp_path, data_dir)
     learned_order_and_context(answer, tmp_path)
     assert answer["cell"] == "gru"

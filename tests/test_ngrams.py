@@ -1,4 +1,4 @@
-"""A weight for every different run of words, and how often a run is in texts of either label."""
+"""A weight for every different n-gram, and how often an n-gram is in texts of either label."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ ROWS = [[2, 3, 2, 4, 6], [5, 1, 2, 3, 0], [0, 0, 0, 0, 0], [6, 0, 0, 0, 0], [3, 
 
 
 def runs_of(row, words=7, buckets=11):
-    """The places of the different runs of one to three known words, one by one."""
+    """The places of the different n-grams of one to three known words, one by one."""
     places = set()
     for end in range(len(row)):
         for length in (1, 2, 3):
@@ -25,7 +25,7 @@ def runs_of(row, words=7, buckets=11):
     return places
 
 
-def test_different_runs_of_known_words_are_summed_by_weight():
+def test_different_n_grams_of_known_words_are_summed_by_weight():
     layer = NGrams(words=7, buckets=11, longest=3)
     kernel, ratio = np.random.default_rng(1).normal(size=(2, 18))
     layer.build((None, None))

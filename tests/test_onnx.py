@@ -174,7 +174,7 @@ def test_models_of_keras_layers_and_everything_around_are_written(tmp_path):
     set_random(model)
     path = to_onnx(model, tmp_path / "model.onnx")
     ids = PADDED.astype("int64")
-    repeated = np.tile(ids, 2)  # so that runs of words come again
+    repeated = np.tile(ids, 2)  # so that n-grams come again
     for given in (ids, IDS.astype("int64")):
         assert_same(session(path).run(None, {"ids": given}), flat(model(given)))
     assert_allclose(

@@ -26,10 +26,12 @@ READER = {"kind": "sentiment", "vocabulary": VOCABULARY, "head": 90, "tail": 90}
 def model():
     keras.utils.set_random_seed(1)
     classifier, _ = sentiment.build_model(len(VOCABULARY), "lstm", 5, 1, buckets=31)
-    for layer in ("network", "runs"):
+    for layer in ("network", "n_grams"):
         rng = np.random.default_rng(1)
         own = classifier.get_layer(layer)
-        own.set_weights([rng.normal(size=w.shape) for w in own.weights])
+        own.set_weights(
+            [rng.normal(size=w.shape) if "float" in w.dtype else w for w in own.weights]
+        )
     return classifier
 
 
@@ -56,7 +58,7 @@ def logits_of(model, ids, part):
 
 def test_both_parts_of_a_prediction_are_shown_word_by_word(model, ids, report, browser):
     opened(browser, report)
-    network, runs = (logits_of(model, ids, part) for part in ("network", "runs"))
+    network, runs = (logits_of(model, ids, part) for part in ("network", "n_grams"))
     probability = [float(model(ids[:, : t + 1])[0, 0]) for t in range(ids.shape[1])]
     np.testing.assert_allclose(
         1 / (1 + np.exp(-(network + 2 * runs) / 3)), probability, atol=1e-5
@@ -68,7 +70,7 @@ def test_both_parts_of_a_prediction_are_shown_word_by_word(model, ids, report, b
         rows = {name: v for (title, name), v in numbers(browser).items() if title == group}
         expected = {
             f"33 % of the network’s {network[t]:.2f}": network[t] / 3,  # noqa: RUF001
-            f"67 % of the word runs’s {runs[t]:.2f}": runs[t] * 2 / 3,  # noqa: RUF001
+            f"67 % of the n-grams’s {runs[t]:.2f}": runs[t] * 2 / 3,  # noqa: RUF001
             "sum": (network[t] + 2 * runs[t]) / 3,
         }
         assert rows == pytest.approx(expected, abs=0.0051)
@@ -77,7 +79,7 @@ def test_both_parts_of_a_prediction_are_shown_word_by_word(model, ids, report, b
 
 def test_a_text_can_be_coloured_by_one_part_of_the_prediction_alone(model, ids, report, browser):
     opened(browser, report)
-    for part, name in (("network", "the network alone"), ("runs", "the word runs alone")):
+    for part, name in (("network", "the network alone"), ("n_grams", "the n-grams alone")):
         choose(browser, "colour", name)
         spans = browser.find_elements("css selector", "#text span")
         colours = [s.value_of_css_property("background-color") for s in spans]
@@ -112,7 +114,7 @@ def test_a_network_that_judges_alone_has_no_parts():
     assert look_inside.parts_of(classifier) == {}
     classifier, _ = sentiment.build_model(9, "gru", 2, 1, buckets=11, networks=2)
     shares = {name: share for name, (_, share) in look_inside.parts_of(classifier).items()}
-    assert shares == {"networks": pytest.approx(1 / 3), "runs": pytest.approx(2 / 3)}
+    assert shares == {"networks": pytest.approx(1 / 3), "n_grams": pytest.approx(2 / 3)}
 
 
 @pytest.mark.parametrize("layer, backwards", [

@@ -64,3 +64,12 @@ def test_bucketed_batches_hold_every_row_once_with_little_padding():
     _, first, second, again = (np.concatenate([y for _, y in p]) for p in passes)
     assert (second == again).all()
     assert (first != second).any()
+
+
+def test_texts_are_left_out_by_their_letters():
+    texts = ["Tr\u00e8s bon.<br />9/10!", "tr\u00e8s\nBON", "tr\u00e8s bons", "10", ""]
+    rows = tf.data.Dataset.from_tensor_slices({"text": texts, "label": [0, 1, 2, 3, 4]})
+    kept = text.without(rows, ["Negative\t TR\u00c8S  bon ... <p>", "...", "not there"])
+    assert [int(row["label"]) for row in kept] == [2, 3, 4]
+    assert kept.cardinality() == 3
+    assert text.without(rows, []).cardinality() == 5

@@ -30,9 +30,12 @@ class NGrams(keras.layers.Layer):
         words: Number of ids, padding and unknown included.
         buckets: How many weights n-grams of two words and more have; a prime spreads them well.
         longest: The most words in an n-gram.
+        dropout: Fraction of a text's n-grams that are dropped in training, which keeps the kernel
+            from fitting the training texts with n-grams that only few of them hold.
 
     Call arguments:
         ids: Integers, `(batch, time)`.
+        training: Whether n-grams are dropped.
 
     Returns:
         float, `(batch, 1)`: a logit.
@@ -46,10 +49,11 @@ class NGrams(keras.layers.Layer):
     of other n-grams in a bucket, one of a million is taken for it.
 
     Reference: Wang and Manning 2012, "Baselines and Bigrams", section 2.3, with logistic
-    regression in the place of the support vector machine.
+    regression in the place of the support vector machine; and for the dropout Wager, Wang and
+    Liang 2013, "Dropout Training as Adaptive Regularization".
     """
 
-    def __init__(self, words, buckets, longest=3, **kwargs):
+    def __init__(self, words, buckets, longest=3, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         if words**longest >= 2**63:
             raise ValueError(
@@ -61,6 +65,8 @@ class NGrams(keras.layers.Layer):
                 f"NGrams: `buckets` must not be a multiple of {CHECK}. Received: {buckets}"
             )
         self.words, self.buckets, self.longest = words, buckets, longest
+        self.dropout = dropout
+        self.drop = keras.layers.Dropout(dropout)
 
     def build(self, input_shape):
         shape = (self.words + self.buckets,)
@@ -149,14 +155,15 @@ class NGrams(keras.layers.Layer):
         repeated = places[:, 1:] == places[:, :-1]
         return ops.where(ops.pad(repeated, [[0, 0], [1, 0]]), PADDING, places)
 
-    def call(self, ids):
+    def call(self, ids, training=None):
         places = self.runs(ids)
         weights = ops.take(self.kernel, places) * ops.take(self.ratio, places)
-        return ops.sum(ops.where(places == PADDING, 0, weights), axis=1, keepdims=True)
+        weights = self.drop(ops.where(places == PADDING, 0, weights), training=training)
+        return ops.sum(weights, axis=1, keepdims=True)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 1)
 
     def get_config(self):
-        own = {"words": self.words, "buckets": self.buckets, "longest": self.longest}
+        own = {name: getattr(self, name) for name in ("words", "buckets", "longest", "dropout")}
         return {**super().get_config(), **own}

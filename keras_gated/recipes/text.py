@@ -7,6 +7,7 @@ import collections
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN  # noqa: F401 (also read as `text.FIRST`)
@@ -25,6 +26,41 @@ def clean(texts):
     texts = tf.strings.lower(texts)
     texts = tf.strings.regex_replace(texts, r"</?[a-z][^<>]*>", " ")
     return tf.strings.regex_replace(texts, r"([^\s\pL\pM\pN'])", r" \1 ")
+
+
+def letters(texts):
+    """Returns what of texts is letters, in lower case and without HTML tags: to match texts by.
+
+    Args:
+        texts: string, `(batch,)`, UTF-8.
+
+    Returns:
+        string, `(batch,)`. Two texts that differ in spaces, marks, digits or tags are equal.
+    """
+    texts = tf.strings.regex_replace(texts, r"</?[A-Za-z][^<>]*>", " ")
+    return tf.strings.regex_replace(tf.strings.lower(texts, "utf-8"), r"[^\pL]", "")
+
+
+def without(rows, texts):
+    """Returns the rows whose text has other letters than each of some texts.
+
+    Args:
+        rows: A finite `tf.data.Dataset` of dictionaries with a `text`.
+        texts: Texts to leave out. Of a text with tabs the longest field counts.
+
+    Returns:
+        A `tf.data.Dataset` of known cardinality. Texts are matched by `letters`.
+    """
+    texts = [max(of.split("\t"), key=len) for of in texts]
+    keys = letters(tf.constant(texts, tf.string))
+    keys, _ = tf.unique(tf.boolean_mask(keys, keys != ""))
+    keys = tf.concat([["-"], keys], 0)  # no letters of any text: a table must hold something
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(keys, tf.ones_like(keys, tf.int64)), 0
+    )
+    kept = rows.filter(lambda row: table.lookup(letters(row["text"])) == 0)
+    number = kept.reduce(np.int64(0), lambda count, _: count + 1)
+    return kept.apply(tf.data.experimental.assert_cardinality(number))
 
 
 def word_vectorizer(texts, size):

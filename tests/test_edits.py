@@ -1,0 +1,66 @@
+"""Short texts whose label hangs on one word and its negation, made of labelled reviews."""
+
+import collections
+
+import pytest
+
+from keras_gated.recipes import edits
+from keras_gated.recipes.edits import Edits, Polarity
+
+GOOD, BAD = ["moving", "superb", "good"], ["dull", "awful"]
+SUBJECTS = "the plot", "the acting", "this film", "her voice", "the last scene"
+
+
+def reviews():
+    """Twenty of each label; "good" is in all of them, and denied in those that blame."""
+    texts, labels = [], []
+    for number in range(20):
+        subject = SUBJECTS[number % len(SUBJECTS)]
+        plain = f"we saw it in {subject.split()[-1]} street . nobody sang or spoke in it ."
+        for label, words in enumerate((BAD, ["moving", "superb"])):
+            own = " ".join(f"{subject} was {word} . very {word} ." for word in words)
+            good = f"{subject} was {'' if label else 'not '}good . very good ."
+            texts.append(f"{own} {good} {plain}".split())
+            labels.append(label)
+    return texts, labels
+
+
+def test_the_reviews_tell_which_words_praise():
+    polarity = Polarity(*reviews())
+    assert polarity.words == {**dict.fromkeys(GOOD, 1), **dict.fromkeys(BAD, 0)}
+    assert "plot" not in polarity.loaded
+
+
+def test_the_label_of_a_sentence_hangs_on_its_word_and_on_whether_that_is_denied():
+    drawn = list(Edits(*reviews()).draw(500, seed=1))
+    checked = collections.Counter()
+    for tokens, label in drawn:
+        told = [word for word in tokens if word in (*GOOD, *BAD)]
+        if len(told) == 1:
+            denied = not edits.NEGATIONS.isdisjoint(tokens)
+            assert label == (told[0] in GOOD) ^ denied, tokens
+            checked[label, denied] += 1
+    assert min(checked[label, denied] for label in (0, 1) for denied in (0, 1)) > 20
+
+
+def test_in_a_contrast_the_part_of_the_label_is_not_the_conceded_one():
+    drawn = [" ".join(tokens) for tokens, label in Edits(*reviews()).draw(2000, seed=1) if label]
+    conceded = [text for text in drawn if text.startswith("although ")]
+    for text in conceded:
+        clause = text.split(" , ")[0]
+        denied = not edits.NEGATIONS.isdisjoint(clause.split())
+        assert any(word in clause for word in BAD) != denied, text
+    assert len(conceded) > 20
+
+
+def test_the_same_seed_draws_the_same_texts_half_of_them_positive():
+    made = Edits(*reviews())
+    drawn = list(made.draw(100, seed=3))
+    assert drawn == list(made.draw(100, seed=3)) != list(made.draw(100, seed=4))
+    assert sum(label for _, label in drawn) == 50
+
+
+def test_reviews_that_give_no_sentence_are_refused_with_the_way_out():
+    texts, labels = [["a", "fine", "film"]] * 4, [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=r"no words that blame.*Train without edits.*Received: 4"):
+        Edits(texts, labels)
