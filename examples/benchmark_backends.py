@@ -1,18 +1,20 @@
 """Measure our layers against keras.layers where Keras runs on another backend than TensorFlow.
 
     KERAS_BACKEND=torch python examples/benchmark_backends.py    # about a minute
+    KERAS_BACKEND=jax python examples/benchmark_backends.py
 
+On JAX `jax.jit` compiles the calls, and "fit" is a call of `train_on_batch`.
 Calls of both alternate. Masked rows hold between a quarter of the steps and all of them.
 """
 
 import argparse
 import statistics
 
-from benchmark import SHAPES, in_turn, libraries, spread
+from benchmark import SHAPES, fit_call, in_turn, libraries, spread
 
 
-def calls_of(layer, x, mask):
-    """Returns the measured calls of a layer by name, for PyTorch."""
+def torch_calls(layer, x, mask):
+    """Returns the measured calls of a layer by name."""
     import torch
 
     def forward():
@@ -26,6 +28,24 @@ def calls_of(layer, x, mask):
     return {"forward": forward, "train": train}
 
 
+def jax_calls(layer, x, mask):
+    """As `torch_calls`."""
+    import jax
+
+    weights, others = ([v.value for v in of] for of in
+                       (layer.trainable_variables, layer.non_trainable_variables))  # fmt: skip
+
+    def run(weights, x, mask, training):
+        return layer.stateless_call(weights, others, x, mask=mask, training=training)[0]
+
+    forward = jax.jit(lambda *given: run(*given, training=False))
+    train = jax.jit(jax.grad(lambda *given: run(*given, training=True).sum()))
+    return {
+        "forward": lambda: jax.block_until_ready(forward(weights, x, mask)),
+        "train": lambda: jax.block_until_ready(train(weights, x, mask)),
+    }
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -35,23 +55,27 @@ def main():
     import keras
     import numpy as np
 
-    if keras.backend.backend() != "torch":
-        p.error("set KERAS_BACKEND=torch; benchmark.py measures on TensorFlow")
-    import torch
+    backend = keras.backend.backend()
+    if backend not in ("torch", "jax"):
+        p.error("set KERAS_BACKEND=torch or jax; benchmark.py measures on TensorFlow")
+    calls_of = torch_calls if backend == "torch" else jax_calls
+    tensor = keras.ops.convert_to_tensor
 
     ratios = []
     for family in ("LSTM", "GRU"):
         for name in ("s", "S"):
             batch, steps, features, units = SHAPES[name]
             lengths = np.random.default_rng(0).integers(steps // 4, steps + 1, batch)
-            x = torch.randn(batch, steps, features)
-            for mask in (None, torch.tensor(np.arange(steps) < lengths[:, None])):
+            x = keras.random.normal((batch, steps, features))
+            for mask in (None, tensor(np.arange(steps) < lengths[:, None])):
                 calls = {}
                 for library, module in libraries().items():
                     layer = getattr(module, family)(units, return_sequences=True)
                     layer.build(x.shape)
                     calls[library] = calls_of(layer, x, mask)
-                for what in ("forward", "train"):
+                    if backend == "jax" and mask is None:
+                        calls[library]["fit"] = fit_call(module, family, SHAPES[name])
+                for what in calls["ours"]:
                     times = in_turn({k: c[what] for k, c in calls.items()}, args.seconds)
                     ms = {k: spread(t)[0] for k, t in times.items()}
                     ratios.append(ms["keras"] / ms["ours"])

@@ -1,6 +1,6 @@
 """Which combinations of a grid are run every time, which in the slow part, and which never.
 
-Of those that no pair of values needs, every third is `slow`. `make test-all` runs all of them.
+Of those that no pair of values needs, every sixth is `slow`. `make test-all` runs all of them.
 """
 
 import itertools
@@ -12,9 +12,9 @@ WHOLE = "WHOLE_GRIDS" in os.environ
 
 
 def parameters(combinations, chosen):
-    """Returns parameters of the chosen combinations, and of every third of the others as `slow`."""
+    """Returns parameters of the chosen combinations, and of every sixth of the others as `slow`."""
     others = [place for place, c in enumerate(combinations) if not chosen(place)]
-    kept = set(others if WHOLE else others[::3])
+    kept = set(others if WHOLE else others[::6])
     return [
         pytest.param(*c, marks=() if chosen(place) else pytest.mark.slow)
         for place, c in enumerate(combinations)

@@ -129,8 +129,9 @@ class RNN(Configurable, keras.layers.RNN):
             self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
         super().__init__(cell, **switches, **kwargs)
         self.supports_masking = True
-        # The fused path compiles its loops itself, once for all lengths.
-        self.supports_jit = self.fused is False
+        # TensorFlow's fused path compiles its loops itself, once for all lengths. On JAX
+        # Keras compiles the whole model, or nothing is compiled.
+        self.supports_jit = self.fused is False or keras.backend.backend() == "jax"
 
     def build(self, sequences_shape, initial_state_shape=None):
         check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)

@@ -103,6 +103,9 @@ class _WholeStep:
             masks = masks._replace(zones=ops.cast(zones, self.cell.state_dtype))
         step = self.cell.whole_step(x, states[1:], self.training, masks)
         output = ops.concatenate([getattr(step, name) for name in self.fields], axis=-1)
-        return output, [output, *(getattr(step, name) for name in self.cell.state_names)]
+        new = [getattr(step, name) for name in self.cell.state_names]
+        # As in `GatedCell.call`: some functions of Keras turn float64 into float32 on JAX.
+        new = [ops.cast(n, old.dtype) for n, old in zip([output, *new], states, strict=True)]
+        return new[0], new
 
     __call__ = call
