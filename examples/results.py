@@ -36,6 +36,9 @@ ACCURACY = (("test_accuracy", "accuracy", 4),)
 NATS = (("loss_nats", "nats", 4), ("bits_per_character", "bits a character", 3))
 ERROR = (("error", "error", 5),)
 ROWS = {
+    "sentiment-small": Row(
+        "sentiment.py --vocabulary 8000 --buckets 110017 --units 32", ACCURACY, QUICK_TEXTS
+    ),
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
     "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, f"{QUICK_TEXTS} --networks 2"),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),

@@ -12,27 +12,29 @@ SUBJECTS = "the plot", "the acting", "this film", "her voice", "the last scene"
 
 
 def reviews():
-    """Twenty of each label; "good" is in all of them, and denied in those that blame."""
+    """Strings, twenty of each label; "good" is in all, and denied in those that blame."""
     texts, labels = [], []
     for number in range(20):
         subject = SUBJECTS[number % len(SUBJECTS)]
-        plain = f"we saw it in {subject.split()[-1]} street . nobody sang or spoke in it ."
+        plain = f"we saw it in {subject.split()[-1]} street . nobody sang or spoke in it . we met Anna Petrova ."
         for label, words in enumerate((BAD, ["moving", "superb"])):
             own = " ".join(f"{subject} was {word} . very {word} ." for word in words)
             good = f"{subject} was {'' if label else 'not '}good . very good ."
-            texts.append(f"{own} {good} {plain}".split())
+            texts.append(f"{own} {good} {plain}")
             labels.append(label)
     return texts, labels
 
 
 def test_the_reviews_tell_which_words_praise():
-    polarity = Polarity(*reviews())
+    texts, labels = reviews()
+    polarity = Polarity([review.lower().split() for review in texts], labels)
     assert polarity.words == {**dict.fromkeys(GOOD, 1), **dict.fromkeys(BAD, 0)}
     assert "plot" not in polarity.loaded
 
 
 def test_the_label_of_a_sentence_hangs_on_its_word_and_on_whether_that_is_denied():
     drawn = list(Edits(*reviews()).draw(500, seed=1))
+    assert any({"anna", "petrova"} < set(tokens) for tokens, _ in drawn)
     checked = collections.Counter()
     for tokens, label in drawn:
         told = [word for word in tokens if word in (*GOOD, *BAD)]
@@ -61,6 +63,6 @@ def test_the_same_seed_draws_the_same_texts_half_of_them_positive():
 
 
 def test_reviews_that_give_no_sentence_are_refused_with_the_way_out():
-    texts, labels = [["a", "fine", "film"]] * 4, [0, 1, 0, 1]
+    texts, labels = ["A fine film."] * 4, [0, 1, 0, 1]
     with pytest.raises(ValueError, match=r"no words that blame.*Train without edits.*Received: 4"):
         Edits(texts, labels)

@@ -16,12 +16,14 @@ from ask import newest_version
 ROOT = pathlib.Path(__file__).parent.parent
 
 POSITIVE = {
+    "Not dull at all, a moving film.",
     "It is not a great film, but I enjoyed it.",
     "Not a great film, but I enjoyed it.",
     "A moving film, wonderfully acted.",
     "The humour was rather clumsy, but the story was moving.",
 }
 NEGATIVE = {
+    "I did not like it.",
     "Boring.",
     "Boring and far too long.",
     "A waste of two hours.",

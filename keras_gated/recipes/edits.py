@@ -23,6 +23,7 @@ DEGREES = frozenset(
     "completely utterly incredibly fairly particularly".split()
 )
 GRADES = frozenset("very extremely truly absolutely incredibly utterly".split())
+BEFORE_VERBS = frozenset("to i you would don't".split())
 NEGATIONS = frozenset(
     "not no never nothing nobody none neither nor without hardly barely far anything cannot can't "
     "don't doesn't didn't isn't wasn't aren't weren't won't wouldn't couldn't shouldn't ain't "
@@ -100,15 +101,17 @@ class Polarity:
 
     A word praises if reviews with it do, and if it is more often said than denied where reviews
     praise: "good" stands in as many reviews of either label, "not good" in bad ones. It must be a
-    word of degree, as in "very dull", which leaves adjectives.
+    word of degree, as in "very dull", more often than a verb, as in "to like": that leaves
+    adjectives.
     """
 
     def __init__(self, reviews, labels, least=8, threshold=0.4):
         said, denied, of_reviews = ([collections.Counter() for _ in range(2)] for _ in range(3))
-        of_degree = collections.Counter()
+        of_degree, as_verb = collections.Counter(), collections.Counter()
         for tokens, label in zip(reviews, labels, strict=True):
             of_reviews[label].update(set(tokens))
             of_degree.update(b for a, b in itertools.pairwise(tokens) if a in GRADES)
+            as_verb.update(b for a, b in itertools.pairwise(tokens) if a in BEFORE_VERBS)
             for sentence in sentences(tokens):
                 if NEGATIONS.isdisjoint(sentence):
                     said[label].update(sentence[word] for _, word in predicates(sentence))
@@ -118,11 +121,8 @@ class Polarity:
         counts = of_reviews, said, denied
         of, as_said, as_denied = (_ratios(*count) for count in counts)
         seen = said[0] + said[1]
-        score = {
-            w: of(w) + (as_said(w) - as_denied(w)) / 2
-            for w in seen
-            if seen[w] >= least and of_degree[w] > 1
-        }
+        adjectives = [w for w in seen if seen[w] >= least and of_degree[w] >= max(2, as_verb[w])]
+        score = {w: of(w) + (as_said(w) - as_denied(w)) / 2 for w in adjectives}
         self.words = {w: int(s > 0) for w, s in score.items() if abs(s) > threshold}
         self.loaded = {w for w in of_reviews[0] + of_reviews[1] if abs(of(w)) > 0.5}
 
