@@ -1,6 +1,6 @@
 """Ask an exported model, without importing keras_gated.
 
-    python examples/ask.py saved_models/sentiment "Not dull at all, a moving film." "I did not like it."
+    python examples/ask.py saved_models/sentiment "Not dull at all, a moving film."
     python examples/ask.py saved_models/toy_plays "ALMA:" --length 200 --temperature 0.7
 
 DIRECTORY is a version, or the directory of a model: then its newest version answers.

@@ -16,7 +16,8 @@ def reviews():
     texts, labels = [], []
     for number in range(20):
         subject = SUBJECTS[number % len(SUBJECTS)]
-        plain = f"we saw it in {subject.split()[-1]} street . nobody sang or spoke in it . we met Anna Petrova ."
+        street = f"we saw it in {subject.split()[-1]} street ."
+        plain = f"{street} nobody sang or spoke in it . we met Anna Petrova ."
         for label, words in enumerate((BAD, ["moving", "superb"])):
             own = " ".join(f"{subject} was {word} . very {word} ." for word in words)
             good = f"{subject} was {'' if label else 'not '}good . very good ."

@@ -23,7 +23,6 @@ POSITIVE = {
     "The humour was rather clumsy, but the story was moving.",
 }
 NEGATIVE = {
-    "I did not like it.",
     "Boring.",
     "Boring and far too long.",
     "A waste of two hours.",
