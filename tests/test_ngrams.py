@@ -69,6 +69,15 @@ def test_a_bucket_belongs_to_the_n_gram_that_tells_most():
     np.testing.assert_allclose(received - alone, [5 * math.log(2), 0, 0], atol=1e-6)
 
 
+def test_weights_of_0_1_have_no_owners_and_are_read_as_they_were_meant():
+    kernel, ratio = np.random.default_rng(1).normal(size=(2, 18))
+    fresh = NGrams(words=7, buckets=11)
+    fresh.build(None)
+    fresh.load_own_variables({"0": kernel, "1": ratio})
+    expected = [[sum(kernel[place] * ratio[place] for place in runs_of(row))] for row in ROWS]
+    np.testing.assert_allclose(fresh(np.array(ROWS)), expected, atol=1e-6)
+
+
 def test_rare_n_grams_own_no_bucket():
     layer = NGrams(words=5, buckets=101, longest=2)
     rows = tf.data.Dataset.from_tensors((np.array([[2, 3], [2, 3], [3, 2]]), np.array([1, 1, 0])))

@@ -81,6 +81,14 @@ class NGrams(keras.layers.Layer):
             name="check",
         )
 
+    def load_own_variables(self, store):
+        """Files of version 0.1 hold no `check`: in them, n-grams share a bucket."""
+        if len(store.keys()) > 2:
+            super().load_own_variables(store)
+        else:
+            self.kernel.assign(store["0"])
+            self.ratio.assign(store["1"])
+
     def adapt(self, rows, least=3):
         """Sets `check` and `ratio`, the log-count ratios of naive Bayes in labelled texts.
 
