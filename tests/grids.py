@@ -39,7 +39,7 @@ def pairwise(combinations, together=2):
 
 
 def every_third(names, start):
-    """Returns every third of some names as parameters, and every other third as `slow`.
+    """Returns every third of some names as parameters; the others are for `make test-all`.
 
     Tests of many families begin at different places, so that together they hold every family.
     """
@@ -47,7 +47,7 @@ def every_third(names, start):
     return [
         pytest.param(name, marks=pytest.mark.slow if third else ())
         for name, third in zip(names, places, strict=True)
-        if third < 2 or WHOLE
+        if not third or WHOLE
     ]
 
 
