@@ -7,8 +7,9 @@
 Two parts judge a review, each trained by itself, and their logits are averaged. One is a recurrent
 network that reads the words in both directions and averages what it remembers at each of them. The
 other sums the weights of the n-grams of one to three words (Wang and Manning 2012). It counts
-twice, since the validation loss is least with two thirds of the mean. The n-grams soon know the
-training texts by heart, and would leave a network that is trained on the mean nothing to learn.
+twice: with three quarters of the mean the validation loss would be as small, but denials would be
+read worse. The n-grams soon know the training texts by heart, and would leave a network that is
+trained on the mean nothing to learn.
 
 Reviews alone do not teach the network to negate: few of them hang on a "not". So it also reads
 short texts that are made of the training reviews by rule (`recipes.edits`), in which one word

@@ -82,7 +82,7 @@ def test_rare_n_grams_own_no_bucket():
     layer = NGrams(words=5, buckets=101, longest=2)
     rows = tf.data.Dataset.from_tensors((np.array([[2, 3], [2, 3], [3, 2]]), np.array([1, 1, 0])))
     layer.adapt(rows, least=2)
-    places = layer.runs(np.array([[2, 3], [3, 2]])).numpy().max(axis=1)
+    places = layer.places(np.array([[2, 3], [3, 2]])).numpy().max(axis=1)
     np.testing.assert_array_equal(places, [5 + (2 * 5 + 3) % 101, 3])
 
 

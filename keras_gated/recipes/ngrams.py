@@ -144,7 +144,7 @@ class NGrams(keras.layers.Layer):
             found.append(ops.where(known, number, PADDING))
         return ops.concatenate(found, axis=1)
 
-    def runs(self, ids):
+    def places(self, ids):
         """Returns the places of the weights of the different n-grams of each text.
 
         Args:
@@ -164,7 +164,7 @@ class NGrams(keras.layers.Layer):
         return ops.where(ops.pad(repeated, [[0, 0], [1, 0]]), PADDING, places)
 
     def call(self, ids, training=None):
-        places = self.runs(ids)
+        places = self.places(ids)
         weights = ops.take(self.kernel, places) * ops.take(self.ratio, places)
         weights = self.drop(ops.where(places == PADDING, 0, weights), training=training)
         return ops.sum(weights, axis=1, keepdims=True)

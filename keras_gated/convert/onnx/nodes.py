@@ -158,7 +158,7 @@ def concatenated(graph, layer, inputs, **kwargs):
 
 @writes(NGrams)
 def n_grams(graph, layer, ids):
-    """The layer's `runs` and `call`, node by node."""
+    """The layer's `places` and `call`, node by node."""
     mask = graph.mask_of(None, ids)
     ids = graph.add("Cast", [ids], to=7)
     if mask is not None:
