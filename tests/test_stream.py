@@ -87,6 +87,22 @@ def test_what_cannot_be_streamed_is_refused(model, message):
         keras_gated.stream(model)
 
 
+@pytest.mark.parametrize("inputs", [
+    [keras.Input((None, 3))],
+    [keras.Input((None, 3), batch_size=1)],
+    [keras.Input((None,), dtype="int32"), layers.Embedding(9, 3, mask_zero=True)],
+], ids=["numbers", "one row", "ids"])  # fmt: skip
+def test_a_pool_is_found_where_one_row_would_not_show_it(inputs):
+    # A unit that forgets at once and follows the first feature: a pool over few rows of numbers,
+    # or of the same id at all steps, may give the last output and so look like none.
+    recurrent = keras_gated.LSTM(1, return_sequences=True)
+    model = keras.Sequential([*inputs, recurrent, layers.GlobalMaxPooling1D()])
+    kernel = np.array([[0, 0, 1, 0], [0] * 4, [0] * 4])
+    recurrent.set_weights([kernel, np.zeros((1, 4)), np.array([3, -9, 0, 3.0])])
+    with pytest.raises(ValueError, match="looks at more than one step"):
+        keras_gated.stream(model)
+
+
 def test_other_rows_than_before_are_refused():
     stream = keras_gated.stream(small(keras_gated.LSTM(4)))
     stream.step(X)

@@ -10,6 +10,7 @@ from keras_gated.serve.signatures import example_of, packed
 from keras_gated.serve.streaming import Stepper
 
 _PIECES = (1, 2, 3)  # steps, of the sequence that a model must answer as it does to the whole
+_ROWS = 16  # that a model of any batch size is checked with, so that no luck hides a difference
 _TOLERANCE = 1e-4  # of the largest answer, and at least of 1
 
 
@@ -126,9 +127,28 @@ class Stream:
                 )
             self.states = {n: np.where(rows[:, None], 0, s) for n, s in self.states.items()}
 
+    def _examples(self, inputs):
+        """Returns rows that differ from step to step: numbers around 0, and ids of no padding."""
+        draws, examples = np.random.default_rng(0), []
+        embeddings = (
+            layer.input_dim
+            for layer in self._model._flatten_layers()
+            if isinstance(layer, keras.layers.Embedding)
+        )
+        ids = max(2, min(embeddings, default=2))
+        for x in inputs:
+            one = example_of(x.shape, x.dtype, sum(_PIECES))
+            shape = (x.shape[0] or _ROWS, *one.shape[1:])
+            if np.issubdtype(one.dtype, np.floating):
+                one = draws.normal(size=shape).astype(one.dtype)
+            elif np.issubdtype(one.dtype, np.integer):
+                one = draws.integers(1, ids, size=shape).astype(one.dtype)
+            examples.append(np.broadcast_to(one, shape))
+        return examples
+
     def _check(self, inputs, timed):
         """Raises unless a sequence in pieces is answered as the whole one."""
-        whole = [example_of(x.shape, x.dtype, sum(_PIECES)) for x in inputs]
+        whole = self._examples(inputs)
         expected = self._model(packed(self._model, whole), training=False)
         start, received = 0, []
         for steps in _PIECES:
