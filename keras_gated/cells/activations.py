@@ -8,7 +8,7 @@ from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")
-@dataclasses.dataclass(frozen=True)  # equal objects are equal keys: see `equations.py`
+@dataclasses.dataclass(frozen=True)  # equal objects share a cache entry: see `equations.py`
 class HardSigmoid:
     """`clip(slope * x + offset, 0, 1)`: see `hard_sigmoid`."""
 
@@ -42,7 +42,7 @@ class HardSigmoid:
 def hard_sigmoid(slope: float = 0.2, offset: float = 0.5) -> HardSigmoid:
     """Returns the activation `clip(slope * x + offset, 0, 1)`, for any layer.
 
-    It has the shape of what it is given. The defaults are the `hard_sigmoid` of Keras 1 and 2,
+    The output has the shape of the input. The defaults are the `hard_sigmoid` of Keras 1 and 2,
     Theano and ONNX; `keras.activations.hard_sigmoid` of Keras 3 is another function, with a slope
     of 1/6. For example: `keras_gated.LSTM(64, recurrent_activation=keras_gated.hard_sigmoid())`.
 
@@ -51,7 +51,7 @@ def hard_sigmoid(slope: float = 0.2, offset: float = 0.5) -> HardSigmoid:
         offset: The value at 0. ONNX calls it beta.
 
     Raises:
-        ValueError: If one is not a finite number.
+        ValueError: If `slope` or `offset` is not a finite number.
 
     Reference: `hard_sigmoid` of Keras 2 (`keras.backend.hard_sigmoid`); ONNX's `HardSigmoid`.
     """

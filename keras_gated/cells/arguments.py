@@ -1,4 +1,4 @@
-"""Constructor arguments, which cells and layers share: their names, configs and checks."""
+"""Constructor arguments of cells and layers: their names, configs and checks."""
 
 import collections
 import inspect
@@ -23,8 +23,8 @@ def kind(name):
 def arguments_of(scope):
     """Returns the arguments of an `__init__`, given its `locals()`, with `**kwargs` merged in.
 
-    The signatures of cells and layers are written out for the reader and the editor; this
-    spares repeating thirty names in every body.
+    The signatures of cells and layers are written out for the reader and the editor. This
+    function saves repeating thirty names in every body.
     """
     named = {k: v for k, v in scope.items() if k not in ("self", "kwargs", "__class__")}
     return {**named, **scope["kwargs"]}
@@ -36,7 +36,7 @@ def argument_names(cls):
 
 
 def parameters_of(cls):
-    """Returns the arguments of a cell or layer and of its bases: those given by name alone last."""
+    """Returns the parameters of a cell or layer and of its bases, keyword-only parameters last."""
     found = {}
     for parameter in (p for part in _named(cls) for p in part):
         found.setdefault(parameter.name, parameter)
@@ -44,13 +44,13 @@ def parameters_of(cls):
 
 
 def _ours(cls):
-    """Returns the class and those of its bases whose arguments belong to a cell or layer."""
+    """Returns the class and its bases up to `GatedCell` or `RNN`: Keras's classes are left out."""
     base = next(part for part in cls.__mro__ if Configurable in part.__bases__)
     return cls.__mro__[: cls.__mro__.index(base) + 1]
 
 
 def _named(cls):
-    """Returns the arguments that each constructor names, that of `cls` first."""
+    """Returns the parameters of every constructor in `_ours(cls)`, a list each, `cls` first."""
     named = []
     for part in _ours(cls):
         if "__init__" in vars(part):
@@ -63,14 +63,14 @@ def _named(cls):
 
 
 class Configurable:
-    """Configs of cells and layers, whose subclasses may have arguments of their own.
+    """Adds configs to cells and layers. Their subclasses may add arguments.
 
     A config holds every argument of the class and its bases, read from the attribute of the same
-    name. What a subclass itself gives its base (`super().__init__(units, activation="relu")`)
-    stays out, as it would be given twice.
+    name. A value that a subclass itself passes to its base
+    (`super().__init__(units, activation="relu")`) stays out: `from_config` would pass it twice.
     """
 
-    without = ()  # names of the arguments of its bases that a class does not have
+    without = ()  # names of arguments of the bases that a class does not accept
 
     def __new__(cls, *args, **kwargs):
         unknown = kwargs.keys() & set(cls.without)
@@ -87,7 +87,7 @@ class Configurable:
         return made
 
     def further_config(self):
-        """Returns what a config holds besides Keras's and the arguments."""
+        """Returns further entries of a config, besides Keras's entries and the arguments."""
         return {}
 
     def get_config(self):
@@ -110,7 +110,7 @@ class Configurable:
         if hasattr(self, name):
             return True
         if any("get_config" in vars(part) for part in _ours(type(self))):
-            return False  # the subclass adds it
+            return False  # the `get_config` of the subclass adds it
         raise NotImplementedError(
             f"{type(self).__name__}: a config would lose the constructor argument `{name}`, as "
             f"there is no attribute of that name. Keep it as `self.{name}`, or override "
@@ -146,9 +146,10 @@ def section(text, name):
 
 
 def documented(cls):
-    """Writes what a docstring leaves to that of a base: `{arguments}` and `{call}` of a cell.
+    """Fills `{arguments}` and `{call}` in a cell's docstring with the text of its base.
 
-    What stands below `{arguments}` is said of the cell's own arguments, and in place of the base.
+    The entries below `{arguments}` describe arguments that the cell adds, or replace entries of
+    the base.
     """
     if "{arguments}" not in (cls.__doc__ or ""):
         return
@@ -166,7 +167,7 @@ def documented(cls):
 
 
 def _entries(lines):
-    """Returns the entries of a section by the names that each is about."""
+    """Returns the entries of a section, a dict: the names that an entry describes, to its text."""
     entries = [f"\n    {entry}" for entry in re.split(r"\n    (?=\S)", lines)[1:]]
     return {tuple(re.split(r",\s*", e.partition(":")[0].strip())): e for e in entries}
 
@@ -191,7 +192,10 @@ def compatible(shape, expected):
 
 
 def number_of_rows(batch_size, inputs):
-    """Returns a batch size, or that of inputs, which Keras 2 took as the first argument."""
+    """Returns `batch_size`, or the number of rows of `inputs`.
+
+    Keras 2 took `inputs` as the first argument, so a tensor is accepted as `batch_size`, too.
+    """
     if inputs is None and len(getattr(batch_size, "shape", ())):
         inputs = batch_size
     return batch_size if inputs is None else keras.ops.shape(inputs)[0]
@@ -219,7 +223,7 @@ def check_axes(owner, axes, shape):
 
 
 def _number(value, kinds):
-    """Returns a number or an array of one as NumPy has it, or None for anything else."""
+    """Returns a value as a NumPy array without axes, or None if it is no number of these kinds."""
     number = np.asarray(value)
     return number if number.ndim == 0 and number.dtype.kind in kinds else None
 
@@ -235,7 +239,7 @@ def positive_integer(owner, name, value):
 
 
 def boolean(owner, name, value):
-    """Returns True or False, also for 1, 0 and None, as `keras.layers` takes them."""
+    """Returns True or False; takes 1, 0 and None, too, as `keras.layers` does."""
     number = _number(False if value is None else value, "biuf")
     if number is None or number not in (0, 1):
         raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")

@@ -1,4 +1,4 @@
-"""The base of all cells: weights, the input projection, dropout, the config; `step` is theirs."""
+"""The base of all cells: weights, input projection, dropout, config. A cell adds its `step`."""
 
 import collections
 
@@ -79,25 +79,25 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         training: Whether dropout is applied.
 
     Returns:
-        The hidden state, `(batch, units)`, and the new states in the form they came.
+        The hidden state, `(batch, units)`, and the new states in the form of `states`.
 
     Raises:
-        ValueError: For an argument that is not accepted, or equations that do not fit what the
-            class names; the message names it.
+        ValueError: For an argument that is not accepted, or if `step` does not fit the names that
+            the class states. The message says which.
     """
 
-    gates: tuple[str, ...] = ()  # in the order of the kernel's columns, `units` of them each
-    state_names: tuple[str, ...] = ("hidden",)  # the first one is the output
+    gates: tuple[str, ...] = ()  # in the order of the kernel's columns, `units` columns each
+    state_names: tuple[str, ...] = ("hidden",)  # the first state is the output
     step_type: type  # a named tuple of all that `step` returns. Default: the gates and the states.
-    # Names of the attributes, numbers and functions, that `step`, `step_gradient` and `project`
-    # read besides `units` and what those of a base read. Cells of a class that says so share what
-    # is traced and compiled.
+    # Names of the attributes (numbers and functions) that `step`, `step_gradient` and `project`
+    # read, besides `units`. A class leaves out names that a base lists. Cells of classes that state
+    # `reads` share traced and compiled functions.
     reads: tuple[str, ...]
     without: tuple[str, ...] = ()  # names of the arguments above that a family does not have
-    # Whether `step` uses the input and the recurrent product only through their sum: for a
-    # `step_gradient`, which then returns one derivative of both.
+    # True if `step` uses the input and the recurrent product only through their sum. Both then have
+    # the same derivative, and `step_gradient` returns it twice.
     inputs_and_state_are_summed = True
-    seed_before_weights = False  # whether Keras draws the seed of dropouts before initializers'
+    seed_before_weights = False  # True if Keras draws the dropout seed before the initializers'
 
     kernel = recurrent_kernel = bias = None
 
@@ -132,12 +132,12 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     ):
         arguments = arguments_of(locals())
         implementation, owner = kwargs.pop("implementation", 2), kwargs.pop("owner", None)
-        # Half precision is a matter of what goes in and out: a step computes in float32, or the
-        # state would lose what it cannot round (at 16.0 float16 counts in steps of 1/64).
+        # Only inputs and outputs have half precision. A step computes in float32: a state in half
+        # precision would lose small changes (at 16.0, float16 numbers are 1/64 apart).
         super().__init__(**{**kwargs, "autocast": False})
         half = self.compute_dtype in ("float16", "bfloat16")
         self.state_dtype = "float32" if half else self.compute_dtype
-        self.owner = owner = owner or type(self).__name__  # whose name errors bear: the layer's
+        self.owner = owner = owner or type(self).__name__  # the layer's name, for errors
         contract.check_class(type(self), owner)
         self.units = positive_integer(owner, "units", units)
         self.use_bias = boolean(owner, "use_bias", use_bias)
@@ -151,7 +151,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
             )
         self.implementation = int(implementation)
         self.seed = seed
-        # Seeds that nobody gives are drawn in Keras's order, so that weights start as Keras's do.
+        # Seeds that are not given are drawn in Keras's order, so that weights start as Keras's do.
         if self.seed_before_weights:
             self.seed_generator = keras.random.SeedGenerator(seed=seed)
         for name, value in arguments.items():
@@ -178,7 +178,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         return dict(zip(self.state_names, self.state_widths(), strict=True)).get(field, self.units)
 
     def zoneout_rates(self) -> list[float]:
-        """Returns the fraction of each state that zoneout leaves as it was."""
+        """Returns for each state the fraction of its units that zoneout leaves unchanged."""
         if isinstance(self.zoneout, list):
             return self.zoneout
         return [self.zoneout] * len(self.state_names)
@@ -269,7 +269,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     # One step
 
     def input_weights(self):
-        """Returns what `project` is given: `W`, and `b` where there is one, as tensors."""
+        """Returns the tensors that `project` gets: `W`, then `b` and further weights, if any."""
         bias = () if self.bias is None else (self.input_bias(),)
         return self.tensors(self.kernel, *bias, *self._further_weights(True))
 
@@ -287,14 +287,14 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     def project(self, inputs, weights):
         """Returns `W x + b` for inputs `(..., features)`: `(..., gates * units)`.
 
-        It does not depend on the step before. So a layer computes it for all steps at once.
+        The result does not depend on the step before. So a layer computes it for all steps at once.
         """
         W, *b = weights
         a = product(inputs, W, recurrent=False)
         return a + b[0] if b else a
 
     def recurrent_weights(self, mask=None):
-        """Returns what `step` is given: the recurrent kernel, and further weights, as tensors.
+        """Returns the weights for `step` as tensors: the recurrent kernel and further weights.
 
         Args:
             mask: Optional dropout mask of the recurrent kernel.
@@ -317,20 +317,21 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         raise NotImplementedError
 
     def step_gradient(self, step, states, d_states, U_T):
-        """Computes the derivative of `step`, written by hand. Default: it is derived from `step`.
+        """Computes the derivative of `step`, written by hand. Default: TensorFlow derives it.
 
         It is used if the same class also defines `step`, and if `step_gradient_holds()` is True.
 
         Args:
             step: What `step` returned.
             states: The states before the step, each `(batch, width)`.
-            d_states: The loss's derivatives by the states after the step, through the outputs
-                of this step and of all later ones, each `(batch, width)`.
+            d_states: The derivatives of the loss with respect to the states after the step,
+                through the outputs of this step and of all later steps, each `(batch, width)`.
             U_T: The recurrent kernel transposed, `(gates * units, width)`.
 
         Returns:
-            The derivatives by `W x + b` and by `U h + c`, each `(batch, gates * units)` (the same
-            tensor if `inputs_and_state_are_summed`), and by the states before the step.
+            The derivatives with respect to `W x + b` and to `U h + c`, each
+            `(batch, gates * units)` (the same tensor if `inputs_and_state_are_summed`), and a list
+            of the derivatives with respect to the states before the step.
         """
         raise NotImplementedError
 
@@ -343,7 +344,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         )
 
     def carried(self, step):
-        """Returns the part of the memory that a step keeps, as the gates say. Default: None.
+        """Returns the part of the memory that the gates of a step keep. Default: None.
 
         Args:
             step: What `step` returned.
@@ -368,7 +369,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
             inputs: `(batch, features)`.
             states: The states before the step, each `(batch, width)`.
             training: Whether dropout is applied.
-            masks: Optional `Masks` of dropout. Default in training: drawn.
+            masks: Optional `Masks` of dropout. Default: drawn if `training`, else none.
         """
         inputs, *before = (ops.cast(value, self.state_dtype) for value in (inputs, *states))
         if masks is None:
@@ -377,7 +378,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         return masked_step(self, projected, before, self.recurrent_weights(masks.kernel), masks)
 
     def check(self, owner, axes, inputs, states):
-        """Raises unless inputs and states (None: zeros) are what a cell or its layer can take."""
+        """Raises unless a cell or its layer can take the inputs and the states (None: zeros)."""
         check_axes(owner, axes, inputs.shape)
         shape, dtype = tuple(inputs.shape), keras.backend.standardize_dtype(inputs.dtype)
         if not dtype.startswith(("float", "bfloat", "int", "uint", "bool")):
@@ -413,7 +414,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         Args:
             batch_size: Number of rows.
             dtype: Default: the dtype in which a step computes.
-            inputs: A tensor with as many rows, in place of `batch_size` (as in Keras 2).
+            inputs: A tensor whose rows are counted, in place of `batch_size` (as in Keras 2).
         """
         rows, dtype = number_of_rows(batch_size, inputs), dtype or self.state_dtype
         return [ops.zeros((rows, width), dtype=dtype) for width in self.state_widths()]
@@ -423,14 +424,14 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
 
 
 def masked_step(cell, x, states, weights, masks):
-    """Returns a step of a cell, or of its `Equations`, with what is dropped in it.
+    """Returns one step of a cell, or of its `Equations`, with dropout and zoneout applied.
 
     Args:
-        cell: What has a `step`, `step_type`, `state_names` and `zoneout_rates`.
-        x: What `project` returned.
+        cell: An object with `step`, `step_type`, `state_names` and `zoneout_rates`.
+        x: The result of `project`.
         states: The states before the step.
-        weights: What `recurrent_weights` returned.
-        masks: `Masks`: the hidden state's, and the zones of this step.
+        weights: The result of `recurrent_weights`.
+        masks: `Masks`, of which `hidden` and the `zones` of this step are used.
     """
     with dropping(masks.hidden):
         step = contract.by_name(cell, cell.step(x, states, weights))

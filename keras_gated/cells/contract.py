@@ -1,4 +1,4 @@
-"""What a class of cells must state, checked when a cell is made and when its layer is built."""
+"""Checks of what a cell class states: when a cell is made, and when its layer is built."""
 
 import contextlib
 import numbers
@@ -10,7 +10,7 @@ from keras_gated.cells.arguments import rate
 
 
 def check_class(cls, owner):
-    """Raises unless a class names its gates and states."""
+    """Raises an error unless a class names its gates and states."""
     if not cls.gates:
         raise ValueError(
             f"{owner}: a cell names its gates, in the order of the kernel's columns. Received: "
@@ -25,7 +25,7 @@ def check_class(cls, owner):
 
 
 def rates_of_states(owner, zoneout, names):
-    """Returns a number, or a list of one for each state."""
+    """Returns the zoneout rate: a number, or a list with a number for each state."""
     if not isinstance(zoneout, (list, tuple)):
         return rate(owner, "zoneout", zoneout)
     if len(zoneout) != len(names):
@@ -48,10 +48,10 @@ def number_of_features(owner, input_shape):
 
 
 def by_name(cell, step):
-    """Returns what a `step` returned as the cell's `step_type`.
+    """Returns the result of a `step` as the cell's `step_type`.
 
     Raises:
-        ValueError: If it is not every field of that by name.
+        ValueError: If the result does not have exactly the fields of the `step_type`, by name.
     """
     kind = cell.step_type
     if isinstance(step, kind):
@@ -68,15 +68,15 @@ def by_name(cell, step):
 
 
 def check_step(cell, equations):
-    """Runs one step of a cell that has just been built.
+    """Runs one step of a cell that has just been built, to find mistakes in its class.
 
     Args:
         cell: A built cell.
-        equations: What its equations are asked of: its `Equations`.
+        equations: The `Equations` of the cell.
 
     Raises:
-        ValueError: If it reads a weight that it is not given, or returns other fields than the
-            class names, or of other widths.
+        ValueError: If `step` reads a weight that is not among its arguments, or returns other
+            fields than the class states, or fields of other widths.
     """
     name = type(cell).__name__
     try:
@@ -114,7 +114,7 @@ def _one_step(cell, equations):
     import tensorflow as tf
 
     found, read = [], []
-    # Traced, as the weights of a layer that a function builds have no values yet.
+    # Traced, not run: if a function builds the layer, its weights have no values yet.
     with tf.init_scope():
         tf.function(
             lambda: found.append(_shapes(cell, equations, _watched(cell, read))), autograph=False
@@ -124,7 +124,7 @@ def _one_step(cell, equations):
 
 def _shapes(cell, equations, watched):
     x = ops.zeros((1, cell.kernel.shape[0]), cell.state_dtype)
-    # Copies: Keras's `convert_to_tensor` leaves a variable of TensorFlow what it is.
+    # Copies: Keras's `convert_to_tensor` returns a variable of TensorFlow unchanged.
     weights = [ops.copy(w) for w in cell.recurrent_weights()]
     x, states = equations.project(x, cell.input_weights()), cell.get_initial_state(1)
     with watched:

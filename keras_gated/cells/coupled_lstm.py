@@ -18,7 +18,7 @@ class CoupledLSTMCell(GatedCell):
         o_t = sigmoid(W_o x_t + U_o h_{t-1} + b_o)
         h_t = o_t * tanh(c_t)
 
-    ONNX calls it `input_forget`.
+    ONNX calls this variant `input_forget`.
 
     {arguments}
 

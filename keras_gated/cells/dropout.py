@@ -1,4 +1,4 @@
-"""What a call drops in training: masks, drawn once for all steps of a sequence."""
+"""Dropout masks of a call in training, drawn once for all steps of a sequence."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ from keras_gated.keras_private import DropoutRNNCell, is_inference_call
 
 
 class Masks(NamedTuple):
-    """What a call drops; None: nothing."""
+    """The dropout masks of a call. None: nothing is dropped."""
 
     inputs: Any = None  # of the inputs of every step, (batch, features)
-    kernel: Any = None  # of the recurrent kernel, of its shape
+    kernel: Any = None  # of the recurrent kernel, with its shape
     hidden: Any = None  # of the hidden state in recurrent products, (batch, width)
-    # 1 where zoneout leaves a unit of a state as it was, else 0: (batch, time, widths of all
-    # states), or of one step (batch, widths of all states).
+    # 1 where zoneout leaves a unit of a state unchanged, else 0: (batch, time, sum of the widths of
+    # all states), or for one step (batch, sum of the widths of all states).
     zones: Any = None
 
 
@@ -26,9 +26,10 @@ def dropped(tensor, mask):
 
 
 def with_zones(step, before, names, rates, zones):
-    """Returns a step of whose states some units stay as they were before: zoneout.
+    """Returns a step with zoneout: some units of its states keep the value from before the step.
 
-    At inference a unit stays by its rate, the expectation.
+    At inference, each unit is the expected value: the mean of old and new value, weighted by the
+    rate.
 
     Args:
         step: The named tuple of a step.
@@ -52,10 +53,11 @@ def with_zones(step, before, names, rates, zones):
 
 
 class DropsInTraining(DropoutRNNCell):
-    """Draws the masks of a cell. Keras draws them once a sequence only for cells of its class.
+    """Draws the dropout masks of a cell.
 
-    Our layers draw masks as values (`draw_masks`). Keras's layers ask the cell, which keeps its
-    masks until they say that the call is over: `get_...` and `reset_...` are their protocol.
+    The base is Keras's class, since Keras draws masks once for a sequence only for its subclasses.
+    Our layers draw masks as values (`draw_masks`). Keras's layers ask the cell for masks
+    (`get_...`). The cell keeps them until the layer says that the call is over (`reset_...`).
     """
 
     _kernel_mask = None
@@ -74,7 +76,7 @@ class DropsInTraining(DropoutRNNCell):
         return Masks(inputs, kernel, hidden, zones)
 
     def masks_of_a_step(self, inputs, hidden):
-        """Returns the `Masks` of one step; all but the zones stay until the call is over."""
+        """Returns the `Masks` of one step. All but the zones are kept until the call is over."""
         inputs = super().get_dropout_mask(inputs) if self.dropout else None
         kernel = self._kernel_mask_of_a_call()
         rows = ops.shape(hidden)[0]
@@ -83,14 +85,14 @@ class DropsInTraining(DropoutRNNCell):
         return Masks(inputs, kernel, hidden, zones)
 
     def get_dropout_mask(self, step_input):
-        """As in Keras. At inference none may be drawn: a graph that draws cannot be served."""
+        """As in Keras. None at inference: a graph that draws random numbers cannot be served."""
         if is_inference_call():
             return None
-        # Keras scales it, so it must not be of whole numbers.
+        # Keras scales the mask, so its dtype must not be an integer.
         return super().get_dropout_mask(ops.cast(step_input, self.state_dtype))
 
     def get_recurrent_dropout_mask(self, step_input):
-        """As in Keras; the mask of the recurrent kernel is drawn, too, before Keras's loop."""
+        """As in Keras. The mask of the recurrent kernel is drawn, too, before Keras's loop."""
         if is_inference_call():
             return None
         self._kernel_mask_of_a_call()

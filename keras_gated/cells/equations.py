@@ -1,8 +1,9 @@
 """A cell's equations without its weights: what a traced or compiled function may keep.
 
-TensorFlow keeps a traced function for as long as the process runs. A function that knew a layer
-would keep the layer, too, and every layer would be traced again. So loops know equations, and
-weights reach them as arguments: all layers with the same equations share one set of functions.
+TensorFlow keeps a traced function for as long as the process runs. A function that refers to a
+layer would keep the layer, too, and every layer would be traced again. So the loops refer to
+equations only, and get weights as arguments. All layers with the same equations share one set of
+functions.
 """
 
 import functools
@@ -18,14 +19,14 @@ _STATED = (*_METHODS, "gates", "state_names", "step_type")
 
 
 class Equations:
-    """What the loops over time ask of a cell.
+    """The part of a cell that the loops over time use.
 
     Args:
-        cell: The cell, or what holds no more of it than its equations read.
-        projects_as_all: Whether `project` is that of `GatedCell`.
+        cell: The cell, or an object with only the attributes that the equations read.
+        projects_as_all: Whether `project` is the method of `GatedCell`.
         written: Whether `step_gradient` is the derivative of `step`.
-        zoned: Whether the zones of every step stand beside its inputs, in the last columns.
-        shared: Whether other cells have them, too.
+        zoned: Whether the last columns of the inputs hold the zones of every step (see `Masks`).
+        shared: Whether other cells use these `Equations`, too.
     """
 
     def __init__(self, cell, projects_as_all, written, zoned, shared):
@@ -38,7 +39,7 @@ class Equations:
         self._zones = sum(self.state_widths) if zoned else 0
         self.projects_as_all = projects_as_all and not zoned
         self.written = written and not any(cell.zoneout_rates())
-        self.functions = {}  # whatever is traced of them, by what it was traced for
+        self.functions = {}  # a cache of traced functions, rules and plans
 
     def project(self, x, weights):
         x, zones = self._apart(x)
@@ -46,7 +47,7 @@ class Equations:
         return x if zones is None else ops.concatenate([x, zones], axis=-1)
 
     def step(self, x, states, weights, keep=None):
-        """Returns a step as the cell's `step`, with what is dropped in it."""
+        """Returns a step as the cell's `step` does, with dropout and zoneout applied."""
         x, zones = self._apart(x)
         return masked_step(self._cell, x, states, weights, Masks(hidden=keep, zones=zones))
 
@@ -62,8 +63,9 @@ class Equations:
 def equations_of(cell, zoned=False):
     """Returns the `Equations` of a built cell.
 
-    They are shared by all cells whose class says what its equations read (`reads`). A cell that
-    may read anything of itself has equations of its own, which end with it.
+    If a class lists what its equations read (`reads`), its cells share one `Equations` where these
+    values are equal. Any other cell may read anything of itself. It has `Equations` for itself
+    alone, which are deleted together with the cell.
     """
     order = type(cell).__mro__
     owners = {owner(cell, name) for name in _METHODS} - {GatedCell}
@@ -87,11 +89,11 @@ _OWN = weakref.WeakKeyDictionary()
 
 @functools.cache
 def _shared(cell_class, constants, zoneout, *options):
-    itself = object.__new__(cell_class)  # no layer: it has no weights, and nothing but these
+    itself = object.__new__(cell_class)  # not built as a layer: no weights, only these attributes
     vars(itself).update(constants, zoneout=list(zoneout))
     return Equations(itself, *options, shared=True)
 
 
 def owner(cell, name):
-    """Returns the class that a method or attribute of a cell's class stands in."""
+    """Returns the class that defines a method or attribute of a cell."""
     return next(c for c in type(cell).__mro__ if name in vars(c))

@@ -1,20 +1,20 @@
-"""The words for gates and states, and the order in which weights store them: ours and others'.
+"""The names of gates and states, and their order in the weights of this and other libraries.
 
-Every other file says `forget` or `update`; only this one knows which columns of a kernel
-those are, in any library. Our order is that of `keras.layers`.
+Every other file uses names such as `forget` or `update`. Only this file knows which columns of a
+kernel a gate has in each library. Our order is that of `keras.layers`.
 
-| library    | LSTM                             | GRU                      | z = 1 of the GRU   |
-| ---------- | -------------------------------- | ------------------------ | ------------------ |
-| here       | input, forget, candidate, output | update, reset, candidate | writes the new one |
-| Keras      | input, forget, candidate, output | update, reset, candidate | keeps the old one  |
-| PyTorch    | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
-| cuDNN      | input, forget, candidate, output | reset, update, candidate | keeps the old one  |
-| ONNX       | input, output, forget, candidate | update, reset, candidate | keeps the old one  |
-| LiteRT     | input, forget, candidate, output |                          |                    |
+| library | LSTM                             | GRU                      | z = 1 of the GRU     |
+| ------- | -------------------------------- | ------------------------ | -------------------- |
+| ours    | input, forget, candidate, output | update, reset, candidate | writes the new state |
+| Keras   | input, forget, candidate, output | update, reset, candidate | keeps the old state  |
+| PyTorch | input, forget, candidate, output | reset, update, candidate | keeps the old state  |
+| cuDNN   | input, forget, candidate, output | reset, update, candidate | keeps the old state  |
+| ONNX    | input, output, forget, candidate | update, reset, candidate | keeps the old state  |
+| LiteRT  | input, forget, candidate, output |                          |                      |
 
-A vanilla RNN has one block, `hidden`, everywhere. Where z keeps the old state its columns are
-negated on the way, in kernels and biases, since 1 - sigmoid(a) = sigmoid(-a). PyTorch and cuDNN
-call the update gate z, too; ONNX calls the candidate of the LSTM c and that of the GRU h.
+A vanilla RNN has one block, `hidden`, in every library. Where z keeps the old state, a conversion
+negates the columns of z in kernels and biases, since 1 - sigmoid(a) = sigmoid(-a). PyTorch and
+cuDNN call the update gate z, too; ONNX calls the candidate of the LSTM c and that of the GRU h.
 
 The words mean the same for all families: `input`, `forget`, `output`, `update` and `reset`
 are sigmoids between 0 (closed) and 1 (open); `candidate` is the new memory content;
@@ -38,19 +38,19 @@ _ORDERS = {
         COUPLED_LSTM_GATES: ("input", "output", "forget", "candidate"),
         GRU_GATES: GRU_GATES,
     },
-    "litert": {LSTM_GATES: LSTM_GATES},  # as its converter takes them; a file has them apart
+    "litert": {LSTM_GATES: LSTM_GATES},  # the order of its converter; a file stores gates apart
 }
 
 
 def to_library(library, gates, blocks):
-    """Returns what another library stores in the place of our blocks, in its order.
+    """Returns our blocks as another library stores them, in its order.
 
-    Where it has a gate that we do not, that has zeros.
+    A gate that only the other library has is filled with zeros.
 
     Args:
         library: "keras", "torch", "cudnn", "onnx" or "litert".
         gates: The names of our gates, in our order.
-        blocks: Arrays or tensors, one a gate: its columns of a kernel or a bias.
+        blocks: Arrays or tensors, one for each gate: its columns of a kernel or a bias.
     """
     of_gate = dict(zip(gates, blocks, strict=True))
     return [
@@ -71,7 +71,7 @@ def order_in(library, gates):
 
 
 def _turned(gate, block):
-    """Every other library's update gate keeps what ours overwrites."""
+    """Negates an update gate's block: other libraries' update gates keep what ours overwrites."""
     return -block if gate == "update" else block
 
 
@@ -104,5 +104,5 @@ class GRUStep(NamedTuple):
     update: Any
     reset: Any
     candidate: Any
-    recalled: Any  # what of h_{t-1} the candidate is offered: U_h h_{t-1} + c_h
+    recalled: Any  # the candidate's term of h_{t-1}, before the reset: U_h h_{t-1} + c_h
     hidden: Any

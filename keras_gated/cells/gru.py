@@ -21,13 +21,13 @@ class GRUCell(GatedCell):
         h'_t = tanh(W_h x_t + b_h + r_t * (U_h h_{t-1} + c_h))  current memory content
         h_t  = z_t * h'_t + (1 - z_t) * h_{t-1}                 final memory
 
-    This is `reset_after=True`, the equation the notes write. `reset_after=False` is their
-    wording of its first step, the reset before the product, with one bias:
+    These are the equations of `reset_after=True`. With `reset_after=False`, the reset gate acts
+    before the product, and there is one bias:
 
         h'_t = tanh(W_h x_t + U_h (r_t * h_{t-1}) + b_h)
 
     `z_t` is the complement of the update gate of `keras.layers.GRU`, which keeps the old state
-    where ours writes the new one. Weights move between the two by negating the columns of z in
+    where ours writes the new state. To convert weights between the two, negate the columns of z in
     kernel, recurrent kernel and biases, since 1 - sigmoid(a) = sigmoid(-a).
 
     Args:
@@ -36,8 +36,7 @@ class GRUCell(GatedCell):
         recurrent_activation: The function of the gates. Default: `sigmoid`.
         use_bias: Whether the equations have biases `b` and `c`.
         kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the `W`s,
-            the `U`s, and of
-            `b`s and `c`s.
+            of the `U`s, and of the `b`s and `c`s.
         kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
         kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
         dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
@@ -57,7 +56,7 @@ class GRUCell(GatedCell):
         training: Whether dropout is applied.
 
     Returns:
-        `h_t`, `(batch, units)`, and the new states in the form they came.
+        `h_t`, `(batch, units)`, and the new states in the form of `states`.
 
     Raises:
         ValueError: For an argument that is not accepted; the message names it.
@@ -123,7 +122,7 @@ class GRUCell(GatedCell):
         return GRUStep(update=z, reset=r, candidate=n, recalled=u_h, hidden=h)
 
     def step_gradient(self, step, states, d_states, U_T):
-        """As in `GatedCell`, of `reset_after=True`."""
+        """As in `GatedCell`, for `reset_after=True`."""
         z, r, n, u_h, _ = step
         [h], [dh] = states, d_states
         dz = dh * (n - h) * z * (1 - z)
@@ -142,8 +141,8 @@ class GRUCell(GatedCell):
     def set_weights(self, weights):
         """Sets the weights, a list of arrays as `get_weights` returns them.
 
-        Those of `keras.layers.GRUCell` have the same shapes and another update gate, so they load
-        here without an error and answer otherwise: `keras_gated.from_keras` converts them.
+        Weights of `keras.layers.GRUCell` have the same shapes, but another update gate. They load
+        here without an error, and the outputs are wrong. `keras_gated.from_keras` converts them.
         """
         super().set_weights(weights)
 
@@ -173,7 +172,7 @@ class GRUCell(GatedCell):
 
     def recurrent_weights(self, mask=None):
         weights = super().recurrent_weights(mask)
-        if not self.reset_after:  # the reset gate stands between two products
+        if not self.reset_after:  # the reset gate acts between two products
             [U] = weights
             return U[:, : 2 * self.units], U[:, 2 * self.units :]
         if not self.use_bias:

@@ -1,4 +1,4 @@
-"""Cells whose gates see the inputs alone, so that a step multiplies with nothing."""
+"""Cells whose gates see only the inputs, so that a step needs no matrix product."""
 
 from keras_gated.cells.base import GatedCell
 

@@ -1,4 +1,4 @@
-"""Layer normalization of sums, as the cells that have it share it."""
+"""Layer normalization of sums, shared by the cells that have it."""
 
 from keras import ops
 

@@ -13,7 +13,7 @@ from keras_gated.cells.products import product
 class LayerNormGRUCell(LayerNormalized, GatedCell):
     """One step of a gated recurrent unit with layer normalization, N, of every sum.
 
-        z_t, r_t = sigmoid(N(W_zr x_t) + N(U_zr h_{t-1}) + b_zr), both gates in one
+        z_t, r_t = sigmoid(N(W_zr x_t) + N(U_zr h_{t-1}) + b_zr)   one N for both gates
         n_t = tanh(N(W_h x_t) + r_t * N(U_h h_{t-1}) + b_h)
         h_t = z_t * n_t + (1 - z_t) * h_{t-1}
 

@@ -13,13 +13,13 @@ from keras_gated.cells.products import product
 class LayerNormLSTMCell(LayerNormalized, LSTMCell):
     """One step of long short-term memory with layer normalization, N, of every sum.
 
-        a_t = N(W x_t) + N(U h_{t-1}) + b, all four gates in one
+        a_t = N(W x_t) + N(U h_{t-1}) + b   one N for all four gates
         f_t, i_t, o_t = sigmoid(a_f), sigmoid(a_i), sigmoid(a_o);  g_t = tanh(a_g)
         c_t = N(f_t * c_{t-1} + i_t * g_t)
         h_t = o_t * tanh(c_t)
 
-    It stands where `tfa.rnn.LayerNormLSTMCell` stood: the same arguments, equations and weights.
-    As there, the normalized `c_t` goes on to the next step; in the paper, the one before N does.
+    It replaces `tfa.rnn.LayerNormLSTMCell`, with the same arguments, equations and weights. As in
+    that cell, the next step gets the normalized `c_t`. In the paper, it gets `c_t` before N.
 
     {arguments}
         norm_gamma_initializer, norm_beta_initializer: Initializers of the gains and shifts of N.
@@ -36,7 +36,7 @@ class LayerNormLSTMCell(LayerNormalized, LSTMCell):
 
     reads = ("norm_epsilon",)
     without = ("projection",)
-    carried = GatedCell.carried  # N scales what a gate keeps
+    carried = GatedCell.carried  # None: N scales what a gate keeps
 
     def weight_shapes(self, features):
         sums = 4 * self.units

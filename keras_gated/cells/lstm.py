@@ -20,8 +20,7 @@ class LSTMCell(GatedCell):
         o_t = sigmoid(W_o x_t + U_o h_{t-1} + b_o)   4. output
         h_t = o_t * tanh(c_t)
 
-    The notes name the four steps and leave the equations to a picture; these are the standard
-    ones, with a forget gate and without peepholes.
+    These are the standard equations, with a forget gate and without peepholes.
 
     Args:
         units: Positive integer, the size of the hidden state and of the cell state.
@@ -42,13 +41,14 @@ class LSTMCell(GatedCell):
         zoneout: Fraction of the units of a state that keep their value in a step. Training draws
             the units anew at every step; inference uses the expected value (Krueger et al. 2016,
             arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
-        projection: Optional positive integer, the size of the hidden state and of the output where
-            it is not `units`: `h_t = P (o_t * tanh(c_t))` (Sak, Senior and Beaufays 2014,
+        projection: Optional positive integer, the size of the hidden state and of the output if it
+            differs from `units`: `h_t = P (o_t * tanh(c_t))` (Sak, Senior and Beaufays 2014,
             arXiv:1402.1128, section 2).
 
     Call arguments:
         inputs: `(batch, features)`, one step.
-        states: `[h_{t-1}, c_{t-1}]`, each `(batch, units)`, or `h` as wide as the projection.
+        states: `[h_{t-1}, c_{t-1}]`, each `(batch, units)`; `h` is `(batch, projection)` with a
+            projection.
         training: Whether dropout is applied.
 
     Returns:
@@ -150,7 +150,7 @@ class LSTMCell(GatedCell):
             return initializer
 
         def with_open_forget_gate(shape, dtype=None):
-            # Asked for in the shapes that Keras asks for, as random numbers hang on them.
+            # The same shapes in the same order as in Keras: random numbers depend on them.
             before = initializer((self.units,), dtype=dtype)
             forget = ops.ones((self.units,), dtype=dtype)
             return ops.concatenate([before, forget, initializer((2 * self.units,), dtype=dtype)])

@@ -9,13 +9,13 @@ from keras_gated.cells.products import product
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class MGUCell(GatedCell):
-    """One step of the minimal gated unit, a GRU whose gates are one.
+    """One step of the minimal gated unit, a GRU whose two gates are one gate.
 
         z_t = sigmoid(W_z x_t + U_z h_{t-1} + b_z)
         n_t = tanh(W_h x_t + U_h (z_t * h_{t-1}) + b_h)
         h_t = z_t * n_t + (1 - z_t) * h_{t-1}
 
-    The paper calls the gate f, the forget gate; here it has the name of what it does, `update`.
+    The paper calls the gate f, the forget gate. This cell calls it `update`, after what it does.
 
     {arguments}
 

@@ -14,7 +14,7 @@ class MinLSTMCell(InputGatedCell):
         n_t = W_h x_t + b_h
         h_t = (f_t * h_{t-1} + i_t * n_t) / (f_t + i_t)
 
-    A step's `forget` and `input` are what acts: the gates divided by their sum.
+    The `forget` and `input` of a step are the gates divided by their sum, as they act on `h_t`.
 
     {arguments}
         activation: The function of `n_t`. Default: `linear`.

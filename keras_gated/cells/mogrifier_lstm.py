@@ -9,26 +9,26 @@ from keras_gated.cells.products import product
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class MogrifierLSTMCell(LSTMCell):
-    """One step of the Mogrifier LSTM: input and hidden state gate each other, then an LSTM reads.
+    """One step of the Mogrifier LSTM: input and hidden state gate each other, then an LSTM step.
 
         x^i = 2 sigmoid(Q^i h^{i-1}) * x^{i-2}, for odd i = 1, 3, ... up to `rounds`
         h^i = 2 sigmoid(R^i x^{i-1}) * h^{i-2}, for even i = 2, 4, ... up to `rounds`
 
-    They begin with x^{-1} = x_t and h^0 = h_{t-1}. The last x^i and h^i take the places of x_t and
+    The rounds begin with x^{-1} = x_t and h^0 = h_{t-1}. The last x^i and h^i replace x_t and
     h_{t-1} in the equations of `LSTMCell`. With `rank`, each Q^i and R^i is a product of two
     narrow matrices, which have fewer weights.
 
     {arguments}
         recurrent_activation: The function of all gates. Default: `sigmoid`.
         recurrent_dropout: Fraction of the hidden state dropped in the products with `U` and Q^i.
-        rounds: Positive integer, the number of rounds, in each of which one of the two is gated.
-        rank: Optional positive integer, the width between the two factors of each Q^i and R^i.
+        rounds: Positive integer, the number of rounds. Each gates the input or the hidden state.
+        rank: Optional positive integer, the inner size of the two factors of each Q^i and R^i.
 
     {call}
 
     Weights: those of `LSTMCell`, then for each round `mogrifier_<i>`: Q^i, `(units, features)`, or
     R^i, `(features, units)`. With `rank`, `mogrifier_<i>_down` and `mogrifier_<i>_up` have `rank`
-    columns and rows. `kernel_initializer` draws them, and they have no biases.
+    columns and rows. `kernel_initializer` draws all of them, and they have no biases.
 
     Reference: Melis, Kocisky and Blunsom 2020, arXiv:1909.01792, equations 1 and 2.
     """

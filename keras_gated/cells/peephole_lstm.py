@@ -18,7 +18,7 @@ class PeepholeLSTMCell(LSTMCell):
         o_t = sigmoid(W_o x_t + U_o h_{t-1} + p_o * c_t + b_o)
         h_t = o_t * tanh(c_t)
 
-    It stands where `tfa.rnn.PeepholeLSTMCell` stood: the same arguments, equations and weights.
+    It replaces `tfa.rnn.PeepholeLSTMCell`, with the same arguments, equations and weights.
 
     {arguments}
 
@@ -32,7 +32,7 @@ class PeepholeLSTMCell(LSTMCell):
     networks, equations 1 to 5.
     """
 
-    reads = ()  # nothing else than the LSTM's
+    reads = ()  # nothing besides the names that `LSTMCell` lists
     without = ("projection",)
 
     def weight_shapes(self, features):

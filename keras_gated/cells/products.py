@@ -12,10 +12,10 @@ _KEEP = contextvars.ContextVar("keras_gated_keep", default=None)
 def product(vectors, matrix, recurrent=True):
     """Returns `vectors @ matrix`, a product of a step with one of its weights.
 
-    A cell's `step` multiplies by its weights with this function. So the loops know the products
-    of a step: they compute the derivative by a matrix for all steps at once, and recurrent
-    dropout acts on the vectors. A step that uses another product is correct too, but it trains
-    slower and without recurrent dropout.
+    A cell's `step` multiplies by its weights with this function. So the loops know the products of
+    a step. They compute the derivative with respect to a matrix for all steps at once, and apply
+    recurrent dropout to the vectors. A step that multiplies in another way is correct, too, but it
+    trains slower and without recurrent dropout.
 
     Args:
         vectors: `(batch, width)`, a state before the step, or values computed from it.
@@ -35,7 +35,7 @@ def product(vectors, matrix, recurrent=True):
 
 @contextlib.contextmanager
 def products_by(multiply):
-    """Lets `product` multiply by a function of vectors and a matrix inside."""
+    """Makes `product` call `multiply(vectors, matrix)` inside the `with` block."""
     token = _MULTIPLY.set(multiply)
     try:
         yield
@@ -45,7 +45,7 @@ def products_by(multiply):
 
 @contextlib.contextmanager
 def dropping(keep):
-    """Lets `product` drop units of the hidden state inside.
+    """Makes `product` drop units of the hidden state inside the `with` block.
 
     Args:
         keep: Dropout mask, `(batch, width)`, or None: nothing is dropped.

@@ -11,13 +11,13 @@ from keras_gated.cells.products import product
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class SimpleRNNCell(GatedCell):
-    """One step of the vanilla recurrent network, the same parameters at every step.
+    """One step of the vanilla recurrent network, with the same parameters at every step.
 
         h_t = tanh(W x_t + U h_{t-1} + b)
 
     Args:
         units: Positive integer, the size of the hidden state.
-        activation: The outer function. Default: `tanh`.
+        activation: The function of the sum. Default: `tanh`.
         use_bias: Whether the equation has a bias `b`.
         kernel_initializer, recurrent_initializer, bias_initializer: Initializers of `W`, `U`, `b`.
         kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
@@ -38,7 +38,7 @@ class SimpleRNNCell(GatedCell):
         training: Whether dropout is applied.
 
     Returns:
-        `h_t`, `(batch, units)`, and the new states in the form they came.
+        `h_t`, `(batch, units)`, and the new states in the form of `states`.
 
     Raises:
         ValueError: For an argument that is not accepted; the message names it.
@@ -46,7 +46,7 @@ class SimpleRNNCell(GatedCell):
     Weights: `kernel (features, units)`, `recurrent_kernel (units, units)`, `bias (units,)`, as
     `keras.layers.SimpleRNNCell`.
 
-    Reference: Elman 1990, Finding structure in time; the notes' basic recurrent network.
+    Reference: Elman 1990, Finding structure in time.
     """
 
     gates = SIMPLE_RNN_GATES
