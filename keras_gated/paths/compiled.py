@@ -1,11 +1,11 @@
 """The compiled loop over time, and back-propagation through it by hand.
 
 Forwards, the input product `W x + b` of all steps is one matrix product, and a loop does only
-what depends on the step before. Backwards there are two motions: at each step, the derivative of
-the step's equations, written down or derived (`derivative.py`); then, for all steps together, the
-derivatives by `U`, `W`, `b` and `x` as one product each.
+what depends on the step before. Backwards has two parts. First, a loop computes the derivative of
+the equations at each step, written by hand or derived (`derivative.py`). Then the derivatives with
+respect to `U`, `W`, `b` and `x` are computed for all steps together, with one product each.
 
-A derivative of this derivative is TensorFlow's, of the same equations in a plain loop.
+For a second derivative, TensorFlow differentiates the same equations in a plain loop.
 """
 
 import functools
@@ -19,7 +19,7 @@ from keras_gated.paths.gradients import custom_gradient
 
 
 def run_group_forwards(equations, group, fields, project, recur):
-    """As `run_group`, for any fields, where no derivative is going to be taken."""
+    """As `run_group`, for any fields, if no derivative will be taken."""
     rule = without_derivative(equations, fields)
     xs = equations.project(group.x, project)
     return _forwards(rule, xs, group.chunks, group.states, recur, group.keep)
@@ -31,7 +31,7 @@ def run_group(equations, group, fields, project, recur):
     Args:
         equations: `Equations`.
         group: A `packing.Group`.
-        fields: `("hidden",)` or none: the gates themselves have no derivative here.
+        fields: `("hidden",)` or `()`. This loop has no derivative of the gates themselves.
         project: The cell's `input_weights`.
         recur: The cell's `recurrent_weights`.
 
@@ -39,7 +39,7 @@ def run_group(equations, group, fields, project, recur):
         The fields, each `(slots, width)`, and the final states.
     """
     rule = rule_of(equations, bool(group.keep))
-    # A projection of one's own may read weights that only TensorFlow knows of.
+    # An overridden `project` may read weights that are not arguments: TensorFlow derives it.
     if rule.reads_inputs or not equations.projects_as_all:
         group, project = group._replace(x=equations.project(group.x, project)), ()
     number, keep = len(group.states), group.keep
@@ -55,10 +55,10 @@ def run_group(equations, group, fields, project, recur):
     @custom_gradient
     def through_time(*given):
         x, states, project, recur, keep, _ = taken_apart(given)
-        with keras_private.stop_recording():  # or TensorFlow derives what nobody asks it for
+        with keras_private.stop_recording():  # TensorFlow need not derive it
             xs = _projected(equations, x, project)
             saved, finals = _forwards(rule, xs, group.chunks, states, recur, keep)
-        # Their derivatives, and those of the derivatives, are what the functions below return.
+        # The functions below return their first and their second derivative.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
 
         def gradient(*d_results):
@@ -69,7 +69,7 @@ def run_group(equations, group, fields, project, recur):
     def derivative(saved):
         @custom_gradient
         def of_results(*given):
-            # It may be differentiated in a graph that knows nothing of the one of `given`.
+            # This derivative may be differentiated in another graph than the graph of `given`.
             given = [tf.identity(tensor) for tensor in given]
             x, states, project, recur, keep, (d_outputs, *rest) = taken_apart(given)
             d_finals, own = rest[:number], dict(zip(sizes, rest[number:], strict=True))
@@ -92,7 +92,7 @@ def run_group(equations, group, fields, project, recur):
                 by_floats = _derivative(first, given[: ends[-1] + 1 + number], dd)
                 return [*by_floats, *(None for _ in sizes)]
 
-            by_keep = [tf.zeros_like(mask) for mask in keep]  # drawn: nobody asks for it
+            by_keep = [tf.zeros_like(mask) for mask in keep]  # masks need no derivative
             return [d_x, *d_states, *d_project, *d_recur, *by_keep], second_derivative
 
         return of_results
@@ -106,9 +106,12 @@ def _projected(equations, x, project):
 
 
 def _derivative(function, sources, d_values):
-    """Returns the derivatives by the sources of what a function returns, summed with `d_values`."""
+    """Returns the derivatives of a function's results with respect to `sources`.
+
+    The results are weighted by `d_values` and summed.
+    """
     options = {"unconnected_gradients": "zero"}
-    if not tf.executing_eagerly():  # while TensorFlow transposes a derivative, no tape records
+    if not tf.executing_eagerly():  # no tape records while TensorFlow builds a derivative
         return tf.gradients(function(), sources, list(d_values), **options)
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -119,7 +122,7 @@ def _derivative(function, sources, d_values):
 def step_by_step(equations, chunks, x, states, project, recur, keep):
     """Runs equations over the chunks of a group in a loop that TensorFlow differentiates.
 
-    It is slow, and any derivative can be taken of it. Slots without a step are zero.
+    The loop is slow, but any derivative of it can be taken. Slots without a step are zero.
 
     Returns:
         The hidden states, `(slots, width)`, and the final states.
@@ -170,8 +173,8 @@ def _backwards(rule, xs, saved, chunks, states, recur, keep, d_outputs, d_states
     """Runs the chunks from the last to the first.
 
     Returns:
-        The derivatives by `W x + b`, `(slots, gates * units)`, by the weights of the step, and by
-        the states before the first step.
+        The derivatives with respect to `W x + b`, `(slots, gates * units)`, to the weights of the
+        step, and to the states before the first step.
     """
     plan, prepared = rule.plan(xs, recur), rule.prepared(recur)
     loop = _compiled(rule, _backwards_loop)
@@ -211,7 +214,7 @@ def _backwards(rule, xs, saved, chunks, states, recur, keep, d_outputs, d_states
     ends = [len(plan.by_step), len(widths)]
     widths += [recur[n].shape.num_elements() for n in plan.direct]
     found, d_states = packing.over_chunks(chunks, chunk, d_states, widths, backwards=True)
-    sums = [  # of every chunk
+    sums = [  # over all chunks
         tf.reshape(tf.reduce_sum(s, 0), recur[n].shape)
         for n, s in zip(plan.direct, found[ends[1] :], strict=True)
     ]
@@ -233,7 +236,7 @@ def _compiled(rule, loop):
     """Returns a loop over one chunk that XLA compiles once for every shape of a chunk."""
     functions, key = rule.equations.functions, (loop, rule)
     if key not in functions:
-        # Not a method: TensorFlow warns of a function's code that is traced for many cells.
+        # Not a method: TensorFlow warns if the code of one function is traced for many cells.
         own = functools.partial(loop, rule)
         functions[key] = tf.function(own, jit_compile=True, autograph=False)
     return functions[key]
@@ -256,10 +259,10 @@ def _forwards_loop(rule, xs, states, recur, keep, steps, remaining):
         arrays = [a.write(t, v) for a, v in zip(arrays, kept, strict=True)]
         return t + 1, read(t + 1) if ahead else [], after, arrays
 
-    # Where a step takes its inputs out of the array itself, XLA makes one function of that and of
-    # the equations, which reads the number of the step for every number anew, and so uses no vector
-    # instructions: 2.5 times as slow. What is kept for a derivative is written by such functions in
-    # any case, and reading ahead gains nothing there.
+    # The inputs of a step are read one step ahead. If a step reads its inputs itself, XLA makes one
+    # function of the read and the equations. That function reads the number of the step again for
+    # every element, and so uses no vector instructions: 2.5 times as slow. With a derivative,
+    # reading ahead gains nothing: such functions write the kept tensors in any case.
     ahead = read(0) if rule.reads_ahead else []
     rows = states[0].shape[0]
     arrays = [

@@ -1,4 +1,4 @@
-"""The layers on a GPU: cuDNN's LSTM and GRU, with masks that mean what they mean on a CPU."""
+"""The layers on a GPU: cuDNN's LSTM and GRU, with masks that mean the same as on a CPU."""
 
 import tensorflow as tf
 
@@ -37,12 +37,12 @@ def run(call):
 def _run(call, steps, lengths):
     """Calls cuDNN, which refuses a batch without rows or steps, and a row without a step.
 
-    They are given steps of zeros, whose results nothing reads.
+    Such batches and rows get steps of zeros. Nothing reads the results of these steps.
     """
     cell, states = call.cell, call.states
     batch, time = tf.shape(steps)[0], tf.shape(steps)[1]
     lengths = tf.fill([batch], time) if lengths is None else lengths
-    # No step after the longest row's last one is computed.
+    # Steps after the last step of the longest row are not computed.
     steps = steps[:, : tf.reduce_max(tf.concat([lengths, [0]], 0))]
     rows = tf.cast(batch == 0, tf.int32)
     none = tf.cast(tf.shape(steps)[1] == 0, tf.int32)
@@ -58,7 +58,7 @@ def _run(call, steps, lengths):
         time_major=False,
         is_training=True,  # else there is no gradient; nothing is dropped
     )
-    missing = time - tf.shape(hidden)[1] + none  # so many steps were not computed
+    missing = time - tf.shape(hidden)[1] + none  # the number of steps that were not computed
     hidden = tf.pad(hidden[:batch, : tf.shape(hidden)[1] - none], [[0, 0], [0, missing], [0, 0]])
     return hidden, [tf.cast(f[:batch, 0], cell.state_dtype) for f in finals[: len(states)]]
 

@@ -1,7 +1,8 @@
-"""The derivative of a cell's one step, as the compiled loops use it: written down, or derived.
+"""The derivative of one step of a cell, for the compiled loops: written by hand, or derived.
 
-A rule says what is kept of a step forwards (`step`) and how a step is taken back (`back`). What
-is done for all steps at once is done afterwards: the derivative by a matrix is one product.
+A rule runs one step forwards and says what to keep of it (`step`). It runs one step backwards
+(`back`). After the loop, it computes the derivative with respect to each matrix, with one product
+for all steps (`by_weights`).
 """
 
 import functools
@@ -14,17 +15,19 @@ from keras_gated.paths.gradients import custom_gradient
 
 
 class Plan(NamedTuple):
-    """What a rule keeps of a step, and what it returns of its derivative."""
+    """What a rule keeps of a step, and what it returns of the step's derivative."""
 
-    kept: list  # widths of the states and products
-    by_step: list  # widths of the derivatives by the input and by products, and of vectors
-    products: list  # of each: the number of its matrix, and places of its derivative and vectors
-    direct: list  # numbers of the weights that a step reads otherwise than by `product`
-    states: list  # numbers of the states that are multiplied as they are
+    kept: list  # widths of the kept tensors: fields, or states and products
+    # Widths of what `back` returns of each step: the derivatives with respect to the input and to
+    # the products, and the vectors of the products.
+    by_step: list
+    products: list  # of each product: index of its matrix, places of its derivative and vectors
+    direct: list  # indices of the weights that a step reads without `product`
+    states: list  # indices of the states that a product multiplies unchanged
 
 
 class Undifferentiated:
-    """What is wanted of every step, and nothing for a derivative that nobody is going to take."""
+    """The rule without a derivative. It keeps only the wanted fields of every step."""
 
     places, reads_ahead = (), True
 
@@ -44,14 +47,14 @@ class Undifferentiated:
 
 
 class Written:
-    """The `step_gradient` of a family, for equations whose derivative it is."""
+    """The rule that uses the `step_gradient` of a family, where it is the derivative of `step`."""
 
     reads_inputs = False  # whether `back` needs the inputs of the step
-    reads_ahead = False  # whether the loop forwards takes out a step's inputs in the step before
+    reads_ahead = False  # whether the loop forwards reads the inputs one step ahead
 
     def __init__(self, equations):
         self.equations, fields = equations, equations.step_type._fields
-        self.places = [fields.index(name) for name in equations.state_names]  # of what is kept
+        self.places = [fields.index(name) for name in equations.state_names]  # in `kept`
 
     def plan(self, x, recur):
         """Returns the `Plan` for inputs `(slots, width)` and weights of a step."""
@@ -61,7 +64,7 @@ class Written:
         return Plan(kept, [equations.width] * sums, [(0, sums - 1, 0)], [], [0])
 
     def step(self, x, states, recur, keep):
-        """Returns the states after a step, and what is kept of it, the states among it."""
+        """Returns the states after a step, and the tensors to keep, which include these states."""
         step = self.equations.step(x, states, recur, *keep)
         return [getattr(step, name) for name in self.equations.state_names], list(step)
 
@@ -70,28 +73,29 @@ class Written:
         return [tf.transpose(recur[0])]
 
     def back(self, x, kept, before, recur, prepared, keep, d_after):
-        """Returns the derivatives by the states before a step, those by what all steps share, and
-        those to be summed over the steps."""
+        """Returns the derivatives with respect to the states before a step, the tensors `by_step`
+        of the `Plan`, and the derivatives to be summed over the steps."""
         step = self.equations.step_type(*kept)
         d_x, d_u, d_before = self.equations.step_gradient(step, before, d_after, prepared[0])
         return d_before, [d_x] if self.equations.inputs_and_state_are_summed else [d_x, d_u], []
 
     def by_weights(self, x, recur, by_step, sums, before):
-        """Returns the derivatives by the weights of a step, from those of all steps."""
+        """Returns the derivatives with respect to the weights, from the results of all steps."""
         d_u = by_step[-1]
         d_U = tf.matmul(before[0], d_u, transpose_a=True)
         return [d_U, *(tf.reduce_sum(d_u, 0) for _ in recur[1:])]
 
 
 class Derived:
-    """The derivative of whatever a `step` computes, taken by TensorFlow of one step.
+    """The rule that lets TensorFlow differentiate one `step`, whatever it computes.
 
-    Products are kept forwards. Backwards each is recalled, and its derivative noted; a matrix has
-    no derivative at any single step. Other weights have, and the loop sums them.
+    Forwards, the products of a step are kept. Backwards, each product is read instead of computed,
+    and its derivative is noted. The derivative with respect to a matrix is not computed at single
+    steps. For other weights it is computed at each step, and the loop sums the results.
 
     Args:
         equations: `Equations`.
-        drops: Whether recurrent dropout drops in the products.
+        drops: Whether recurrent dropout acts on the products.
     """
 
     reads_inputs, reads_ahead = True, False
@@ -133,7 +137,7 @@ class Derived:
 
     def _derived(self, x, kept, before, recur, prepared, keep, d_after):
         saved, met = iter(kept[len(before) :]), []
-        own = [tf.identity(w) for w in recur]  # of the graph of this step
+        own = [tf.identity(w) for w in recur]  # copies in the graph of this step
 
         def recalled(vectors, matrix):
             number = number_of(matrix, own)
@@ -147,7 +151,7 @@ class Derived:
         with products_by(recalled):
             step = self.equations.step(x, before, own, *keep)
         after = [getattr(step, name) for name in self.equations.state_names]
-        # Not a tape: none records while a derivative is made.
+        # Not a tape: no tape records while TensorFlow builds a derivative.
         sources = [x, *before, *own, *(probe for *_, probe in met)]
         found = iter(tf.gradients(after, sources, list(d_after)))
         d_x, *d_before = (next(found) for _ in range(1 + len(before)))
@@ -171,7 +175,7 @@ class Derived:
         return found
 
     def plan(self, x, recur):
-        """Derives one step in a graph of its own."""
+        """Returns the `Plan`, found by differentiating one step in a separate graph."""
         functions = self.equations.functions
         key = (Plan, self._drops, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
         if key not in functions:
@@ -187,7 +191,7 @@ class Derived:
                 by_step, products = [d_x], []
                 for (number, vectors, _), d in zip(met, d_products, strict=True):
                     place = next((n for n, other in enumerate(by_step) if other is d), None)
-                    if place is None:  # what is added to the input has the same derivative
+                    if place is None:  # else: a product added to the input shares its derivative
                         place, by_step = len(by_step), [*by_step, d]
                     state = number_of(vectors, states)
                     if state is None:
@@ -207,13 +211,13 @@ def rule_of(equations, drops):
     """Returns the rule of these equations: `Written` where that is right, else `Derived`."""
     key = (rule_of, drops)
     if key not in equations.functions:
-        written = equations.written and not drops  # it knows of no mask
+        written = equations.written and not drops  # `step_gradient` knows no mask
         equations.functions[key] = Written(equations) if written else Derived(equations, drops)
     return equations.functions[key]
 
 
 def without_derivative(equations, fields):
-    """Returns the rule for a run of which no derivative is taken."""
+    """Returns the rule for a run whose derivative is not taken."""
     key = (Undifferentiated, fields)
     if key not in equations.functions:
         equations.functions[key] = Undifferentiated(equations, fields)
@@ -221,7 +225,7 @@ def without_derivative(equations, fields):
 
 
 def number_of(tensor, tensors):
-    """Returns the place of a tensor among others, or None."""
+    """Returns the index of a tensor (the same object) in a list, or None."""
     return next((n for n, other in enumerate(tensors) if other is tensor), None)
 
 
@@ -230,7 +234,7 @@ def _or_zeros(derivative, like):
 
 
 def _recalled(value, transposed, vectors):
-    """Returns a product that is known, with its derivative by the vectors."""
+    """Returns a product that was kept, with its derivative with respect to the vectors."""
 
     @custom_gradient
     def recall(vectors):

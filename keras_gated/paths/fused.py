@@ -40,8 +40,8 @@ def _inside_a_loop():
     return graph is not None
 
 
-# The functions in which Keras runs `fit`, `evaluate`, `predict` and the `..._on_batch`. What it
-# exports is traced anew, under other names.
+# The functions in which Keras runs `fit`, `evaluate`, `predict` and the `..._on_batch`. For
+# an export, Keras traces a model anew, in functions with other names.
 _OF_KERAS = (
     "one_step_on_data",
     "one_step_on_data_distributed",
@@ -51,12 +51,12 @@ _OF_KERAS = (
 
 
 def _loops_of(call):
-    """Returns the function that runs a group: compiled loops wherever that is safe, or the plain.
+    """Returns the function that runs a group: the compiled loop where that is safe, else the plain.
 
-    Under a tape a derivative is going to be taken. Elsewhere a graph may be one that is exported,
-    and must run on a server that does not compile.
+    Under a tape, a derivative will be taken. Without a tape, the graph may be exported. It must
+    then run on a server that does not compile.
     """
-    if keras_private.should_invoke_op_callbacks():  # XLA has no such operations
+    if keras_private.should_invoke_op_callbacks():  # XLA lacks the operations that they add
         return plain.run_group
     if tf.config.functions_run_eagerly():  # nothing is compiled then
         return plain.run_group
@@ -68,10 +68,10 @@ def _loops_of(call):
 
 
 def _is_never_exported():
-    """Whether what runs now cannot be part of anything that is exported.
+    """Whether the current call cannot become part of an export.
 
-    That is so for calls outside of any graph, and in the functions that Keras makes to run a
-    model. Any other function of TensorFlow may be exported.
+    This holds for calls outside of any graph, and in the functions that Keras makes to run a model.
+    Any other function of TensorFlow may be exported.
     """
     if keras_private.in_save_context():
         return False
@@ -85,14 +85,14 @@ def _is_never_exported():
 def run(call):
     """As in `Path`.
 
-    Outputs, states and gradients are those of Keras's loop.
+    Outputs, states and gradients equal those of Keras's loop.
     """
     cell, sequences, masks = call.cell, call.sequences, call.masks
     weights = call.weights
     if weights is None:
         weights = plain.Weights(cell.input_weights(), cell.recurrent_weights(masks.kernel), ())
     keep = () if masks.hidden is None else (masks.hidden,)
-    # Keras's `convert_to_tensor` leaves a variable of TensorFlow what it is.
+    # TensorFlow's function: Keras's `convert_to_tensor` returns a variable of TensorFlow unchanged.
     states, weights, keep = tf.nest.map_structure(
         tf.convert_to_tensor, (list(call.states), weights, keep)
     )
@@ -108,18 +108,18 @@ def run(call):
         call.layer.zero_output_for_mask,
     )
     function = functools.partial(_run, equations, *options)
-    # TensorFlow derives a whole function of known sizes forwards, but not what is written out.
+    # For a forward-mode derivative, TensorFlow needs a whole function, with known sizes.
     given = [sequences, *states, *tf.nest.flatten(weights), *keep]
     forwards = bool(keras_private.pack_tangents(given).tangents)
     if (tf.executing_eagerly() or forwards) and not keras_private.should_invoke_op_callbacks():
-        # The number of features stays known: it is relaxed for no other layer's.
+        # In the key, so that TensorFlow never relaxes the number of features for another layer.
         key = (_run, sequences.shape[-1], forwards, *options)
         if key not in equations.functions:
             function = tf.function(function, autograph=False, reduce_retracing=not forwards)
             equations.functions[key] = function
         function = equations.functions[key]
     output, steps, finals = function(sequences, states, call.mask, weights, keep)
-    if not tf.executing_eagerly():  # what the loops do not know of shapes
+    if not tf.executing_eagerly():  # sizes that the loops do not know
         batch, time, _ = sequences.shape
         widths = cell.state_widths()
         for state, width in zip((output, *finals), (widths[0], *widths), strict=True):
@@ -134,7 +134,7 @@ def _run(
     x, states, mask, weights, keep,
 ):  # fmt: skip
 
-    def last(finals):  # a tensor of its own, as a function returns it
+    def last(finals):  # a separate tensor, since a function returns it
         return tf.identity(last_output(x, mask, go_backwards, zero_masked_outputs, finals[0]))
 
     one = x.shape[1] == 1 and run_group is not loops.run_group

@@ -1,4 +1,4 @@
-"""Derivatives by hand that end with the graph they stand in."""
+"""Derivatives by hand that are deleted together with their graph."""
 
 import functools
 import weakref
@@ -11,8 +11,8 @@ from keras_gated.keras_private import gradient_registry
 def custom_gradient(function):
     """As `tf.custom_gradient`, for a function of tensors that reads no variable.
 
-    TensorFlow registers the derivative for as long as the process runs, and with it the whole
-    graph around it. Here the graph holds its derivatives, and they are known while it lives.
+    TensorFlow keeps a registered derivative, and the whole graph around it, for as long as the
+    process runs. Here the graph holds its derivatives. The registry forgets them with the graph.
     """
     with_gradient = tf.custom_gradient(function)
 

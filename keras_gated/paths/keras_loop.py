@@ -1,4 +1,4 @@
-"""A sequence through a layer's cell, step by step in Keras's own loop, on all its backends."""
+"""Runs a sequence through a layer's cell in Keras's loop, step by step, on all its backends."""
 
 import keras
 from keras import ops
@@ -9,19 +9,19 @@ from keras_gated.paths.path import Results, last_output, own_call
 
 
 def run(call, unroll=None):
-    """As in `Path`. Keras's loop wants a step, and computes masked steps, too.
+    """As in `Path`. Keras's loop needs at least one step, and computes masked steps, too.
 
     Args:
         call: The `Call`.
-        unroll: Whether to write the loop out. Default: as the layer says.
+        unroll: Whether to unroll the loop. Default: as the layer says.
     """
     unroll = call.layer.unroll if unroll is None else unroll
     layer, sequences, states, mask = call.layer, call.sequences, call.states, call.mask
-    if call.masks.zones is not None:  # beside the inputs of their steps
+    if call.masks.zones is not None:  # zones go beside the inputs of their steps
         zones = ops.cast(call.masks.zones, sequences.dtype)
         sequences = ops.concatenate([sequences, zones], axis=-1)
     batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
-    if mask is not None:  # what a masked step holds must not reach a gradient: 0 * inf is NaN
+    if mask is not None:  # values of masked steps must not reach a gradient: 0 * inf is NaN
         sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
     if sequences.shape[1]:
         outputs, new = _keras_loop(call, sequences, mask, unroll)
@@ -36,7 +36,7 @@ def run(call, unroll=None):
         outputs = [output[:, :time] for output in outputs]
         new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
     if mask is not None:
-        # Keras's backends differ in what they put out at a masked step with none before it.
+        # Keras's backends differ in the output of a masked step without a valid step before it.
         shown = ops.flip(mask, axis=1) if layer.go_backwards else mask
         if not layer.zero_output_for_mask:
             shown = ops.cumsum(ops.cast(shown, "int32"), axis=1) > 0
@@ -49,7 +49,7 @@ def run(call, unroll=None):
 
 def _keras_loop(call, sequences, mask, unroll):
     """Returns the fields of all steps, and the final states."""
-    if call.training and own_call(call.cell):  # it draws its masks itself, before the loop
+    if call.training and own_call(call.cell):  # this cell draws its masks itself, before the loop
         call.cell.get_dropout_mask(sequences[:, 0])
         call.cell.get_recurrent_dropout_mask(call.states[0])
     results = _looped(call, sequences, mask, unroll)
@@ -74,7 +74,7 @@ def _looped(call, sequences, mask, unroll):
         go_backwards=layer.go_backwards,
         unroll=unroll,
         stateful=layer.stateful,
-        name="whole_step",  # so that no layer of a user gets another number
+        name="whole_step",  # or the numbers in the names of a user's layers would change
     )
     none_before = ops.zeros((ops.shape(sequences)[0], one.output_size), states[0].dtype)
     _, outputs, [_, *new] = inner_loop(whole, sequences, [none_before, *states], mask)
@@ -82,9 +82,9 @@ def _looped(call, sequences, mask, unroll):
 
 
 class _WholeStep:
-    """A cell that puts out gates and states of a step, side by side.
+    """A cell whose output is the gates and states of a step, side by side.
 
-    Its first state is the output before: Keras takes it from there on some backends.
+    Its first state is the previous output: on some backends, Keras reads the output there.
     """
 
     def __init__(self, call):

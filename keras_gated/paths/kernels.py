@@ -1,7 +1,7 @@
 """What the kernels of other libraries share: cuDNN's, and PyTorch's own.
 
-They know an LSTM and a GRU, and read rows from their first step. So the valid steps of every row
-are moved to its start, and outputs are put back where the steps stood.
+The kernels know an LSTM and a GRU, and read rows from their first step. So the valid steps of every
+row are moved to its start, and outputs are moved back to where the steps were.
 """
 
 from keras import ops
@@ -46,8 +46,8 @@ def run(call, kernel):
     """Runs a call with a kernel, a function of the call, its sequences and their lengths.
 
     The kernel returns its outputs, `(batch, time, units)`, and the states after the last step of
-    every row, or of them the hidden one alone if no more is wanted. Lengths are int32, `(batch,)`,
-    or None: all steps count.
+    every row, or only the hidden state if no other is wanted. Lengths are int32, `(batch,)`, or
+    None: all steps count.
     """
     layer, x, mask = call.layer, call.sequences, call.mask
     backwards, time = layer.go_backwards, ops.shape(x)[1]
@@ -56,7 +56,7 @@ def run(call, kernel):
     else:
         counts = ops.cast(mask, "int32")
         lengths = ops.sum(counts, axis=1)
-        # How many valid steps have been read when a step has been.
+        # For each step: how many valid steps have been read, with this step.
         read = _summed(counts, backwards)
         turn = ops.broadcast_to(ops.arange(time, dtype="int32"), ops.shape(mask))
         turn = time - 1 - turn if backwards else turn
@@ -79,7 +79,7 @@ def run(call, kernel):
 
 
 def _steps_at(x, places):
-    """Returns the steps of each row at places, int `(batch, ...)`."""
+    """Returns the steps of each row at the indices `places`, int `(batch, ...)`."""
     batch, time = ops.shape(x)[:2]
     flat = places + time * ops.arange(batch, dtype="int32")[:, None]
     return ops.take(ops.reshape(x, (-1, x.shape[-1])), flat, axis=0)

@@ -1,13 +1,13 @@
 """An LSTM over a sequence as one operation of LiteRT, `UNIDIRECTIONAL_SEQUENCE_LSTM`.
 
-LiteRT's converter puts the operation in the place of a function that says that it is an LSTM of
-Keras, by the attributes below, and has six arguments and five results (TensorFlow 2.21,
+LiteRT's converter replaces a function by the operation if the attributes below mark the function as
+an LSTM of Keras, and it has six arguments and five results (TensorFlow 2.21,
 `compiler/mlir/lite/transforms/prepare_composite_functions_tf.cc`). It reads the output of the last
-step or of all steps, and no other result; it knows no mask.
+step or of all steps, and no other result. The operation knows no mask.
 
-The operation keeps its states between calls where they are constants, and then begins every call
-but the first where the last one ended; a constant state other than zero it ignores. So states are
-computed here, from the sequences. In full 8 bits it takes constants alone: `constant_states`.
+If its states are constants, the operation keeps them between calls: every call but the first begins
+where the last call ended. It ignores constant states other than zero. So the states are computed
+here, from the sequences. In full 8 bits, the operation takes only constants: `constant_states`.
 """
 
 import uuid
@@ -24,18 +24,18 @@ _ATTRIBUTES = {"api_preferred_device": "CPU", "time_major": False, "go_backwards
 
 
 class Operation:
-    """A `Path`. It needs a step: the last output of none is not zeros but undefined.
+    """A `Path`. It needs at least one step: without a step, the last output is undefined, not zero.
 
     Args:
-        constant_states: Whether the states are constants, zeros, which the operation itself
-            changes: who asks the file sets them to zeros before each sequence.
+        constant_states: Whether the states are constant zeros, which the operation itself changes.
+            The program that runs the file then sets them to zeros before each sequence.
     """
 
     def __init__(self, constant_states):
         self.constant_states, self._calls = constant_states, 0
 
     def why_not(self, call):
-        """As in `Path`. Whether the final memory is read only the whole graph tells."""
+        """As in `Path`. Only the whole graph shows whether the final memory is read."""
         cell = call.cell
         reason = kernels.why_unknown(call, "LiteRT")
         if getattr(cell, "gates", None) != LSTM_GATES:
@@ -78,10 +78,10 @@ def _is_zero(state):
 
 
 def _computed(states, x, number):
-    """Returns the states as no constants: zeros, whatever `x` holds, are added to them.
+    """Returns the states as computed tensors, not constants: zeros computed from `x` are added.
 
-    They come out of a split, and of one of each call's own: an interpreter without delegates
-    crashes where an addition writes into a state, and no two operations can share one.
+    The states come out of a split, and every call has a split for itself. An interpreter without
+    delegates crashes where an addition writes into a state, and no two operations can share one.
     """
     widths = [state.shape[-1] for state in states]
     zeros = tf.nn.relu(tf.constant(-float(number), shape=[1, sum(widths)]) - tf.abs(x[:, 0, :1]))
@@ -91,7 +91,7 @@ def _computed(states, x, number):
 
 
 def _function(cell):
-    """Returns what LiteRT's converter knows for an LSTM: arguments, results and name are its."""
+    """Returns an LSTM with the arguments, results and name that LiteRT's converter knows."""
     equations = equations_of(cell)
 
     def lstm(x, hidden, memory, kernel, recurrent_kernel, bias):
@@ -100,7 +100,7 @@ def _function(cell):
             return made.hidden, made.memory
 
         hiddens, memories = tf.scan(step, tf.transpose(x, [1, 0, 2]), (hidden, memory))
-        runtime = tf.constant(1.0)  # what Keras 2 told about where it ran
+        runtime = tf.constant(1.0)  # the device on which Keras 2 ran
         return hiddens[-1], tf.transpose(hiddens, [1, 0, 2]), hiddens[-1], memories[-1], runtime
 
     attributes = {"api_implements": f"lstm_{uuid.uuid4().hex}", **_ATTRIBUTES}

@@ -1,13 +1,13 @@
 """How the steps of a batch of sequences lie in memory while a layer runs over them.
 
-A batch is cut into two groups of rows that run side by side, one on each half of the cores, with
-no barrier between them at every step. A group is a list of chunks; a chunk holds a fixed number of
+A batch is cut into two groups of rows. They run side by side, one on each half of the cores, and do
+not wait for each other at every step. A group is a list of chunks; a chunk holds a fixed number of
 steps of some rows, steps first: `(steps, rows, features)`. All chunks of a group, flattened, are
 its slots.
 
 Without a mask every chunk of a group holds all of its rows. With a mask, the valid steps of each
 row move to its start and longer rows come first, so that a later chunk holds fewer rows. Masked
-steps get no slot. A chunk may end in slots without a step; nothing reads what is computed there.
+steps get no slot. A chunk may end in slots without a step; nothing reads their results.
 """
 
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ from keras_gated.paths.gradients import custom_gradient
 
 
 class Layout(NamedTuple):
-    """What a loop asks of its chunks."""
+    """The sizes of chunks that suit a loop."""
 
     steps: int  # steps of a chunk
-    rows: int  # rows come in multiples of so many, where a multiple is needed
-    numbers: int  # split the batch in two only if a state of each group has so many numbers
+    rows: int  # the number of rows is a multiple of this, where a multiple is needed
+    numbers: int  # split the batch in two only if a state of each group has this many numbers
 
 
 # XLA compiles the loops of training anew for every shape of a chunk, so there are few shapes.
@@ -36,10 +36,10 @@ class Chunks(NamedTuple):
     """The chunks of a group."""
 
     size: int  # steps that a chunk has slots for
-    steps: Any  # steps that some row of each chunk has, int32 (chunks,)
+    steps: Any  # steps of the longest row in each chunk, int32 (chunks,)
     rows: Any  # rows of each chunk, int32 (chunks,); never more than of the chunk before
     offsets: Any  # slots before each chunk, int32 (chunks,)
-    lengths: Any  # steps of each row, int32 (rows,); None: as many as the chunks together
+    lengths: Any  # steps of each row, int32 (rows,); None: all steps of the chunks
     single: bool  # whether there is exactly one chunk
     full: bool  # whether every slot holds a step
 
@@ -50,11 +50,11 @@ class Group(NamedTuple):
     x: Any  # (slots, features)
     states: Any  # the states before the first step, each (rows, width)
     chunks: Chunks
-    keep: Any = ()  # what recurrent dropout keeps of the hidden state, (rows, width), if it drops
+    keep: Any = ()  # the mask of recurrent dropout, (rows, width), if there is one
 
 
 class Batch(NamedTuple):
-    """A batch cut into groups, and the way back."""
+    """A batch cut into groups, and the functions that put the results together."""
 
     groups: list
     unpack_outputs: Any  # (slots, units) of each group -> (batch, time, units)
@@ -71,12 +71,12 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
     time = tf.shape(x)[1] if static is None else static
     single = bool(static) and (layout is COMPILED or static <= layout.steps)
     size = static if single else layout.steps
-    if static and not single:  # a size that leaves no slot empty, or few
+    if static and not single:  # a size that leaves no slots empty, or only a few
         sizes = range(size, size // 2 - 1, -1)
         fewest = -(-static // -(-static // size))
         size = next((n for n in sizes if static % n == 0), fewest)
     slots = -(-time // size) * size
-    # Where the number of rows is not known beforehand, XLA compiles for few numbers of them.
+    # If the number of rows is not known beforehand, it is rounded up: XLA compiles fewer shapes.
     multiple = layout.rows if x.shape[0] is None else 1
     rows = _rows_of_groups(x, states, layout, multiple)
     groups, widths = [], []
@@ -89,7 +89,7 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
             steps_first = tf.pad(steps_first, [[0, slots - time], [0, width - own_rows], [0, 0]])
             own = [tf.pad(s, [[0, width - own_rows], [0, 0]]) for s in own]
         starts = tf.range(0, time, size)
-        if not single:  # a group without rows takes no turn
+        if not single:  # a group without rows has no chunk to run
             starts = starts[: tf.where(width > 0, tf.size(starts), 0)]
         chunks = Chunks(
             size,
@@ -118,21 +118,21 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
 
 
 def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout):
-    """Returns the `Batch` of sequences of which only the steps where `mask` is True count.
+    """Returns the `Batch` of sequences in which only the steps where `mask` is True count.
 
     Args:
-        x: `(batch, time, features)`; nothing is read of its masked steps.
+        x: `(batch, time, features)`; its masked steps are not read.
         mask: bool, `(batch, time)`.
         states: Each `(batch, units)`.
         go_backwards: Whether steps are read from the last one to the first.
         outputs_reversed: Whether outputs are wanted with the last step first.
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
-        layout: What the loop asks of its chunks.
+        layout: The `Layout` of the loop.
     """
     static, batch = x.shape[1], tf.shape(mask)[0]
     size = static if static and static <= layout.steps else layout.steps
     take = _take if layout is COMPILED else _take_plainly
-    # Rows, slots and steps of the batch are numbered from 1. Number 0 is nobody's, and holds zeros.
+    # Rows, slots and steps of the batch are numbered from 1. Number 0 means none, and reads zeros.
     lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
     rows = _longest_first(lengths, x, states, layout)
     single = size == static and (len(rows) == 1 or x.shape[0] is not None)
@@ -146,7 +146,7 @@ def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_out
     places = tf.range(1, tf.size(row_at) + 1)
     place = tf.tensor_scatter_nd_update(tf.zeros([batch + 1], tf.int32), row_at[:, None], places)
     place = place[1:]  # the place of each row
-    # How many valid steps have been read when a step has been: 0 before the first.
+    # For each step: how many valid steps have been read, with this step; 0 before the first.
     read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
     slot_read_last = _slots_of_steps(chunks, rows, place, read)
     slot = tf.where(mask, slot_read_last, 0)
@@ -194,7 +194,7 @@ def _longest_first(lengths, x, states, layout):
         rows = tf.pad(rows, [[0, blocks * multiple - count]])
         rows = tf.reshape(rows, [-1, multiple])
     fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
-    # Blocks of rows are dealt out in turn, so that both groups are as long.
+    # The groups get blocks of rows in turn, so that both are equally long.
     if isinstance(count, int):
         groups = [rows[::2], rows[1::2]] if count >= 2 * fewest else [rows]
     else:
@@ -204,10 +204,10 @@ def _longest_first(lengths, x, states, layout):
 
 
 def _rows_of_groups(x, states, layout, multiple):
-    """Returns how many rows go into each group: all into the first where two gain nothing.
+    """Returns how many rows go into each group: all into the first where two groups gain nothing.
 
     Args:
-        multiple: The rows of the first of two groups are a multiple of it.
+        multiple: The number of rows in the first of two groups is a multiple of this.
     """
     fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
     rows = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
@@ -219,8 +219,8 @@ def _rows_of_groups(x, states, layout, multiple):
 
 
 def _chunks(lengths, size, multiple, single):
-    """Returns the chunks of rows of such lengths, the longest first."""
-    longest = tf.maximum(tf.reduce_max(lengths), 0)  # the least integer, if there is no row
+    """Returns the `Chunks` of rows with these lengths, the longest first."""
+    longest = tf.maximum(tf.reduce_max(lengths), 0)  # without a row: the least integer
     starts = tf.range(1 if single else -(-longest // size)) * size
     rows = tf.reduce_sum(tf.cast(lengths > starts[:, None], tf.int32), 1)
     if multiple > 1:
@@ -236,7 +236,7 @@ def _offsets(rows, size):
 def _slots_of_steps(chunks, rows, place, read):
     """Returns the slot of the step read last, `(batch, time)`; 0 where none has been read yet."""
     size = chunks[0].size
-    # One entry more, for the rows that have no step when no row has any.
+    # One more entry, for the case that no row has a step.
     table = tf.pad(tf.concat([own.rows for own in chunks], 0), [[0, 1]])
     within, first = place, 0
     if len(chunks) == 2:
@@ -250,7 +250,7 @@ def _slots_of_steps(chunks, rows, place, read):
 
 
 def gather_or_zero(parts, index, dense_gradient):
-    """Gathers rows of parts that follow each other, numbered from 1; number 0 gives zeros."""
+    """Gathers rows of the concatenated parts, numbered from 1; number 0 gives zeros."""
     none = tf.zeros([1, parts[0].shape[-1]], parts[0].dtype)
     rows = tf.concat([none, *parts], 0)
     return tf.gather(_dense_gradient(rows) if dense_gradient else rows, index)
@@ -258,7 +258,7 @@ def gather_or_zero(parts, index, dense_gradient):
 
 @custom_gradient
 def _dense_gradient(values):
-    # That of a gather is sparse, which costs more to take apart than to fill up.
+    # The derivative of a gather is sparse. To make it dense costs less than to take it apart.
     return values, tf.convert_to_tensor
 
 
@@ -281,7 +281,8 @@ def _take(parts, index, inverse):
 
 
 def _take_plainly(parts, index, inverse):
-    # What is exported must hold no derivative of ours: not every graph that is loaded finds it.
+    # An exported graph must hold no derivative of ours: not every program that loads the graph
+    # finds the derivative.
     del inverse
     return gather_or_zero(parts, index, False)
 

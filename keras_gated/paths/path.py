@@ -1,4 +1,4 @@
-"""What a path is: one way to run a sequence through a cell. A layer tries them in one order."""
+"""A path is one way to run a sequence through a cell. A layer tries paths in a fixed order."""
 
 import contextlib
 import contextvars
@@ -16,15 +16,15 @@ class Call(NamedTuple):
     """What a layer asks a path to run."""
 
     layer: Any  # the built layer
-    sequences: Any  # (batch, time, features), what dropout drops of them already dropped
+    sequences: Any  # (batch, time, features), after dropout of the inputs
     states: Any  # the states before the first step, each (batch, width)
     mask: Any  # bool (batch, time), or None
     training: bool
-    masks: Masks  # what is dropped at the steps
+    masks: Masks  # dropout and zoneout of the steps
     fields: tuple[str, ...]  # names of the gates and states wanted of every step
-    outputs_reversed: bool  # whether they are wanted with the last step of the inputs first
-    weights: Any  # the cell's weights as `plain.weights_of` returns them, or None: read them
-    compiled: bool = False  # whether compiled loops may run in any function
+    outputs_reversed: bool  # whether `fields` are wanted with the last step of the inputs first
+    weights: Any  # the cell's weights as `plain.weights_of` returns them; None: the path reads them
+    compiled: bool = False  # whether compiled loops may run in any `tf.function`
 
     @property
     def cell(self):
@@ -32,7 +32,7 @@ class Call(NamedTuple):
 
     @property
     def looked_at(self):
-        """Whether more than the output is wanted of every step."""
+        """Whether gates or states besides the output are wanted of every step."""
         return not set(self.fields) <= {"hidden"}
 
     @property
@@ -46,13 +46,13 @@ class Results(NamedTuple):
 
     output: Any  # the last output, (batch, width)
     steps: Any  # the fields, each (batch, time, width)
-    finals: Any  # the states after the last step, each (batch, width); all, if they are wanted
+    finals: Any  # the states after the last step, each (batch, width); all if `states_wanted`
 
 
 class Path(Protocol):
     """A module of this package that runs calls.
 
-    The cell's own loop, `keras_loop`, runs whatever there is, and is not asked why not.
+    The cell's loop, `keras_loop`, can run every call, so it has no `why_not`.
     """
 
     def why_not(self, call: Call) -> str | None:
@@ -67,7 +67,7 @@ _EXPORTING = contextvars.ContextVar("keras_gated_exporting", default=False)
 
 @contextlib.contextmanager
 def exporting():
-    """Keeps out of the graphs that are traced inside what a server without a GPU or XLA lacks."""
+    """Keeps operations that need a GPU or XLA out of the graphs that are traced inside."""
     token = _EXPORTING.set(True)
     try:
         yield
@@ -80,7 +80,7 @@ def is_exporting():
 
 
 def last_output(x, mask, go_backwards, zero_masked_outputs, hidden):
-    """Returns the output after the last step: zeros where there is none, or it is to be zero.
+    """Returns the last output: zeros without a valid step, or if a masked last step is to be zero.
 
     Args:
         x: The sequences.
@@ -98,6 +98,6 @@ def last_output(x, mask, go_backwards, zero_masked_outputs, hidden):
 
 
 def own_call(cell):
-    """Returns the method that a cell has in place of its equations, or None."""
+    """Returns the name of the method that a cell runs in place of `step`, or None."""
     names = ("call", "whole_step")
     return next((name for name in names if owner(cell, name) is not GatedCell), None)

@@ -1,8 +1,8 @@
 """The loop over time in plain TensorFlow, for inference.
 
-A stock server can run it, and TensorFlow differentiates it by itself. A turn of the loop writes
-the steps of a chunk out, since a turn costs more than a step. The input product is made for a few
-steps at a time, which then stay in the processor's cache.
+A stock server can run the loop, and TensorFlow differentiates it by itself. A turn of the loop runs
+all steps of a chunk, written out, since a turn costs more than a step. The input product is made
+for a few steps at a time, which then stay in the processor's cache.
 """
 
 import functools
@@ -14,11 +14,12 @@ from keras_gated.cells.products import products_by
 from keras_gated.paths import packing
 from keras_gated.paths.derivative import number_of
 
-# Numbers of an input product for all steps of a turn, from which on half of them are better: they
-# then stay in the processor's cache (measured: 10 % of a forward pass of 32 rows and 512 columns).
+# If the input product of a chunk has more numbers than this, it is computed in two halves, which
+# stay in the processor's cache (measured: 10 % of a forward pass of 32 rows and 512 columns).
 CACHED = 1 << 17
-# Numbers of a recurrent matrix from which on its product with a few rows is made gate by gate, on
-# all cores (measured on two: 256 units and 4 gates, 16 rows: 1.9 times as fast; below: slower).
+# A recurrent matrix of this many numbers or more is multiplied gate by gate. Its product with a few
+# rows then uses all cores (measured on two: 256 units and 4 gates, 16 rows: 1.9 times as fast;
+# below: slower).
 LARGE = 3 << 16
 
 
@@ -40,8 +41,8 @@ def run_group(equations, group, fields, project, recur):
     settings = tuple(
         (name, value) for name, value in chunks._asdict().items() if name not in numbers
     )
-    # One function for both groups, both directions and all layers of the same equations: traced,
-    # and written into an export, but once.
+    # One function for both groups, both directions and all layers of the same equations. It is
+    # traced, and written into an export, only once.
     key = (_chunks, group.x.shape[-1], fields, settings)
     if key not in equations.functions:
         own = functools.partial(_chunks, equations, fields, settings)
@@ -72,7 +73,7 @@ def _steps(equations, fields, chunks, j, x, states, keep, weights):
 
     Args:
         x: `(slots of the chunk, features)`.
-        states: Those of its rows, each `(rows, width)`.
+        states: The states of its rows, each `(rows, width)`.
 
     Returns:
         The fields, each `(slots of the chunk, width)`, and the states after each row's last step.
@@ -103,13 +104,13 @@ def _steps(equations, fields, chunks, j, x, states, keep, weights):
 class Weights(NamedTuple):
     """A cell's weights as the steps of a plain loop read them."""
 
-    project: Any  # what `project` is given
-    recur: Any  # what `step` is given
-    blocks: Any  # of each of them: the columns of each gate if it is large, else none; (): unknown
+    project: Any  # the weights for `project`
+    recur: Any  # the weights for `step`
+    blocks: Any  # of each weight: the columns of each gate if it is large, else []; (): unknown
 
 
 def weights_of(cell):
-    """Returns the `Weights` of a cell for many steps: read, and taken apart, but once."""
+    """Returns the `Weights` of a cell for many steps: they are read and split only once."""
     return prepared(cell, cell.input_weights(), cell.recurrent_weights())
 
 
@@ -126,7 +127,7 @@ def prepared(equations, project, recur):
 
 
 def _multiplying(weights):
-    """Lets a step multiply with a large matrix gate by gate."""
+    """Makes a step multiply by a large matrix gate by gate, inside the `with` block."""
     whole = [*weights.project, *weights.recur]
 
     def multiply(vectors, matrix):
@@ -145,7 +146,7 @@ def one_step(equations, x, states, mask, weights, keep, fields):
     Args:
         equations, fields: As for `run_group`.
         x: float, `(batch, 1, features)`.
-        states: The states before it, each `(batch, width)`.
+        states: The states before the step, each `(batch, width)`.
         mask: Optional bool, `(batch, 1)`: a masked step keeps the states, and its fields are 0.
         weights: `Weights`.
         keep: As in a `packing.Group`.
@@ -154,7 +155,7 @@ def one_step(equations, x, states, mask, weights, keep, fields):
         The fields, each `(batch, 1, width)`, and the final states.
     """
     if mask is not None:
-        x = tf.where(mask[..., None], x, 0)  # whatever it holds reaches no gradient
+        x = tf.where(mask[..., None], x, 0)  # values of a masked step reach no gradient
     with _multiplying(weights):
         xs = equations.project(x[:, 0], weights.project)
         step = equations.step(xs, states, weights.recur, *keep)

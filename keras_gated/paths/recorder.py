@@ -1,4 +1,4 @@
-"""What recurrent layers were given and computed, kept while somebody looks inside."""
+"""Records the inputs and results of recurrent layers, for functions that look inside a model."""
 
 import contextlib
 import contextvars
@@ -17,28 +17,27 @@ class Call(NamedTuple):
     states: Any  # the states before the first step, each (batch, units)
     mask: Any  # bool (batch, time), or None
     gates: Any  # gate name to (batch, time, units), in the order of the inputs, if wanted
-    results: Any  # what the call returned: the output, final states where they are returned
+    results: Any  # the results of the call: the output, and final states if it returns them
     finals: Any  # the states after the last step, each (batch, units)
 
 
 class Recording(NamedTuple):
     what: str
     calls: list
-    states: dict  # of layers by `id`: what they begin with
-    weights: dict  # of layers by `id`: their weights as `plain.one_step` takes them
-    graph: Any  # where it was begun: what a layer computes in another one stays there
+    states: dict  # the `id` of a layer to its initial states
+    weights: dict  # the `id` of a layer to its weights as `plain.one_step` takes them
+    graph: Any  # the graph in which it began: values of another graph cannot be read in this one
 
 
 @contextlib.contextmanager
 def recording(what, states=None, weights=None):
-    """Yields a list to which every call of our layers inside is added, in order.
+    """Yields a list. Every call of our layers inside the `with` block is added to it, in order.
 
-    A stateful layer's state stays as it is meanwhile: looking at a model does not change it.
+    Looking at a model does not change it: stateful layers keep their states meanwhile.
 
     Args:
-        what: "gates" of every step, or "states" after the last one.
-        states: Optional dict: the `id` of a layer to the states it begins with where its call
-            gives it none.
+        what: "gates" of every step, or "states" after the last step.
+        states: Optional dict: the `id` of a layer to its initial states, used if a call gives none.
         weights: Optional dict: the `id` of a layer to what `plain.weights` returned for its cell.
     """
     current = Recording(what, [], states or {}, weights or {}, _graph())
@@ -70,7 +69,7 @@ def record(layer, *call):
     """Adds a call to the recording.
 
     Raises:
-        ValueError: If its values cannot be had outside of the function that computes them.
+        ValueError: If its values cannot be read outside of the function that computes them.
     """
     current = _RECORDING.get()
     if _graph() is not current.graph:

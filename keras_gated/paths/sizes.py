@@ -1,20 +1,20 @@
-"""Checks of sizes that a graph learns only when it runs, with the words of the static checks."""
+"""Checks of sizes that are known only when a graph runs, with the words of the static checks."""
 
 import tensorflow as tf
 
 
 def with_sizes_checked(owner, sequences, mask, states, features):
-    """Returns what a layer was given, readable only if its sizes fit together.
+    """Returns the sequences, mask and states, which can be read only if their sizes fit together.
 
-    Where all sizes are known, nothing is added. A mask or a state of another size would otherwise
-    shift rows: the answer to a row would depend on its neighbours.
+    If all sizes are known, no check is added. Without the checks, a mask or a state of another size
+    would shift rows: the output of a row would depend on its neighbours.
 
     Args:
         owner: The name of the layer, for the message.
         sequences: `(batch, time, features)`.
         mask: Optional bool, `(batch, time)`.
-        states: Those that were given, each `(batch, units)`.
-        features: How many the layer was built for.
+        states: The states that were given, each `(batch, units)`.
+        features: The number of features that the layer was built for.
     """
     checks, shape = [], tf.shape(sequences)
     if sequences.shape[-1] is None:
@@ -48,7 +48,8 @@ def with_sizes_checked(owner, sequences, mask, states, features):
 
 
 def _held(tensor):
-    # The graph's optimizer moves operations that leave a tensor as it is past the checks, and the
-    # error would be that of a later operation. It does not know that this slice is such a one.
+    # The graph's optimizer moves operations that do not change a tensor past the checks. The error
+    # would then come from a later operation. The optimizer does not see that this slice changes
+    # nothing.
     whole = tf.slice(tensor, [0] * tensor.shape.rank, tf.shape(tensor))
     return tf.ensure_shape(whole, tensor.shape)

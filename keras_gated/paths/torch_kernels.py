@@ -1,4 +1,4 @@
-"""PyTorch's own LSTM and GRU, where Keras runs on PyTorch: one call for a sequence."""
+"""PyTorch's own LSTM and GRU, if Keras runs on PyTorch: one call for a whole sequence."""
 
 import torch
 from keras import ops
@@ -32,10 +32,11 @@ def _run(call, steps, lengths):
         outputs, *finals = kernel(steps, before, weights, *options, True)
         if lengths is None:
             return outputs, [f[0] for f in finals]
-        # The kernel reads on to the end of every row. What a row's last step showed is its state.
+        # The kernel reads every row to its end. The output of a row's last step is the final state.
         last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, outputs.shape[-1])
         return outputs, [outputs.gather(1, last.long())[:, 0]]
-    # Packed, as a cell state is known after a row's last step alone: slower by far in training.
+    # Packed, since only then the kernel returns the cell state after a row's last step. This is far
+    # slower in training.
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         steps, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
     )

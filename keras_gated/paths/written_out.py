@@ -1,6 +1,6 @@
-"""The cell's own loop, every step of it written out: for runtimes that finish no loop.
+"""The cell's own loop with every step written out, for runtimes that cannot finish a loop.
 
-It needs a fixed number of steps, and what it writes grows with them; the weights do not.
+It needs a fixed number of steps. The graph grows with the number of steps; the weights do not.
 """
 
 from keras_gated.paths import keras_loop
