@@ -1,6 +1,6 @@
 """The layer around a cell: a sequence, with its states, masks and directions.
 
-A step's equations are its cell's. Which of the paths runs them over a sequence is decided here.
+The cell has the equations of a step. The layer decides which path runs them over a sequence.
 """
 
 import inspect
@@ -37,15 +37,15 @@ _CALL = """
         mask: Optional bool, `(batch, time)`. A step where it is False changes no state and
             repeats the output of the step before it. The output is zero if no valid step came
             before, or at every masked step with `zero_output_for_mask=True`. Default: the mask
-            that Keras attached to `sequences`, with an `initial_state`, too (`keras.layers`
-            ignores it then).
+            that Keras attached to `sequences`. An `initial_state` does not change that
+            (`keras.layers` ignores the mask then).
         training: Whether dropout is applied.
 
     Returns:
-        The last output, `(batch, units)`, or with `return_sequences=True` all of them,
-        `(batch, time, units)`; with `return_state=True` followed by the final states, each
-        `(batch, units)`; with `return_gates=True` followed by a dict of every gate and state of
-        every step by name, each `(batch, time, units)`: see `trace_gates`.
+        The last output, `(batch, units)`, or all outputs, `(batch, time, units)`, with
+        `return_sequences=True`. With `return_state=True`, the final states follow, each
+        `(batch, units)`. With `return_gates=True`, a dict of every gate and state of every step
+        follows, each `(batch, time, units)`, by name: see `trace_gates`.
 
     Raises:
         ValueError: For an argument that is not accepted; the message names it.
@@ -54,8 +54,8 @@ _CALL = """
 _SEQUENCE = """return_sequences: Whether to return the output of every step.
         return_state: Whether to return the final states, too.
         go_backwards: Whether to read the sequence from its end. The outputs of all steps are then
-            in the order of computation, the last step first. So is the mask that the next layer
-            gets.
+            in the order of computation, the last step first. The mask that the next layer gets has
+            the same order.
         stateful: Whether the final states are the initial states of the next call. Needs a fixed
             batch size. `reset_state()` sets the states to zero.
         unroll: Whether to write the loop out as one graph: faster for a few steps, but larger.
@@ -69,15 +69,15 @@ _SEQUENCE = """return_sequences: Whether to return the output of every step.
         fused: "auto" runs the fused path (one input product for all steps, back-propagation
             through time by hand) wherever it is valid, and the cell's loop elsewhere. True raises
             an error with the reason where it is not valid. False never runs it. "compiled" is
-            True, and compiles the loop inside a `tf.function` of yours, too; such a function can
-            be exported by `export_model` only. `keras_gated.set_fused` is the switch for all
+            like True, and also compiles the loop inside a `tf.function` of yours. Such a function
+            can be exported by `export_model` only. `keras_gated.set_fused` is the switch for all
             layers.
         name, dtype, trainable: As for any Keras layer."""
 _USE_CUDNN = re.compile(r"        use_cudnn: .*?(?=        return_gates:)", re.DOTALL)
 
 
 def document(cls, cell_class=None):
-    """Writes the arguments of a cell, those of a sequence and the call into a docstring."""
+    """Fills a docstring with the arguments of a cell, the arguments of a sequence and the call."""
     text = cls.__doc__ or ""
     if "{sequence}" in text:
         sequence = _USE_CUDNN.sub("", _SEQUENCE) if "use_cudnn" in cls.without else _SEQUENCE
@@ -87,7 +87,7 @@ def document(cls, cell_class=None):
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class RNN(Configurable, keras.layers.RNN):
-    """A recurrent layer around a cell of this package or one of your own: see `GatedCell`.
+    """A recurrent layer around a cell of this package or a cell of yours: see `GatedCell`.
 
     Args:
         cell: A `GatedCell`. (`keras.layers.RNN` takes any other cell, and lists of them.)
@@ -138,16 +138,16 @@ class RNN(Configurable, keras.layers.RNN):
         super().build(sequences_shape, initial_state_shape)
         if not own_call(self.cell):
             equations = equations_of(self.cell)
-            if check_step not in equations.functions:  # once for all that share them
+            if check_step not in equations.functions:  # once for all cells that share them
                 check_step(self.cell, equations)
                 equations.functions[check_step] = True
 
     def call(self, sequences, initial_state=None, mask=None, training: bool = False):
-        if hasattr(sequences, "row_lengths"):  # ragged: as Keras makes it dense, and its padding
+        if hasattr(sequences, "row_lengths"):  # ragged: made dense as Keras does, with a mask
             mask = _mask_of_ragged(sequences) if mask is None else mask
             sequences = ops.convert_to_tensor(sequences, ragged=False)
         if mask is None:
-            mask = keras_private.mask_of(sequences)  # not given if `initial_state` is
+            mask = keras_private.mask_of(sequences)  # Keras does not pass it with `initial_state`
         if mask is not None:
             mask = ops.cast(mask, "bool")
         self._check_call(sequences, initial_state, mask)
@@ -175,9 +175,9 @@ class RNN(Configurable, keras.layers.RNN):
         return tuple(results) if len(results) > 1 else results[0]
 
     def _asked(self, sequences, states, mask, training):
-        """Returns the `Call` of a path, with what it drops drawn once for all steps."""
+        """Returns the `Call` for a path, with dropout masks drawn once for all steps."""
         masks = Masks()
-        if training and not own_call(self.cell):  # a `call` of its own asks for them itself
+        if training and not own_call(self.cell):  # a cell's own `call` draws its masks
             batch, time = ops.shape(sequences)[:2]
             masks = self.cell.draw_masks(batch, sequences.shape[-1], time)
             if masks.inputs is not None:
@@ -186,7 +186,7 @@ class RNN(Configurable, keras.layers.RNN):
         looked_at = self.return_gates or recorder.is_recording("gates")
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
-        # Outputs stand in the order computed; step t of a gate belongs to step t of the inputs.
+        # Outputs are in the order of computation, gates in the order of the inputs.
         reversed_ = self.go_backwards and not looked_at
         return Call(
             layer=self,
@@ -205,7 +205,7 @@ class RNN(Configurable, keras.layers.RNN):
         """Returns the first path that can run a call: cuDNN, the fused one, or the cell's own loop.
 
         Raises:
-            ValueError: If an argument asks for a path that cannot.
+            ValueError: If an argument asks for a path that cannot run the call.
         """
         if chosen := path_chosen(call):
             return chosen
@@ -231,7 +231,7 @@ class RNN(Configurable, keras.layers.RNN):
         return None if fused_default() or wanted != "auto" else "of `set_fused(False)`"
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
-        # Keras infers shapes without `call`, so a functional model would learn of a mistake late.
+        # Keras infers shapes without `call`: without a check, a functional model would fail late.
         self._check_call(sequences, initial_state, mask)
         spec = super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
@@ -253,7 +253,7 @@ class RNN(Configurable, keras.layers.RNN):
         states = () if initial_state is None else self.cell.tensors(*_listed(initial_state))
         states = [_one_for_each_row(state, sequences) for state in states]
         if keras.backend.backend() == "tensorflow":
-            # No other backend has sizes that only a run knows.
+            # Other backends have no sizes that are unknown until a run.
             from keras_gated.paths.sizes import with_sizes_checked
 
             sequences, mask, states = with_sizes_checked(
@@ -283,13 +283,13 @@ class RNN(Configurable, keras.layers.RNN):
             raise ValueError(self._other_batch_size(shape[0]))
 
     def compute_mask(self, sequences, previous_mask=None):
-        # Written out, as Keras 3.16 changes what is inherited.
+        # Not inherited, since Keras 3.16 changes `compute_mask`.
         mask = previous_mask
         if isinstance(mask, (list, tuple)) and (mask[0] is None or hasattr(mask[0], "shape")):
-            [mask, *_] = mask  # of several inputs
+            [mask, *_] = mask  # masks of several inputs
         if mask is None and hasattr(sequences, "row_lengths"):
             mask = _mask_of_ragged(sequences)
-        if isinstance(mask, (list, tuple)):  # rows of numbers
+        if isinstance(mask, (list, tuple)):  # a list of rows
             mask = ops.convert_to_tensor(mask)
         mask = _mask_of_steps(mask)
         masks = [outputs_mask(self, mask)]
@@ -309,7 +309,7 @@ class RNN(Configurable, keras.layers.RNN):
         self.reset_state(states)
 
     def reset_state(self, states=None, rows=None):
-        """Sets the states of a stateful layer, to zero where nothing else is said.
+        """Sets the states of a stateful layer. Default: to zero.
 
         Args:
             states: Optional list of new states, each `(batch, units)`. Default: zeros.
@@ -331,20 +331,20 @@ class RNN(Configurable, keras.layers.RNN):
     def load_own_variables(self, store):
         """Loads the states of a stateful layer, if they are of this layer's batch size.
 
-        Weights trained with one batch size serve another; a state does not: it stays as it is.
+        Weights fit any batch size, a state fits only one. A state that does not fit is not loaded.
         """
         for name, state in zip(self.cell.state_names, self.states or (), strict=False):
             if f"state_{name}" in store and store[f"state_{name}"].shape == tuple(state.shape):
                 state.assign(store[f"state_{name}"])
 
     def _with_batch_checked(self, sequences):
-        import tensorflow as tf  # only its graphs have batches of a size yet unknown
+        import tensorflow as tf  # only TensorFlow has batches of unknown size
 
         rows = tf.shape(sequences)[0]
         before, after = self._other_batch_size("|").split("|")
         check = tf.debugging.Assert(rows == self._expected_batch_size, [before, rows, after])
-        # A slice, as the graph's optimizer moves operations that leave a tensor as it is (also
-        # `ensure_shape`) past the check, and the error would be that of a later operation.
+        # A slice: the graph's optimizer moves operations that do not change a tensor (also
+        # `ensure_shape`) past the check. The error would then come from a later operation.
         with tf.control_dependencies([check]):
             return tf.slice(sequences, [0, 0, 0], [self._expected_batch_size, -1, -1])
 
@@ -374,7 +374,7 @@ def _paths():
 
 
 def outputs_mask(layer, mask):
-    """Returns the mask of a layer's output: as its steps, the last one first if it stands there."""
+    """Returns the mask of a layer's outputs, in their order; None without a sequence of outputs."""
     if mask is None or not layer.return_sequences:
         return None
     return ops.flip(mask, axis=1) if layer.go_backwards else mask
@@ -385,7 +385,7 @@ def _listed(states):
 
 
 def _one_for_each_row(tensor, sequences):
-    """Returns a state or a mask with a row for each sequence, where it has one for all."""
+    """Returns a state or a mask with a row for each sequence: a single row is repeated."""
     if tensor is None or tensor.shape[0] != 1 or sequences.shape[0] == 1:
         return tensor
     return ops.broadcast_to(tensor, (ops.shape(sequences)[0], *ops.shape(tensor)[1:]))

@@ -1,4 +1,4 @@
-"""Both directions over a sequence, with masks and states that are one contract."""
+"""Both directions over a sequence, with the masks and states of the other layers."""
 
 import keras
 
@@ -8,11 +8,11 @@ from keras_gated.layers.states import reset_state
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class Bidirectional(keras.layers.Bidirectional):
-    """`keras.layers.Bidirectional` with two mistakes mended.
+    """`keras.layers.Bidirectional` with two mistakes corrected.
 
-    A stateful layer that returns its states can be masked (Keras 3.15 raises a TypeError), and
-    the mask goes on to the next layer where sequences are returned, also in Keras 3.16, which
-    does not pass it on. Everything else is Keras's: the arguments, the weights and their order.
+    A stateful layer that returns its states can be masked (Keras 3.15 raises a TypeError). If
+    sequences are returned, the mask goes on to the next layer, also in Keras 3.16, whose layer does
+    not pass it on. Everything else is Keras's: the arguments, the weights and their order.
 
     Args:
         layer: The layer that reads forwards, one of this package or of `keras.layers`.
@@ -37,7 +37,7 @@ class Bidirectional(keras.layers.Bidirectional):
 
     def compute_mask(self, sequences, previous_mask=None):
         mask = previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
-        # Both outputs stand in the order of the first layer's.
+        # Both outputs are in the order of the forward layer's output.
         mask = outputs_mask(self.forward_layer, mask)
         outputs = (mask,) * (2 if self.merge_mode is None else 1)
         if self.return_state:
@@ -45,5 +45,5 @@ class Bidirectional(keras.layers.Bidirectional):
         return outputs if self.merge_mode is None else outputs[0]
 
     def reset_state(self, states=None, rows=None):
-        """As the function `keras_gated.reset_state`, of both directions."""
+        """As the function `keras_gated.reset_state`, for both directions."""
         reset_state(self, states, rows)

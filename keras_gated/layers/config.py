@@ -1,4 +1,4 @@
-"""The switch of a whole program: whether layers with `fused="auto"` may run all steps at once."""
+"""The switch of a whole program: whether layers with `fused="auto"` may run the fused path."""
 
 import contextlib
 import contextvars
@@ -19,7 +19,7 @@ def set_fused(fused: bool | str) -> None:
 
     Args:
         fused: "auto" or True: a layer runs the fused path, or cuDNN, wherever that is valid.
-            "compiled": also with compiled loops inside a `tf.function` of yours. False: a layer
+            "compiled": also compiles the loops inside a `tf.function` of yours. False: a layer
             runs its cell in Keras's own loop. Layers with `fused=True`, `fused=False` or
             `use_cudnn=True` are not affected. The environment variable `KERAS_GATED_FUSED=0`
             starts a program with False.
@@ -33,7 +33,7 @@ def set_fused(fused: bool | str) -> None:
 
 @contextlib.contextmanager
 def paths_chosen_by(choose):
-    """Lets a function of a `Call` return the path that runs it, whatever its layer was given."""
+    """Lets `choose(call)` return the path that runs a `Call`, whatever the layer's arguments."""
     token = _CHOOSE.set(choose)
     try:
         yield

@@ -64,11 +64,11 @@ class OfAFamily(RNN):
     """
 
     cell_class: type
-    late = ()  # names of the cell's arguments that Keras's layer has after those of a sequence
+    late = ()  # names of cell arguments that follow those of a sequence in Keras's layer
     without = ("cell",)
 
     def __init_subclass__(cls, **kwargs):
-        """Lets `layer.units`, `layer.activation`, ... read the cell's, as Keras's layers do."""
+        """Makes the constructor; `layer.units`, ... return the cell's attributes, as in Keras."""
         if not hasattr(cls.cell_class, "cudnn_mode"):
             cls.without = (*cls.without, "use_cudnn")
         if "__init__" not in vars(cls) and "cell_class" in vars(cls):
@@ -126,7 +126,7 @@ class LSTM(OfAFamily):
 class GRU(OfAFamily):
     """The gated recurrent unit over a sequence: see `GRUCell` for the equations.
 
-    Its update gate is the complement of that of `keras.layers.GRU`: 1 writes the new memory.
+    Its update gate is the complement of the gate of `keras.layers.GRU`: 1 writes the new memory.
 
     Args:
         {cell}
@@ -138,8 +138,8 @@ class GRU(OfAFamily):
     def set_weights(self, weights):
         """Sets the weights, a list of arrays as `get_weights` returns them.
 
-        Those of `keras.layers.GRU` have the same shapes and another update gate, so they load
-        here without an error and answer otherwise: `keras_gated.from_keras` converts them.
+        Weights of `keras.layers.GRU` have the same shapes, but another update gate. They load here
+        without an error, and the outputs are wrong. `keras_gated.from_keras` converts them.
         """
         super().set_weights(weights)
 

@@ -1,9 +1,9 @@
 """The life of a state: set it, carry it from window to window, and train on one long stream.
 
-Truncated back-propagation through time, with what Keras has: a `stateful=True` layer carries its
-final states to the next batch as values, so the gradient stops at the window's first step. The
-batches must follow each other row by row (`windows`), and the state must be zero where a stream
-begins (`ResetState`):
+A `stateful=True` layer carries its final states to the next batch as values, so the gradient stops
+at the first step of the window. This is truncated back-propagation through time. The batches must
+follow each other row by row (`windows`), and the state must be zero where a stream begins
+(`ResetState`):
 
     data = windows(ids[:-1], ids[1:], batch_size=32, steps=100)
     model.fit(data, epochs=10, shuffle=False, callbacks=[ResetState()])
