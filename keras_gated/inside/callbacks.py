@@ -92,7 +92,7 @@ class GradientFlowLogger(keras.callbacks.Callback):
             reach = first / last
         with self._writer.as_default(step=epoch + 1):
             for what, value in (("first", first), ("last", last), ("reach", reach)):
-                # What `tf.summary.scalar` writes; it wants TensorBoard installed to write it.
+                # As `tf.summary.scalar` writes it; that function needs TensorBoard installed.
                 kind = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"})
                 tf.summary.write(f"gradient_flow/{name}/{what}", np.float32(value), metadata=kind)
         self._writer.flush()

@@ -1,4 +1,4 @@
-"""Units that mean something: whose memory tracks a property of what is read."""
+"""Finds units whose memory tracks a property of the inputs."""
 
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ class Unit(NamedTuple):
 
     layer: str  # the layer's name; a direction of a `Bidirectional` is `name/direction`
     unit: int
-    correlation: float  # with the property, -1 to 1, over the steps of every other row
-    held_out: float  # the same over the other rows, which were not used to choose the unit
+    correlation: float  # with the property, -1 to 1, over the steps of the first, third, ... row
+    held_out: float  # the same over the second, fourth, ... row, which did not choose the unit
 
 
 def find_units(
@@ -58,7 +58,7 @@ def find_units(
             memory = np.asarray(gates.get("memory", gates["hidden"]), "float64")
             own = sums.setdefault(name, [_Sums(), _Sums()])
             for half in (0, 1):
-                # The first row of a batch need not be an even one.
+                # The first row of a batch may have an odd number.
                 of_half = slice((half + first) % 2, None, 2)
                 counts = ~np.isnan(values[rows][of_half])
                 own[half].add(memory[of_half][counts], values[rows][of_half][counts])
@@ -72,7 +72,7 @@ def find_units(
 
 
 class _Sums:
-    """What correlations are made of, added up batch by batch."""
+    """The sums that give correlations, added up batch by batch."""
 
     def __init__(self):
         self.number, self.y, self.yy, self.x, self.xx, self.xy = 0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -85,7 +85,7 @@ class _Sums:
         self.xy = self.xy + y @ x
 
     def correlations(self):
-        """Returns Pearson's correlation of each unit, 0 for one that never changes."""
+        """Returns Pearson's correlation of each unit, 0 for a unit that never changes."""
         n = max(self.number, 1)
         of_y = self.yy / n - (self.y / n) ** 2
         if of_y <= 1e-12 * max(self.yy / n, 1e-300):

@@ -1,8 +1,8 @@
-"""How a loss's gradient travels back through time: step by step, as the notes describe it.
+"""How the gradient of a loss travels back through time, step by step.
 
-The model runs once as it always does, which gives the loss's derivatives by what its recurrent
-layers put out. Through a layer itself the gradient is then taken back by hand: at every step, the
-derivative of the cell's one step, whatever its equations; over all steps, their sum.
+The model runs once as usual, which gives the derivatives of the loss with respect to the outputs of
+its recurrent layers. Inside a layer, a loop then takes the gradient back by hand. At every step it
+differentiates one step of the cell, whatever its equations. The gradient is the sum over all steps.
 """
 
 import functools
@@ -25,7 +25,7 @@ class GradientFlow(NamedTuple):
 
     The loss is that of `model.compute_loss`, usually a mean over the batch. Step t belongs to
     step t of the inputs, in both directions. At a masked step the state passes through: the norm
-    is that of its derivative, and the contribution is zero.
+    is that of the state's derivative, and the contribution is zero.
     """
 
     hidden: Any  # norm of dL/dh_t over the units, (batch, time)
@@ -79,7 +79,7 @@ def gradient_flow(
     with tf.GradientTape() as tape, recording("states") as calls:
         for part in keras_private.parts_of(model):
             if isinstance(part, RNN) and part.built:
-                tape.watch(part.cell.kernel.value)  # what a frozen layer puts out counts, too
+                tape.watch(part.cell.kernel.value)  # so that a frozen layer counts, too
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
     found = by_layer(model, calls, "gradient_flow")
@@ -92,7 +92,7 @@ def gradient_flow(
         found = {name: found[name]}
     wanted = []
     each(found, wanted.append)
-    # Where gates are returned, the loss may reach them as well.
+    # If a layer returns its gates, the loss may depend on them, too.
     sources = [(c.results, c.gates if c.layer.return_gates else {}) for c in wanted]
     derivatives = tape.gradient(loss, sources, unconnected_gradients="zero")
     flows = map(_flow, wanted, derivatives, [contributions] * len(wanted))
@@ -109,7 +109,7 @@ def _flow(call, derivatives, contributions):
         lambda d: tf.cast(d, cell.state_dtype), derivatives
     )
 
-    def turned(steps):  # from reading order to the order computed, and back
+    def turned(steps):  # from the order of the inputs to that of computation, and back
         return tf.reverse(steps, [1]) if layer.go_backwards else steps
 
     by_fields = {name: _swapped(turned(d)) for name, d in by_gates.items()}
@@ -117,8 +117,8 @@ def _flow(call, derivatives, contributions):
         none = tf.zeros([call.sequences.shape[1] - 1, *by_output.shape], by_output.dtype)
         by_output = tf.concat([none, by_output[None]], 0)
         by_fields["hidden"] = by_output + by_fields.get("hidden", 0)
-    elif not by_gates:  # otherwise the output is one of them
-        by_fields["hidden"] = _swapped(by_output)  # stands in the order computed
+    elif not by_gates:  # with gates, the output is one of them
+        by_fields["hidden"] = _swapped(by_output)  # in the order of computation
     d_states, carried, by_weights = _backwards(
         layer,
         _swapped(turned(call.sequences)),
@@ -151,11 +151,11 @@ def _swapped(tensor):
 
 
 def _traced_per_layer(function):
-    """Makes a function of a layer and tensors one that is traced once for all batches and lengths.
+    """Traces a function of a layer and tensors once for all batch sizes and lengths.
 
-    Options, which are no tensors, come by name.
+    Options are no tensors, and are passed by name.
     """
-    # Not an attribute of the layer: a SavedModel would hold every function that hangs on a layer.
+    # Not an attribute of the layer: a SavedModel would hold every such function.
     traced = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
@@ -182,15 +182,16 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         x: `(time, batch, features)`.
         mask: bool, `(time, batch)`.
         states: The states before the first step, each `(batch, units)`.
-        by_fields: The loss's derivatives by what each step shows, each `(time, batch, units)`.
-        by_finals: Its derivatives by the final states, each `(batch, units)`.
-        fields: The names of what is shown.
-        contributions: Whether the derivatives by the weights are wanted.
+        by_fields: The derivatives of the loss with respect to the fields of each step, each
+            `(time, batch, units)`.
+        by_finals: Its derivatives with respect to the final states, each `(batch, units)`.
+        fields: The names of these fields.
+        contributions: Whether the derivatives with respect to the weights are wanted.
 
     Returns:
-        The derivatives by the states after each step, each `(time, batch, units)`; what part of
-        the memory each step keeps, of that shape, or None; and what each step adds to the
-        derivatives by the weights, each `(time, *weight.shape)`.
+        The derivatives with respect to the states after each step, each `(time, batch, units)`;
+        the part of the memory that each step keeps, with the same shape, or None; and what each
+        step adds to the derivatives with respect to the weights, each `(time, *weight.shape)`.
     """
     cell, time = layer.cell, tf.shape(x)[0]
     x = tf.where(mask[..., None], tf.cast(x, cell.state_dtype), 0)  # 0 * NaN would be NaN

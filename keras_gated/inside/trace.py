@@ -1,4 +1,4 @@
-"""Every gate and state of a trained model, at every step, from one call of it."""
+"""Every gate and state of a trained model, at every step, from one call of the model."""
 
 import keras
 from keras import tree
@@ -11,9 +11,10 @@ def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_s
     """Returns every gate and state of a recurrent layer, or of all those of a model.
 
     The model runs once at inference, and what its steps compute is recorded. So the values are
-    those of the model itself. They can be differentiated by inputs and weights. The function
-    works inside a `tf.function` and an exported signature. For gates as outputs of a functional
-    model, build the layer with `return_gates=True`. The state of a stateful layer stays as it is.
+    those of the model itself. They can be differentiated with respect to inputs and weights.
+    The function works inside a `tf.function` and an exported signature. For gates as outputs of a
+    functional model, build the layer with `return_gates=True`. The state of a stateful layer stays
+    as it is.
 
     Args:
         layer_or_model: A recurrent layer of keras_gated, a `Bidirectional` around one, or a model
@@ -22,7 +23,7 @@ def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_s
         mask: Optional bool, `(batch, time)`. Default: the mask that comes with `inputs`, or that
             a layer of the model makes.
         initial_state: Optional list of the states before the first step, each `(batch, units)`.
-            Default: zeros, or a stateful layer's own.
+            Default: zeros, or the states of a stateful layer.
 
     Returns:
         For a layer, a dict of float tensors by name, `(batch, time, units)`. An LSTM has `input`,
@@ -68,7 +69,7 @@ def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_s
 
 
 def each(found, function):
-    """Returns what `by_layer` returned with a function of every call in the call's place."""
+    """Returns the result of `by_layer` with `function(call)` in place of every call."""
     return {
         name: each(call, function) if isinstance(call, dict) else function(call)
         for name, call in found.items()
@@ -76,7 +77,7 @@ def each(found, function):
 
 
 def named(found):
-    """Yields names and what was found there; a direction of a `Bidirectional` is `name/direction`.
+    """Yields names and values of layers; a direction of a `Bidirectional` is `name/direction`.
 
     Args:
         found: What `trace_gates` or `gradient_flow` returns for a model.
@@ -89,12 +90,12 @@ def named(found):
 
 
 def by_layer(layer, recorded, owner):
-    """Returns what was recorded by the layers' names: a call, or a dict of both directions'.
+    """Returns the recorded calls by layer name: a call, or a dict of the calls of both directions.
 
     Args:
         layer: The layer or model that was called.
         recorded: The calls.
-        owner: The function that an error is to name.
+        owner: The name of the function, for errors.
     """
     calls = {}
     for call in recorded:
