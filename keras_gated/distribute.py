@@ -2,8 +2,8 @@
 
 Keras 3.12 to 3.15.1, the newest that was tried, fails under TensorFlow's
 `MultiWorkerMirroredStrategy` (keras issue 20585): its trainer asks the strategy for two means that
-no strategy can compute. `_Workers.reduce` answers both; nothing of Keras is changed. A Keras that
-asks for neither is given TensorFlow's own answers, so the mending steps aside by itself.
+no strategy can compute. `_Workers.reduce` returns a value for both; Keras itself is not changed. A
+Keras that asks for neither mean gets TensorFlow's results: the correction then has no effect.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ def strategy(**settings) -> tf.distribute.Strategy:
     It is `MultiWorkerMirroredStrategy`: every worker holds all weights, computes the gradients of
     its part of each batch, and applies the sum of all. Without TF_CONFIG, or with one worker, it
     is TensorFlow's default strategy, which changes nothing. Call it before TensorFlow computes
-    anything; build and compile the model within `strategy.scope()`. It waits until all workers are
-    there.
+    anything; build and compile the model within `strategy.scope()`. The call waits until all
+    workers have started.
 
         strategy = keras_gated.distribute.strategy(units=64)
         with strategy.scope():
@@ -39,23 +39,25 @@ def strategy(**settings) -> tf.distribute.Strategy:
         keras_gated.distribute.check_workers(model)
         model.fit(dataset, epochs=3)
 
-    Batches are those of all workers together. Every worker makes the same data set, in the same
-    order, and takes its own part of the rows of each batch (TensorFlow's `AutoShardPolicy.DATA`,
-    also where it would have shared out files), so that no row is seen twice and none is left out.
-    `fit` and `evaluate` return the values over all rows and `predict` returns all rows, in every
-    worker. On a CPU the workers speak to each other over gRPC, in a ring.
+    The batch size counts the rows of all workers together. Every worker makes the same data set, in
+    the same order, and takes its part of the rows of each batch, so that no row is seen twice and
+    none is left out. (This is TensorFlow's `AutoShardPolicy.DATA`. It is used also where TensorFlow
+    would divide files among the workers.) `fit` and `evaluate` return the values over all rows and
+    `predict` returns all rows, in every worker. On a CPU the workers communicate over gRPC, in a
+    ring.
 
     TF_CONFIG is JSON, as Kubeflow's TFJob and Vertex AI set it:
 
         {"cluster": {"chief": ["a:2222"], "worker": ["b:2222", "c:2222"]},
          "task": {"type": "worker", "index": 0}}
 
-    Without a chief, the worker 0 does its work: `strategy.extended.should_checkpoint` is True in
-    it alone.
+    Without a chief, worker 0 does the chief's work: `strategy.extended.should_checkpoint` is True
+    only in worker 0.
 
     Args:
-        **settings: What must be equal in all workers, such as the options of a program: anything
-            that JSON can hold. The versions of the package, Keras and TensorFlow must be, too.
+        **settings: Values that must be equal in all workers, such as the options of a program:
+            anything that JSON can hold. The versions of keras_gated, Keras and TensorFlow must be
+            equal, too.
 
     Raises:
         ValueError: TF_CONFIG is broken or describes what is not supported (parameter servers,
@@ -84,12 +86,13 @@ def check_workers(model, **settings):
     """Raises an error unless all workers are about to train the same model on the same rows.
 
     All workers call it before `fit`. It compares the configuration and the shapes of the compiled
-    model, and the random seed: a data set is shuffled by it, and workers with other orders would
-    see some rows twice and some never. Under a strategy for one process it does nothing.
+    model, and the random seed. The seed sets the order of a shuffled data set: workers with
+    different orders would see some rows twice and some never. Under a strategy for one process it
+    does nothing.
 
     Args:
         model: A built and compiled model.
-        **settings: What else must be equal, such as the epoch that was read from a checkpoint.
+        **settings: Further values that must be equal, such as the epoch of a checkpoint.
 
     Raises:
         ValueError: The workers differ, or `keras.utils.set_random_seed` was not called.
@@ -113,16 +116,16 @@ def check_workers(model, **settings):
 
 
 class _Workers(tf.distribute.MultiWorkerMirroredStrategy):
-    """`MultiWorkerMirroredStrategy`, with answers for Keras and all rows given out once."""
+    """`MultiWorkerMirroredStrategy` with the two means for Keras, and every row given out once."""
 
     def reduce(self, reduce_op, value, axis):
-        """Reduces a value across the workers, as TensorFlow does, but for two cases.
+        """Reduces a value across the workers, as TensorFlow does, except in two cases.
 
         - A batch (a structure of values): Keras asks for its mean before it builds a model, to
           learn shapes and types. Words have no mean, and the parts of a batch may be of different
-          sizes. The part of this worker is as good.
-        - The mean of a number over `axis=0`, which numbers do not have: Keras asks for it after
-          each step. It is the mean over the workers.
+          sizes. The result is the part of this worker, which has the same types.
+        - The mean of a number over `axis=0`, an axis that a number does not have: Keras asks for it
+          after each step. The result is the mean over the workers.
         """
         if keras.tree.is_nested(value):
             return keras.tree.map_structure(self._local, value)
@@ -136,7 +139,7 @@ class _Workers(tf.distribute.MultiWorkerMirroredStrategy):
     def experimental_distribute_dataset(self, dataset, options=None):
         """Gives out the rows of every batch, where TensorFlow would choose between rows and files.
 
-        Of files each worker would read others, of unequal numbers of rows.
+        With files, each worker would read different files, with unequal numbers of rows.
         """
         policies = tf.data.experimental.AutoShardPolicy
         if dataset.options().experimental_distribute.auto_shard_policy == policies.AUTO:

@@ -1,7 +1,7 @@
-"""Every name of Keras and TensorFlow that is used here and is not public, each with a test.
+"""Every private name of Keras and TensorFlow that this package uses, each with a test.
 
-A version of theirs that renames one breaks this file and its test, and nothing else. What is of
-TensorFlow is imported when it is asked for: Keras may run on another backend.
+A release of either that renames one breaks this file and its test, and nothing else. Names of
+TensorFlow are imported when they are used: Keras may run on another backend.
 """
 
 import importlib
@@ -49,16 +49,16 @@ inner_loop = keras.layers.RNN.inner_loop
 
 
 def is_inference_call():
-    """Whether a layer is being called that was not told to train."""
+    """Whether a layer is being called at inference."""
     context = global_state.get_global_attribute("current_call_ctx")
     return context is not None and not context.get_value("training")
 
 
 def elements_of(make):
-    """Returns how many numbers the variables of a model would hold, which take no memory.
+    """Returns how many numbers the variables of a model would hold, without memory for them.
 
     Args:
-        make: Returns the model, and must leave alone the values of its variables.
+        make: A function that returns the model. It must not read or set values of variables.
     """
     try:
         with keras.StatelessScope(initialize_variables=False):
@@ -77,13 +77,13 @@ def parts_of(layer):
     return layer._flatten_layers()
 
 
-# Names of TensorFlow and the modules they stand in, below `tensorflow.python`.
+# Private names of TensorFlow, and their modules below `tensorflow.python`.
 _OF_TENSORFLOW = {
     # Whether a derivative may be taken of what is computed now.
     "could_possibly_record": "eager.record",
     "stop_recording": "eager.record",
     "pack_tangents": "eager.forwardprop_util",
-    # Whether the numbers of every operation are looked at (`enable_check_numerics`).
+    # Whether the numbers of every operation are checked (`enable_check_numerics`).
     "should_invoke_op_callbacks": "framework.op_callbacks",
     # The seed that `keras.utils.set_random_seed` gave TensorFlow, or None.
     "global_seed": "eager.context",
