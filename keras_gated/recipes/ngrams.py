@@ -153,8 +153,8 @@ class NGrams(keras.layers.Layer):
             ids: Integers, `(batch, time)`.
 
         Returns:
-            int64, `(batch, longest * time)`. The order was ascending before `PADDING` took the
-            place of n-grams that count nothing, and of those that occurred already.
+            int64, `(batch, longest * time)`, in ascending order. `PADDING` stands in the place of
+            n-grams that count nothing, and of repeated n-grams.
         """
         numbers = self._numbers(ids)
         bucket = numbers % self.buckets
