@@ -3,7 +3,7 @@
     python examples/ask.py saved_models/sentiment "Not dull at all, a moving film."
     python examples/ask.py saved_models/toy_plays "ALMA:" --length 200 --temperature 0.7
 
-DIRECTORY is a version, or the directory of a model: then its newest version answers.
+DIRECTORY is a version, or the directory of a model. For a model the newest version answers.
 """
 
 import argparse

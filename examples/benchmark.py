@@ -2,14 +2,14 @@
 
     python examples/benchmark.py --quick              # about one minute
     TFDS_DATA_DIR=... python examples/benchmark.py    # all cases, with batches of imdb_reviews
-    python examples/benchmark.py --answers            # inference in all ways, about five minutes
+    python examples/benchmark.py --answers            # all ways of inference, about five minutes
     python examples/benchmark.py --serving            # exported models, through the C library
     python examples/benchmark.py --gpu                # on a GPU, against cuDNN elsewhere
 
 Writes a table (printed), OUTPUT/benchmark.csv and OUTPUT/benchmark.png. Every library returns the
-outputs of all steps. "train" is one forward and backward pass by inputs and weights, "fit" one
-step of `model.fit`. Keras's and our calls alternate. PyTorch is measured in a process of its own
-(`benchmark_workers.py`). What `trace_gates` costs: `benchmark_gates.py`.
+outputs of all steps. "train" is one forward and backward pass, with gradients by inputs and
+weights. "fit" is one step of `model.fit`. Keras's calls and ours alternate. PyTorch is measured in
+a separate process (`benchmark_workers.py`). `benchmark_gates.py` measures `trace_gates`.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def tensorflow_calls(module, family, shape, masked=False):
 
 
 def calls_of(layer, shape, masked=False):
-    """As `tensorflow_calls`, of a built layer."""
+    """As `tensorflow_calls`, for a given layer."""
     import tensorflow as tf
 
     batch, steps, features, _ = shape
@@ -126,7 +126,7 @@ def floor(family, shape):
 
     @tf.function
     def twenty_steps(h):
-        for _ in range(20):  # each needs the one before, as in the loop over time
+        for _ in range(20):  # each product needs the one before, as in the loop over time
             h = tf.matmul(h, U)[:, :units]
         return h
 
@@ -191,7 +191,7 @@ def exported_call(module, family, batch, directory):
 
 
 def peak_memory(library, family, shape):
-    """Returns the MiB that training adds to a process of its own."""
+    """Returns the MiB that training adds to a process that does nothing else."""
     command = [sys.executable, WORKERS, "memory", library, family, shape]
     return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
@@ -246,7 +246,7 @@ def _waited_for(function, given):
 
 
 def processor():
-    """Returns the name of the processor, and the widest vectors that it knows."""
+    """Returns the name of the processor, and its widest vector instructions."""
     name, widest = platform.processor() or platform.machine(), ""
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

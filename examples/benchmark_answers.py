@@ -1,8 +1,8 @@
-"""What `benchmark.py --answers` measures: inference in all the ways in which a model is asked.
+"""The measurements of `benchmark.py --answers`: all ways in which a model is used for inference.
 
-`predict_on_batch`, rows of unequal lengths under a mask, exported models with masks, a custom loop
-under a tape that does not say `training=True`, wide batches of small layers; and beside them what a
-user on a CPU could take instead: torch.nn, padded and packed, and onnxruntime on our own ONNX file.
+Measured are `predict_on_batch`, rows of unequal lengths under a mask, exported models with masks, a
+custom loop under a tape that does not say `training=True`, and wide batches of small layers. Beside
+them stand alternatives on a CPU: torch.nn, padded and packed, and onnxruntime on our ONNX file.
 """
 
 import functools
@@ -45,7 +45,7 @@ def predict_call(module, family, shape, mask=None):
 
 
 def tape_call(module, family, shape):
-    """Returns a call of a training step of one's own that does not say that it trains."""
+    """Returns a call of a custom training step that does not say `training=True`."""
     import tensorflow as tf
 
     layer = getattr(module, family)(shape[3])
@@ -62,7 +62,7 @@ def tape_call(module, family, shape):
 
 
 def exported_calls(module, family, folder):
-    """Exports a masked bidirectional classifier; returns calls of it by the number of rows."""
+    """Exports a masked bidirectional classifier. Returns calls of it by the number of rows."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -102,7 +102,7 @@ def onnx_call(family, shape, folder):
 
 
 def beside(rows, case, calls_or_times, seconds=None):
-    """Adds and prints what was measured beside ours."""
+    """Adds and prints other libraries' times beside ours."""
     ours = next(r["ms"] for r in rows if r["case"] == case and r["library"] == "ours")
     for name, value in calls_or_times.items():
         times = in_turn({name: value}, seconds)[name] if callable(value) else value

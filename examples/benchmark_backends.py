@@ -1,10 +1,10 @@
-"""Measure our layers against keras.layers where Keras runs on another backend than TensorFlow.
+"""Measure our layers against keras.layers on a backend other than TensorFlow.
 
     KERAS_BACKEND=torch python examples/benchmark_backends.py    # about a minute
     KERAS_BACKEND=jax python examples/benchmark_backends.py
 
 On JAX `jax.jit` compiles the calls, and "fit" is a call of `train_on_batch`.
-Calls of both alternate. Masked rows hold between a quarter of the steps and all of them.
+Keras's calls and ours alternate. In masked rows, between a quarter and all of the steps are valid.
 """
 
 import argparse

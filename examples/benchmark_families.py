@@ -3,8 +3,8 @@
     python examples/benchmark_families.py                   # about three minutes
     python examples/benchmark_families.py --shapes s S C
 
-A call is one forward and backward pass ("train") or a forward pass alone; calls of both alternate.
-Masked rows hold between a quarter of the steps and all of them. Writes OUTPUT/families.csv.
+A call is one forward and backward pass ("train") or a forward pass alone. The calls alternate. In
+masked rows, between a quarter and all of the steps are valid. Writes OUTPUT/families.csv.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FAMILIES = {
 
 
 def compare(family, shape, masked, seconds):
-    """Returns milliseconds by (what is called, whose loop runs)."""
+    """Returns milliseconds by (the call, the library whose loop runs)."""
     import keras
     import numpy as np
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Measure what `trace_gates` takes, in forward passes of the same layer or model.
+"""Measure the time of `trace_gates`, in forward passes of the same layer or model.
 
     TFDS_DATA_DIR=... python examples/benchmark_gates.py    # about a minute
 
@@ -20,7 +20,7 @@ import keras_gated
 
 
 def compare(case, model, inputs, seconds):
-    """Prints the milliseconds of both; returns the ratio."""
+    """Prints the milliseconds with and without gates. Returns the ratio."""
     specs = [tf.TensorSpec([None] * x.shape.rank if x.dtype.is_integer else x.shape, x.dtype)
              for x in inputs]  # fmt: skip
 

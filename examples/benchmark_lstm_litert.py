@@ -3,9 +3,10 @@
 pip install 'keras_gated[examples,litert]'
 python examples/benchmark_lstm_litert.py
 
-For some sizes, a line for each way to write the same model, with the kilobytes, the milliseconds of
-a sequence (the fastest of 50 calls on one thread, all in turn, with XNNPACK and without it, as a
-microcontroller is), and the largest difference from Keras.
+Prints a line for each size and each way to write the same model: the kilobytes, the milliseconds of
+a sequence, and the largest difference from Keras. The time is that of the fastest of 50 calls on
+one thread. The calls of all ways alternate. They are timed with XNNPACK and without it, as on a
+microcontroller.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def written(model, folder, typical):
 
 
 def interpreter(path, kind):
-    """Returns an interpreter that was called once, or None: it lacks an operation."""
+    """Returns an interpreter after its first call, or None if it lacks an operation."""
     made = Interpreter(str(path), num_threads=1, experimental_op_resolver_type=kind)
     try:
         made.allocate_tensors()

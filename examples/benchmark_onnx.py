@@ -3,8 +3,8 @@
 pip install 'keras_gated[test]'
 python examples/benchmark_onnx.py
 
-Both files are made of the same model, one by `to_onnx`, one by tf2onnx from the same model with
-`keras.layers`; they are asked in turn, and their answers are compared.
+`to_onnx` writes one file, and tf2onnx writes the other from the same model with `keras.layers`.
+Calls of both alternate, and their answers are compared.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def main():
         for cell in args.cell:
             for name, model, ids in models(cell):
                 paths = [pathlib.Path(folder, n) for n in ("ours.onnx", "tf2onnx.onnx")]
-                keras_gated.to_onnx(model, paths[0], check=False)  # compared below
+                keras_gated.to_onnx(model, paths[0], check=False)  # the answers are compared below
                 through_tf2onnx(model, paths[1])
                 sessions = [
                     onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

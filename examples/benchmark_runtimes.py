@@ -1,12 +1,12 @@
-"""Which runtime? The two shipped models in four of them: size, milliseconds, accuracy.
+"""Compare four runtimes with the two shipped models: size, milliseconds, accuracy.
 
 pip install 'keras_gated[examples,onnx,litert]' openvino
 TFDS_DATA_DIR=... python examples/benchmark_runtimes.py
 
 Each model is written for TensorFlow (a SavedModel, through the C library), onnxruntime, OpenVINO
-and LiteRT, with 32 and with 8 bits where the runtime has them, and is asked there on one thread,
-one text at a time. A text has 200 words or characters. The network that writes is also asked for
-one step with its states; the classifier reads texts in both directions, so it has no steps.
+and LiteRT, with 32 bits, and with 8 bits if the runtime has them. It runs on one thread, one text
+at a time. A text has 200 words or characters. The character model is also timed for one step with
+its states. The classifier reads texts in both directions, so it cannot run step by step.
 """
 
 import argparse
@@ -40,8 +40,8 @@ STEPS = 200  # of a text that is timed, and of a row that is scored
 FIRST = 2  # the id of the first character that the network can write
 
 
-# Each of these writes a file and returns its path and a function from a list of inputs to a list of
-# outputs: the model's, and then its states.
+# Each of these functions writes a file. It returns the path, and a function from a list of inputs
+# to a list of outputs. Both lists hold those of the model and then the states.
 
 
 def in_tensorflow(model, folder, states):
@@ -112,7 +112,7 @@ RUNTIMES = {
 
 
 def reviews(reader, number, data_dir, dataset):
-    """Returns the ids of reviews of the test split, from the shortest on, and their labels."""
+    """Returns the ids of reviews of the test split, the shortest first, and their labels."""
     vectorizer = keras.layers.TextVectorization(
         standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
     )
@@ -126,7 +126,7 @@ def reviews(reader, number, data_dir, dataset):
 
 
 def plays(reader, number, data_dir, dataset):
-    """Returns the ids of rows of the test split, and which outputs the next characters are."""
+    """Returns the ids of rows of the test split, and the places of the next characters."""
     [play] = [
         b"".join(e["text"] for e in datasets.load(dataset, data_dir)["test"].as_numpy_iterator())
     ]
@@ -164,7 +164,7 @@ def milliseconds(ask, given, calls):
         start = time.perf_counter()
         ask(given)
         seconds.append(time.perf_counter() - start)
-    return round(1e3 * min(seconds), 3)  # other work on the machine only adds to it
+    return round(1e3 * min(seconds), 3)  # the least: other work on the machine only adds time
 
 
 def megabytes(path):

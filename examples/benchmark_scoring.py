@@ -1,11 +1,12 @@
-"""Measure `score.py` beside a loop: rows a second, share of padding, accuracy.
+"""Compare `score.py` with a loop: rows a second, share of padding, accuracy.
 
     .venv-beam/bin/python examples/benchmark_scoring.py --workers 2
     .venv-beam/bin/python examples/benchmark_scoring.py --rows 2000
 
-The loop asks `serving_default` in this process, with fixed batches as the rows come, once the model
-is loaded and has answered a batch. `score.py` counts its start, the workers' and the reading, too;
-`seconds_in_model` is without them, summed over the workers. Each is printed as a line of JSON.
+The loop calls `serving_default` in this process, with batches of a fixed size, in the order of the
+rows. Its time begins when the model is loaded and has answered a batch. The time of `score.py`
+includes its start, that of the workers, and the reading. `seconds_in_model` is without these, and
+summed over the workers. A line of JSON is printed for the loop, and one for `score.py`.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""What `benchmark.py --serving` measures: the exported example models, through the C library.
+"""The measurements of `benchmark.py --serving`: the exported example models, in the C library.
 
-The same models with our layers and with `keras.layers`, exported alike and asked in turn:
-classifying texts of 200 words, and continuing a prompt by 200 characters (the same loop in the
-graph).
+The same models with our layers and with `keras.layers` are exported alike, and their calls
+alternate. They classify texts of 200 words, and continue a prompt by 200 characters (with the same
+loop in the graph).
 """
 
 import pathlib
@@ -22,7 +22,7 @@ import keras_gated
 from keras_gated.recipes import classification, generation, text
 
 WORDS, TOKENS, LENGTH, UNITS = 20_000, 200, 200, 512
-ALPHABET = "\n !',-.:;?" + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$&3"  # of 65
+ALPHABET = "\n !',-.:;?" + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$&3"  # 65
 LAYERS = {
     "keras": {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU},
     "ours": {"lstm": keras_gated.LSTM, "gru": keras_gated.GRU},
@@ -30,14 +30,14 @@ LAYERS = {
 
 
 class KerasStepper:
-    """As our `Stepper`, for a model of `keras.layers`, whose states are wired by hand."""
+    """Does the same as our `Stepper` for a model of `keras.layers`, with states wired by hand."""
 
     def __init__(self, cell):
         ids = keras.Input((None,), dtype="int64")
         layer = LAYERS["keras"][cell](UNITS, return_sequences=True, return_state=True)
         names = ["hidden", "memory"][: 2 if cell == "lstm" else 1]
         before = [keras.Input((UNITS,)) for _ in names]
-        # Without a mask, which `keras.layers` would compute a step with and throw away.
+        # Without a mask: with a mask `keras.layers` computes masked steps and discards the result.
         x = keras.layers.Embedding(len(ALPHABET) + text.FIRST, 64)(ids)
         x, *after = layer(x, initial_state=before)
         self.model = keras.Model([ids, *before], [keras.layers.Dense(len(ALPHABET))(x), *after])
@@ -83,7 +83,7 @@ def load(version):
 
 
 def measure(seconds):
-    """Prints a line a case; returns its rows."""
+    """Prints a line for each case. Returns its rows."""
     rows, draw = [], np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

@@ -1,6 +1,6 @@
-"""What `benchmark.py` measures in processes of their own: PyTorch, and peak memory.
+"""The measurements of `benchmark.py` that need a separate process: PyTorch, and peak memory.
 
-PyTorch's waiting threads would slow down whoever comes next, and a process's peak never falls.
+PyTorch's waiting threads would slow down later measurements, and a process's peak never falls.
 """
 
 import json
@@ -25,7 +25,7 @@ def memory_worker(library, family, shape):
 
 
 def peak_of_this_process():
-    """Returns KiB. Linux's `ru_maxrss` would start from the peak of the parent process."""
+    """Returns the peak in KiB. Linux's `ru_maxrss` would begin with the parent process's peak."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -53,7 +53,7 @@ def torch_worker(cases):
                 if what == "train":
                     layer.zero_grad()
                     outputs.sum().backward()
-                return outputs.flatten()[0].item()  # a GPU has then computed it
+                return outputs.flatten()[0].item()  # waits until a GPU has computed it
 
         results[case] = benchmark.in_turn({"torch": call}, seconds)["torch"]
     print(json.dumps(results))

@@ -1,7 +1,7 @@
 """Run a SavedModel through TensorFlow's C library, without importing TensorFlow.
 
-The library inside the wheel loads a model as the C++ server does (`TF_LoadSessionFromSavedModel`),
-so what runs here needs no Python. Used by the stand-in server, the benchmark and the tests.
+The library inside the wheel loads a model as the C++ server does (`TF_LoadSessionFromSavedModel`).
+So a model that runs here needs no Python. The stand-in server, the benchmark and the tests use it.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 
 STRING = 7
-DTYPES = {  # TensorFlow's numbers of types
+DTYPES = {  # TensorFlow's number of a type
     1: np.dtype(np.float32),
     2: np.dtype(np.float64),
     3: np.dtype(np.int32),
@@ -22,21 +22,21 @@ DTYPES = {  # TensorFlow's numbers of types
 }
 FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val", 10: "bool_val"}
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
-LARGEST = 1 << 26  # values of a tensor that is read
+LARGEST = 1 << 26  # the most values of a tensor that is read
 MOST_AXES = 64  # of a NumPy array
-STRING_BYTES = 24  # of a TF_TString
+STRING_BYTES = 24  # the size of a TF_TString
 CODES = (
     "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS "
     "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED "
     "INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED"
-).split()  # TensorFlow's and gRPC's, by their numbers
+).split()  # status codes of TensorFlow and gRPC, in the order of their numbers
 
 
 class RequestError(ValueError):
     """A request that does not fit the signature, or that the graph itself refuses.
 
     Attributes:
-        code: The name of its status, one of `CODES`.
+        code: The name of the status, one of `CODES`.
     """
 
     def __init__(self, message, code="INVALID_ARGUMENT"):
@@ -111,7 +111,7 @@ class Session:
         library.TF_DeleteBuffer(pointer(meta_graph))
         library.TF_DeleteSessionOptions(pointer(options))
         self._graph = graph
-        # One that begins with __ initialises the model.
+        # A signature whose name begins with __ initialises the model.
         self.signatures = {
             name: signature
             for name, signature in found.signature_def.items()
@@ -122,13 +122,13 @@ class Session:
         """Returns the outputs of a signature, name to array (of bytes objects for strings).
 
         Args:
-            signature: Its name.
+            signature: The name of the signature.
             inputs: Name to array.
-            outputs: The names of those wanted. Default: all.
-            timeout_ms: How long it may take; 0: as long as it needs.
+            outputs: The names of the wanted outputs. Default: all.
+            timeout_ms: The most milliseconds that the call may take; 0: no limit.
 
         Raises:
-            RequestError: With the message of the C library, or naming what does not fit.
+            RequestError: With the message of the C library, or the name that does not fit.
         """
         library, status, given = self._library, None, []
         definition, names = self.check(signature, inputs, outputs)
@@ -205,7 +205,7 @@ class Session:
         return ctypes.c_void_p(new(written, ctypes.c_size_t(len(written))))
 
     def close(self):
-        """Frees the model; nobody may be asking it."""
+        """Frees the model. No call may be running."""
         status = ctypes.c_void_p(self._library.TF_NewStatus())
         self._library.TF_DeleteSession(self._session, status)
         self._library.TF_DeleteGraph(self._graph)
@@ -255,7 +255,7 @@ class Session:
         return values.reshape(shape)
 
     def _free_input(self, tensor):
-        if self._library.TF_TensorType(tensor) == STRING:  # long strings stand elsewhere
+        if self._library.TF_TensorType(tensor) == STRING:  # long strings are outside the tensor
             data = self._library.TF_TensorData(tensor)
             for place in range(int(np.prod(self._shape(tensor), dtype=int))):
                 self._library.TF_StringDealloc(ctypes.c_void_p(data + place * STRING_BYTES))
@@ -269,10 +269,10 @@ def _listed(names):
 def from_proto(proto, name=""):
     """Returns the array of a `TensorProto`, strings as bytes objects.
 
-    As in TensorFlow, the last value stands for those that are missing, or 0 where there is none.
+    As in TensorFlow, missing values are filled with the last value, or with 0 if there is none.
 
     Raises:
-        RequestError: Giving the name, if shape and values make no tensor.
+        RequestError: With the name, if the values do not fit the shape.
     """
     shape = [dim.size for dim in proto.tensor_shape.dim]
     no_tensor = RequestError(f"tensor parsing error: {name}")
@@ -305,7 +305,7 @@ def to_proto(array, proto):
 
 
 def read_records(path):
-    """Yields the records of a TFRecord file; checksums are left to the server."""
+    """Yields the records of a TFRecord file. The server checks the checksums, not this function."""
     with open(path, "rb") as file:
         while header := file.read(12):
             yield file.read(int.from_bytes(header[:8], "little"))

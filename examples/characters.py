@@ -4,10 +4,10 @@
     TFDS_DATA_DIR=... python examples/characters.py --dataset tiny_shakespeare
     python examples/cluster.py --workers 2 examples/characters.py --dataset toy_plays
 
-A play that was held out has speakers of its own, and who knows the training plays by heart expects
-theirs: labels such as "PETRUCHIO:", 8 of 100 characters, are then a sixth of the loss. So speakers
-bear names that exist nowhere else, others in every scene, and the network learns to read who speaks
-from what it has read.
+A held-out play has other speakers than the training plays. A network that learned the training
+plays by heart expects their speakers: labels such as "PETRUCHIO:", 8 of 100 characters, are then a
+sixth of the loss. So in training speakers get invented names, others in every scene. The network
+thus learns to take the speakers' names from the text that it has read.
 """
 
 import math
@@ -61,13 +61,13 @@ def arguments():
 def build_model(
     characters, cell, units, depth, dropout=0.25, weight_dropout=0.0, networks=1, stateful=False
 ):
-    """Returns the model from ids to the logits of the next character, and the one that is trained.
+    """Returns the model from ids to the logits of the next character, and the model to train.
 
-    The second has the outputs `network` (and `network_2`, ...) and `logits`, their mean. A
+    The second model has the outputs `network` (and `network_2`, ...) and `logits`, their mean. A
     stateful model has one row.
     """
     ids = keras.Input((None,), batch_size=1 if stateful else None, dtype="int64", name="ids")
-    # Left out where nothing is dropped: not every family has recurrent weights.
+    # Left out if nothing is dropped: not every family has recurrent weights.
     drops = {"recurrent_weight_dropout": weight_dropout} if weight_dropout else {}
     parts = {}
     for name in ["network", *(f"network_{n}" for n in range(2, networks + 1))]:
@@ -81,7 +81,7 @@ def build_model(
 
 
 def speakers(play):
-    """Returns the names in a play's labels, in capitals: words that are nowhere written small."""
+    """Returns the names in a play's labels, in capitals: words that never occur in lower case."""
     words = set(re.findall(r"[A-Za-z]+", play))
     labels = " ".join(re.findall(r"(?:^|\n\n)([^\n:]+):\n", play))
     names = {name.upper() for name in re.findall(r"[A-Za-z]{3,}", labels)}
@@ -89,9 +89,9 @@ def speakers(play):
 
 
 def renamed(play, names, part, seed, speeches=8):
-    """Returns a play in which a part of the speakers bear half of one name and half of another.
+    """Returns a play in which some speakers have new names, made of halves of two other names.
 
-    Who bears which is drawn anew after a number of speeches: then no name is worth remembering for
+    After a number of speeches the names are drawn anew. So it is no use to remember a name for
     longer.
     """
     draw, known = random.Random(seed), set(names)
@@ -119,11 +119,12 @@ def renamed(play, names, part, seed, speeches=8):
 def windows(texts, steps, batch_size, seed, number, first=0):
     """Returns endless batches of windows from random places, with the characters after them.
 
-    A window's place depends on the seed and its number alone; the first one has the number `first`.
+    A window's place depends on the seed and the window's number alone. The first window has the
+    number `first`.
 
     Args:
         texts: Ids, a tensor for each epoch.
-        number: How many windows an epoch has.
+        number: The number of windows of an epoch.
     """
     sizes = tf.constant([len(ids) for ids in texts])
     ids, starts = tf.concat(texts, 0), tf.cumsum(sizes, exclusive=True)
@@ -140,7 +141,7 @@ def windows(texts, steps, batch_size, seed, number, first=0):
 
 class Texts(NamedTuple):
     plays: list  # ids of the training text, once for each draw of the speakers' names
-    size: int  # characters of the training text as it was written
+    size: int  # characters of the training text before names are replaced
     validation: Any  # ids of the last part of the training split
     held_out: Any  # ids of the other splits
     lookup: Any  # from characters to ids
@@ -150,9 +151,9 @@ def texts_of(splits, seed, draws, rename):
     """Returns the `Texts` of a data set.
 
     Args:
-        splits: Its splits by name, each of one text.
+        splits: The splits of the data set by name, each of one text.
         draws: How many times the names of the speakers are drawn.
-        rename: The share of speakers that bear other names.
+        rename: The share of speakers that get other names.
     """
     whole = {name: next(iter(s))["text"].numpy().decode() for name, s in splits.items()}
     train, held_out = whole["train"], whole["validation"] + whole["test"]
@@ -179,9 +180,9 @@ def streams(ids, rows=8):
 def dynamic_evaluation(model, ids, steps=20, rate=3e-4):
     """Returns the loss of a text that a stateful model learns from while it reads.
 
-    The loss of a window is that before the step of learning from it, so no character is predicted
-    by weights that have seen it (Mikolov et al. 2010; Krause et al. 2018). A rest of less than
-    `steps` characters is left out.
+    The loss of a window is measured before the model learns from the window. So no character is
+    predicted by weights that have seen it (Mikolov et al. 2010; Krause et al. 2018). A rest of less
+    than `steps` characters is left out.
     """
     model.compile(
         keras.optimizers.Adam(rate, beta_2=0.99),
@@ -210,7 +211,7 @@ def main():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(
             keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
-            # Each network has its own loss, and their mean is only measured.
+            # Each network has its own loss. The mean of their logits is measured, but not trained.
             loss={name: None if name == "logits" else loss for name in model.output},
             metrics={
                 "logits": [
@@ -244,7 +245,7 @@ def main():
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],
-        shuffle=False,  # the batches are
+        shuffle=False,  # the batches are shuffled already
     )
     seconds = resume.time()
     tested = model.evaluate(streams(texts.held_out).map(for_networks), return_dict=True)

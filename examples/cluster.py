@@ -2,10 +2,10 @@
 
     python examples/cluster.py --workers 2 examples/sentiment.py --resume state
 
-Every worker gets the environment variable TF_CONFIG, with free ports of this machine. If one dies,
-the others cannot go on: all are stopped and started again, up to AGAIN times. With `--resume` the
-program then goes on with the epoch that was cut short. Ctrl-C stops all. It is to try on one
-machine what is to run on many; it does not make a training on one machine faster.
+Every worker gets the environment variable TF_CONFIG, with free ports of this machine. If a worker
+dies, the others cannot go on: all are stopped and started again, up to AGAIN times. With `--resume`
+the program then goes on with the epoch that was cut short. Ctrl-C stops all workers. Use this
+script to try a training for many machines on one machine. It does not make the training faster.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def arguments():
 
 
 def free_ports(number):
-    with contextlib.ExitStack() as sockets:  # all are open at once, so that no two are the same
+    with contextlib.ExitStack() as sockets:  # all are open at once, so that no two ports are equal
         opened = [sockets.enter_context(socket.socket()) for _ in range(number)]
         for each in opened:
             each.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ def pass_on(lines, index):
 
 
 def outcome(processes):
-    """Waits until all have ended well or one has not; returns 0, or that one's exit status."""
+    """Waits until all end well, or one fails. Returns 0, or the exit status of that process."""
     while True:
         statuses = [process.poll() for process in processes]
         for index, status in enumerate(statuses):
@@ -80,13 +80,13 @@ def outcome(processes):
 
 def stop(processes):
     for process in processes:
-        process.kill()  # what they wait for will not come
+        process.kill()  # it may wait for a worker that has died
         process.wait()
 
 
 def main():
     args = arguments()
-    for sent in (signal.SIGTERM, signal.SIGINT):  # SIGINT, too, where a shell has it ignored
+    for sent in (signal.SIGTERM, signal.SIGINT):  # SIGINT, too: some shells set it to be ignored
         signal.signal(sent, lambda number, _: sys.exit(128 + number))
     for left in reversed(range(args.again + 1)):
         processes = started([sys.executable, args.program, *args.options], args.workers)

@@ -1,20 +1,20 @@
-"""Train a next-character model of every family: as many weights, as much time.
+"""Train a next-character model of every family with equally many weights, for the same time.
 
     python examples/compare_cells.py --dataset toy_plays --minutes 0.1 --parameters 50000
     TFDS_DATA_DIR=... python examples/compare_cells.py           # 3 minutes a family
 
-Prints one table in Markdown. Of each family:
+Prints one table in Markdown. For each family:
 
-- `units` are so many that the whole model has the wanted number of weights, within 2 %;
-- the learning rate goes up in the first twentieth of the steps, and then down to zero. How many
-  steps fit into the time is measured before, in a few seconds of steps that are undone;
+- `units` is chosen so that the whole model has the wanted number of weights, within 2 %;
+- the learning rate goes up in the first twentieth of the steps, and then down to zero. The number
+  of steps that fit into the time is measured before, in a few seconds of steps that are undone;
 - the time is that of training alone: compiling, measuring and evaluating do not count;
 - `validation` is the loss on the last part of the training text, in nats a character, and
-  `held out` that on the other splits. The trained model reads the held-out text once, and nothing
-  is chosen by it.
+  `held out` the loss on the other splits. The trained model reads the held-out text once, and
+  nothing is chosen by this loss.
 
 All families have the same learning rate, windows and names of speakers; none is tuned. One seed is
-one draw: a small difference needs more of them.
+one draw: to establish a small difference, run several seeds.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def minutes(text):
 
 
 def units_for(parameters, *size):
-    """Returns the units with which a model has so many weights, within 2 %.
+    """Returns the number of units with which a model has so many weights, within 2 %.
 
     Args:
         parameters: The wanted number of weights.
@@ -88,7 +88,7 @@ def train(model, args, plays):
     """Trains a model for the time given. Returns its steps, and milliseconds a step."""
 
     def batches(steps):
-        number = -(-steps * args.batch_size // len(plays))  # as many windows of each draw
+        number = -(-steps * args.batch_size // len(plays))  # equally many windows of each draw
         return iter(characters.windows(plays, args.steps, args.batch_size, args.seed, number))
 
     def run(batches, rates, seconds=np.inf):
@@ -153,5 +153,5 @@ def main():
 
 
 if __name__ == "__main__":
-    tf.get_logger().setLevel("ERROR")  # it warns where one process traces many models
+    tf.get_logger().setLevel("ERROR")  # it warns if one process traces many models
     main()

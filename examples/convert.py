@@ -4,13 +4,13 @@
     python examples/convert.py --dataset toy_reviews
     python examples/convert.py --dataset toy_reviews --source keras2
 
-A sentiment classifier is trained in PyTorch alone. Its weights then stand in a Keras model of our
-layers, which is exported as a SavedModel that takes text, and written as ONNX and for LiteRT. Every
-one of them is asked about the reviews of the test split, and compared with PyTorch.
+A sentiment classifier is trained in PyTorch alone. Its weights are copied into a Keras model of our
+layers, which is exported as a SavedModel that takes text, and written as ONNX and for LiteRT. Each
+of these classifies the reviews of the test split, and is compared with PyTorch.
 
-With `--source keras2` the model is a file as a GPU left it years ago, a `.h5` of Keras 2 with a
-`CuDNNLSTM` (`old_model.py`), which today's Keras does not load. `from_keras` does, and the export
-answers as the original.
+With `--source keras2` the model is an old file, as training on a GPU wrote it: a `.h5` of Keras 2
+with a `CuDNNLSTM` (`old_model.py`). Today's Keras does not load it. `from_keras` does, and the
+export answers as the original.
 """
 
 import argparse
@@ -192,7 +192,7 @@ def from_keras2(args, splits, vectorizer):
 
 
 def compare(batches, theirs, answers):
-    """Returns the accuracy of the original, and how far from it each other is at most."""
+    """Returns the accuracy of the original, and each model's largest difference from it."""
     right, number, differences = 0, 0, dict.fromkeys(answers, 0.0)
     for ids, labels in batches:
         expected = theirs(ids)
@@ -203,7 +203,7 @@ def compare(batches, theirs, answers):
 
 
 def served_difference(path, split, vectorizer, theirs):
-    """Returns how far an export's answers to texts are from the original's at most."""
+    """Returns the largest difference of an export's answers to texts from the original's."""
     server = tf.saved_model.load(path).signatures["serving_default"]
     texts = [x["text"].numpy() for x in split.take(64)]
     ids = text.dense(text.head_and_tail(vectorizer(tf.constant(texts)), HEAD, TAIL)).numpy()

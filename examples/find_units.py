@@ -1,10 +1,11 @@
-"""Find the units of a character model whose memory tracks something one can name.
+"""Find the units of a character model whose memory tracks a property that has a name.
 
     python examples/characters.py --dataset tiny_shakespeare
     python examples/find_units.py saved_models/tiny_shakespeare     # writes units.png
 
 Reads the held-out plays. A unit is chosen on half of the rows, and its correlation on the other
-half is printed beside it. Drawn is an excerpt, each character coloured by the best unit's memory.
+half is printed beside it. The picture shows an excerpt, each character coloured by the best unit's
+memory.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from pictures import picture
 from keras_gated import datasets, find_units, trace_gates
 from keras_gated.recipes import text
 
-STEPS, SETTLING = 1000, 100  # of a row; at its first steps the model has read too little
+STEPS, SETTLING = 1000, 100  # steps of a row; at the first ones the model has read too little
 
 
 def since(pattern, written):
-    """Returns, for each character, how many ago the last match of a pattern ended."""
+    """Returns, for each character, the number of characters since a pattern's last match ended."""
     ends = np.zeros(len(written), int)
     for match in re.finditer(pattern, written):
         ends[match.end() :] = match.end()
@@ -45,7 +46,7 @@ def count(what, pattern, written):
     return so_far - np.maximum.accumulate(np.where(since(pattern, written) == 0, so_far, 0))
 
 
-NAME = r"(?<=\n\n)[A-Z][^\n:]*:"  # who speaks: a line of its own after an empty one
+NAME = r"(?<=\n\n)[A-Z][^\n:]*:"  # the speaker's name: a whole line after an empty line
 PROPERTIES = {
     "position in the line": lambda w: since("\n", w),
     "position in the word": lambda w: since(r"[^A-Za-z']", w),

@@ -2,9 +2,9 @@
 
     python examples/how_far_back.py     # writes how_far_back.png
 
-The task: name, after T steps of noise, the number that the first step held. Plotted is the norm of
-the loss's derivative by the state after the first step, divided by that after the last one, over
-T = 10 to 500: with initial weights, and after training on lengths that grow to 500.
+The task: after T steps of noise, return the number that the first step held. The plot shows the
+norm of the loss's derivative by the state after the first step, divided by the same norm for the
+last step, over T = 10 to 500: with initial weights, and after training on lengths that grow to 500.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LENGTHS = (10, 20, 50, 100, 200, 350, 500)
 def first_numbers(rng, rows, steps):
     """Returns sequences `(rows, steps, 2)` and their first numbers, `(rows, 1)`.
 
-    A step holds a number and whether it is the one to keep; the others are noise.
+    A step holds a number, and 1 if this number is to be kept or 0 if it is noise.
     """
     x = np.zeros((rows, steps, 2), "float32")
     x[..., 0] = rng.normal(0, 0.3, (rows, steps))
@@ -53,7 +53,7 @@ def keep_for(model, steps, seed=0):
     cell = model.get_layer("recurrent").cell
     keeping = np.log(np.random.default_rng(seed).uniform(1, steps - 1, cell.units))
     kernel, recurrent_kernel, bias = cell.get_weights()
-    of_gate = bias.reshape(-1, len(cell.gates), cell.units)[0]  # a view
+    of_gate = bias.reshape(-1, len(cell.gates), cell.units)[0]  # a view: changes `bias`
     if "forget" in cell.gates:
         of_gate[cell.gates.index("forget")] = keeping
         of_gate[cell.gates.index("input")] = -keeping
@@ -63,7 +63,7 @@ def keep_for(model, steps, seed=0):
 
 
 def train(model, longest, batches, seed=0):
-    """Trains on lengths from 10 to each of `longest` in turn, so many batches of 32 each."""
+    """For each of `longest` in turn, trains on lengths from 10 to it, with `batches` of 32 rows."""
     rng = np.random.default_rng(seed)
     for steps in longest:
         for _ in range(batches):
@@ -71,9 +71,10 @@ def train(model, longest, batches, seed=0):
 
 
 def reach(model, steps, seed=1):
-    """Returns how much of the gradient by the last state arrives at the first one's.
+    """Returns the norm of the gradient by the first state, divided by that by the last state.
 
-    Of an LSTM the memory's, of the others the hidden state's; the mean over 64 sequences.
+    The state is the memory of an LSTM, and the hidden state of other families. The norms are means
+    over 64 sequences.
     """
     x, y = first_numbers(np.random.default_rng(seed), 64, steps)
     flow = keras_gated.gradient_flow(model, x, y, "recurrent", contributions=False)
@@ -82,7 +83,7 @@ def reach(model, steps, seed=1):
 
 
 def error(model, steps, seed=1):
-    """Returns the mean squared error; naming 0 always has 1/3."""
+    """Returns the mean squared error. A model that always answers 0 has 1/3."""
     return model.evaluate(*first_numbers(np.random.default_rng(seed), 256, steps), verbose=0)
 
 
@@ -93,9 +94,9 @@ def plot(curves, path):
     colours = {"SimpleRNN": "C3", "LSTM": "C0", "GRU": "C2"}
     for axis, (title, lines) in zip(axes, curves.items(), strict=True):
         for (family, note, style), values in lines.items():
-            # What is exactly 0 in float32 is drawn at the bottom.
+            # Values that are exactly 0 in float32 are drawn at the bottom.
             shown = np.maximum(values, 1e-21)
-            wide = {"LSTM": 4, "GRU": 1.5}.get(family, 2)  # one curve may lie on the other
+            wide = {"LSTM": 4, "GRU": 1.5}.get(family, 2)  # both stay visible if the curves overlap
             axis.plot(
                 LENGTHS, shown, style, color=colours[family], linewidth=wide, label=family + note
             )

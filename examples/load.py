@@ -1,17 +1,18 @@
-"""Ask a server for sentiment at a given rate, and plan how many servers a rate needs.
+"""Send sentiment requests to a server at a given rate, and plan the servers that a rate needs.
 
     python examples/load.py --rate 50 --seconds 30
     python examples/load.py --rate 50 --grpc localhost:8500
     python examples/load.py --plan 100,1000,10000 --within 250
 
-A request is one review. Requests come at random (Poisson) and whether or not earlier ones are
-answered (open loop), as those of many callers do. A time counts from the moment that a request was
-due: what waits in the client waits, too. Nothing is asked twice.
+A request is one review. Requests come at random times (Poisson), whether or not earlier requests
+are answered (open loop), like the requests of many callers. The time of a request begins when it is
+due, so waiting in the client counts, too. No request is sent twice.
 
-`--plan` measures how long a core takes for a text, by as many callers as the server has cores, who
-ask without a pause. Then it *simulates* a queue before these cores (M/G/c, `queues.py`) for the
-highest rate of a server, and divides. It knows nothing of the network, nor of servers that share
-batches, and the client's own work counts as the server's where both run on one machine.
+`--plan` measures how long a core takes for a text: as many callers as the server has cores send
+requests without a pause. Then it *simulates* a queue before these cores (M/G/c, `queues.py`), which
+gives the highest rate of a server, and divides the wanted rates by it. The plan leaves out the
+network, and batches that several requests share. If client and server run on one machine, the
+client's work counts as the server's.
 
 The last line is one JSON object.
 """
@@ -34,14 +35,14 @@ import tensorflow as tf
 
 from keras_gated import datasets
 
-SENDERS = 128  # requests at once; further ones wait in the client
-# How busy the autoscaler of saved_models/kubernetes/serving.yaml keeps its pods, and how many it
-# has at least.
+SENDERS = 128  # requests at once; further requests wait in the client
+# How busy the autoscaler of saved_models/kubernetes/serving.yaml keeps its pods, and its fewest
+# pods.
 AUTOSCALED, FEWEST = 0.6, 2
 
 
 class Rest:
-    """Asks through REST, each thread on a connection that it keeps."""
+    """Sends requests through REST. Each thread keeps a connection."""
 
     def __init__(self, address, model, label, timeout):
         self._host, self._timeout = urllib.parse.urlsplit(address).netloc, timeout
@@ -52,7 +53,7 @@ class Rest:
         return json.dumps({"inputs": {"text": [text]}}).encode()
 
     def ask(self, request):
-        """Returns None, or what kind of error it was."""
+        """Sends a request. Returns None, or the kind of error."""
         try:
             if not hasattr(self._mine, "connection"):
                 self._mine.connection = http.client.HTTPConnection(
@@ -62,13 +63,13 @@ class Rest:
             answer = self._mine.connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException) as error:
-            self._mine.connection.close()  # the next request opens it anew
+            self._mine.connection.close()  # the next request opens the connection anew
             return type(error).__name__
         return None if answer.status == 200 else f"HTTP {answer.status}"
 
 
 class Grpc:
-    """Asks through gRPC; the same methods."""
+    """Sends requests through gRPC, with the same methods."""
 
     def __init__(self, address, model, label, timeout):
         import grpc
@@ -95,7 +96,7 @@ class Grpc:
 
 
 def arrivals(rate, seconds, seed):
-    """Returns when requests are due: at random, `rate` a second on average."""
+    """Returns the times at which requests are due: random, `rate` a second on average."""
     draw = np.random.default_rng(seed)
     gaps = draw.exponential(1 / rate, size=math.ceil(2 * rate * seconds + 20))
     times = np.cumsum(gaps)
@@ -103,7 +104,7 @@ def arrivals(rate, seconds, seed):
 
 
 def send(ask, requests, due):
-    """Sends each request when it is due; returns when each was done, and its error or None."""
+    """Sends each request when it is due. Returns when each was done, and its error or None."""
     done, errors = np.empty(len(due)), [None] * len(due)
     with concurrent.futures.ThreadPoolExecutor(SENDERS) as pool:
         start = time.monotonic()
@@ -117,12 +118,12 @@ def send(ask, requests, due):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             sent.append(pool.submit(one, number))
         for future in sent:
-            future.result()  # a mistake of ours is no answer
+            future.result()  # raises errors of this script
     return done, errors
 
 
 def without_pause(ask, requests, callers, seconds):
-    """Asks with some callers, each again once it is answered; returns the times of the answers."""
+    """Lets some callers send one request after the other. Returns the times of the answers."""
     end, errors = time.monotonic() + seconds, collections.Counter()
 
     def caller(first):
@@ -153,7 +154,7 @@ def saturation(due, done, most):
 
 
 def report(due, done, errors, most):
-    """Returns what is printed of a run."""
+    """Returns the printed results of a run."""
     good = np.array([error is None for error in errors])
     times = 1000 * (done - due)[good]
     quantiles = {
@@ -170,11 +171,11 @@ def report(due, done, errors, most):
 
 
 def plan(alone, throughput, cores, rates, within_ms):
-    """Returns how many servers of some cores the rates need: at least, and with the autoscaler.
+    """Returns the number of servers for each rate: the fewest, and with the autoscaler.
 
     Args:
-        alone: Seconds of answers to one caller: how the times differ from text to text.
-        throughput: Answers a second when all cores work: how long they take a core on average.
+        alone: Seconds of the answers to a single caller. They show how times differ between texts.
+        throughput: Answers a second when all cores work. It shows the mean time of a core.
     """
     services = alone * (cores / throughput) / alone.mean()
     most = queues.most_within(1000 * services, cores, within_ms) * 1000
@@ -196,7 +197,7 @@ def plan(alone, throughput, cores, rates, within_ms):
 
 
 def reviews(dataset, data_dir, number):
-    """Returns texts of the test split, as long and as short as they come."""
+    """Returns texts of the test split, of any length."""
     found = datasets.load(dataset, data_dir, offline="toy_reviews")["test"].take(number)
     return [row["text"].decode() for row in found.as_numpy_iterator()]
 

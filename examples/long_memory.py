@@ -2,11 +2,11 @@
 
     python examples/long_memory.py --length 100 200 400 600     # writes long_memory.png
 
-A sequence of random numbers between 0 and 1 has two marked steps, one in each half; the network
-names, after the last step, the sum of the two numbers (Hochreiter and Schmidhuber 1997). Who always
-says 1 has a mean squared error of 1/6. Plotted are the error over the training steps at the longest
-length, and the error on new sequences over the length. The gates of LSTM and GRU begin with the
-biases of Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
+A sequence of random numbers between 0 and 1 has two marked steps, one in each half. After the last
+step the network returns the sum of the two marked numbers (Hochreiter and Schmidhuber 1997). A
+network that always answers 1 has a mean squared error of 1/6. The plots show the error over the
+training steps at the longest length, and the error on new sequences over the length. The gates of
+LSTM and GRU begin with the biases of Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pictures import picture
 from training import positive
 
 BASELINE, SOLVED = 1 / 6, 1e-3
-BATCH, STEPS = 64, 100  # sequences of a training step, training steps between two looks
+BATCH, STEPS = 64, 100  # sequences of a training step, training steps between two validations
 
 
 def sequences(seed, rows, length):
@@ -49,7 +49,7 @@ def build(family, units, length, seed):
 
 
 class UntilSolved(keras.callbacks.Callback):
-    """Ends a training once the validation error is well below `SOLVED`, or the time is up."""
+    """Ends a training when the validation error is well below `SOLVED`, or the time is over."""
 
     def __init__(self, minutes):
         super().__init__()

@@ -1,11 +1,11 @@
-"""Look inside a trained sentiment or character model while it reads texts of yours.
+"""Look inside a trained sentiment or character model while it reads your texts.
 
     python examples/look_inside.py saved_models/sentiment "Not a great film, but I enjoyed it."
     python examples/look_inside.py saved_models/tiny_shakespeare "ROMEO:\nBut soft, what light" ...
 
-Writes OUTPUT/index.html, a page that needs nothing else, and a picture of each text, text-1.png,
-where matplotlib is installed. MODEL is a directory that a training script exported to: its newest
-version is looked at. `\\n` in a text for a character model is a line break.
+Writes OUTPUT/index.html, a page that needs no other files, and a picture of each text (text-1.png,
+...) if matplotlib is installed. MODEL is a directory that a training script exported to; its newest
+version is used. `\\n` in a text for a character model is a line break.
 """
 
 import argparse
@@ -56,9 +56,9 @@ def read(reader, written):
 
 
 def parts_of(model):
-    """Returns what a review's logit is the mean of: the output and the share of each part by name.
+    """Returns the parts whose mean is a review's logit: name to (output, share) of each part.
 
-    Empty if a single network judges.
+    The result is empty if the model is a single network.
     """
     if "review" not in [layer.name for layer in model.layers]:
         return {}
@@ -71,10 +71,10 @@ def parts_of(model):
 
 
 def look_at_review(model, tokens, ids):
-    """Returns the running prediction, its parts, what is said, and a model and target of a loss."""
+    """Returns the running prediction, its parts, the verdict, and a model and target for a loss."""
     parts = parts_of(model)
     outputs = {"probability": model.output, **{name: part for name, (part, _) in parts.items()}}
-    # The review as far as each word: what follows is padding.
+    # The review up to each word, followed by padding.
     prefixes = np.tril(np.repeat(ids, len(tokens), 0))
     found = keras.Model(model.input, outputs).predict(prefixes, verbose=0)
     found = {name: values[:, 0] for name, values in found.items()}
@@ -94,7 +94,7 @@ def look_at_review(model, tokens, ids):
 
 
 def look_at_characters(model, tokens, ids, vocabulary):
-    """As `look_at_review`: of each character, how likely the model took it to be; no parts."""
+    """As `look_at_review`. The prediction is the probability of each character; no parts."""
     probabilities = keras.ops.softmax(model.predict(ids, verbose=0))[0].numpy()
     targets = ids[0] - text.FIRST
     running = [
@@ -117,14 +117,14 @@ def look_at_characters(model, tokens, ids, vocabulary):
 
 
 def reads_backwards(model, name):
-    """Tells whether a layer, or a direction of a `Bidirectional`, begins at the end of a text."""
+    """Whether a layer, or a direction of a `Bidirectional`, begins at the end of a text."""
     layer, _, direction = name.partition("/")
     layer = model.get_layer(layer)
     return bool((getattr(layer, f"{direction}_layer") if direction else layer).go_backwards)
 
 
 def look(model, reader, written):
-    """Returns everything that the page shows of a text, as numbers and strings."""
+    """Returns everything that the page shows about a text, as numbers and strings."""
     tokens, ids = read(reader, written)
     if reader["kind"] == "sentiment":
         looked = look_at_review(model, tokens, ids)
@@ -159,7 +159,7 @@ def look(model, reader, written):
 def page(title, kind, texts):
     """Returns the report: the template with all data in it."""
 
-    def packed(values):  # 16 bits a number are more than the eye tells apart
+    def packed(values):  # 16 bits a number: the eye cannot see finer differences
         scale = float(np.abs(values).max()) / 32767 or 1.0
         integers = np.round(values / scale).astype("<i2")
         return {"scale": scale, "data": base64.b64encode(integers.tobytes()).decode()}
@@ -179,13 +179,13 @@ def page(title, kind, texts):
         "gradient": gradient_help(kind, texts[0]["layers"]),
         "texts": [{**t, "layers": [layer(one) for one in t["layers"]]} for t in texts],
     }
-    # `<` must not end the script element, nor begin another.
+    # A `<` in the data must not end the script element, or begin another.
     embedded = json.dumps(data).replace("<", "\\u003c")
     return TEMPLATE.read_text().replace("/*DATA*/", embedded)
 
 
 def gradient_help(kind, layers):
-    """Returns what the page says below its plot of the gradient."""
+    """Returns the text below the page's plot of the gradient."""
     answer = "own answer" if kind == "sentiment" else "likeliest next character"
     said = (
         f"Norm of the derivative of the loss of the model's {answer} by the state after each step."

@@ -1,4 +1,4 @@
-"""A model as a GPU left it years ago: a file of Keras 2 with a `CuDNNLSTM`. See `convert.py`."""
+"""Writes an old model as training on a GPU did: Keras 2 with a `CuDNNLSTM`. See `convert.py`."""
 
 import tensorflow as tf
 
@@ -7,18 +7,17 @@ from keras_gated.serve.signatures import Signature
 
 
 def write(path, words, units, batches, epochs):
-    """Trains a classifier in `tf_keras` and writes it as Keras 2 did on a GPU, where no mask was.
+    """Trains a classifier in `tf_keras`, and writes it as Keras 2 did on a GPU, without a mask.
 
     Returns:
-        The `tf_keras` model whose answers the file stands for. A `CuDNNLSTM` itself runs on a GPU
-        alone; this is the same with an `LSTM`, and `tf_keras` turns the weights of one into those
-        of the other.
+        A `tf_keras` model with the same answers as the file. A `CuDNNLSTM` itself runs on a GPU
+        alone. The returned model has an `LSTM` in its place; `tf_keras` converts the weights.
     """
     import tf_keras
     from tf_keras.src.layers.rnn.cudnn_lstm import CuDNNLSTM
 
     def model(recurrent):
-        # Padding stands behind the words. Read backwards, it comes first.
+        # Padding stands after the words. A layer that reads backwards reads the padding first.
         return tf_keras.Sequential(
             [
                 tf_keras.layers.Embedding(words, 32, name="words"),

@@ -1,8 +1,8 @@
-"""Pictures of what an example has found. They need matplotlib; what is found does not."""
+"""Pictures of an example's results. Only the pictures need matplotlib."""
 
 import sys
 
-# Readable on a white page and on a dark one: no background, and a grey as far from both.
+# Readable on a white page and on a dark page: no background, and a grey halfway between.
 GREY = "#808080"
 STYLE = {
     "axes.edgecolor": GREY,
@@ -20,10 +20,10 @@ STYLE = {
 
 
 def picture(draw, *found, path):
-    """Calls `draw(*found, path)`, or says which extra it takes where matplotlib is missing.
+    """Calls `draw(*found, path)`. If matplotlib is missing, prints the extra that installs it.
 
     Returns:
-        Whether there is a picture.
+        Whether a picture was drawn.
     """
     try:
         import matplotlib
@@ -34,7 +34,7 @@ def picture(draw, *found, path):
             file=sys.stderr,
         )
         return False
-    matplotlib.use("Agg")  # a file needs no screen
+    matplotlib.use("Agg")  # writes files, without a screen
     with matplotlib.rc_context(STYLE):
         draw(*found, path)
     return True

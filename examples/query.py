@@ -1,13 +1,13 @@
-"""Ask a TensorFlow Serving for sentiment, for a text, or for a text that streams in.
+"""Ask TensorFlow Serving for sentiment, for a text, or for a text that streams in.
 
     python examples/query.py classify "It is not a great film, but I enjoyed it." "Boring."
     python examples/query.py generate "ALMA:" --length 200 --top-k 10
     python examples/query.py stream "ALMA:" --grpc localhost:8500
     python examples/query.py classify "Boring." --label canary
 
-REST by default (`--rest http://localhost:8501`); gRPC with `--grpc HOST:PORT`. `stream` calls
-`step` once a character and keeps the states itself, so any server may answer any step. A request
-is sent again only if no server took it: nobody listens, or the queue is full. A server that is
+The default is REST (`--rest http://localhost:8501`); `--grpc HOST:PORT` takes gRPC. `stream` calls
+`step` once a character and keeps the states itself, so any server may answer any step. A request is
+sent again only if no server accepted it: no server listens, or the queue is full. A server that is
 slow to answer is still at work, and a second request would make it slower.
 """
 
@@ -30,11 +30,11 @@ class QueryError(Exception):
 
 
 class UnavailableError(Exception):
-    """No server took the request, which may be otherwise in a moment."""
+    """No server accepted the request. A later attempt may succeed."""
 
 
 def patiently(attempt, where):
-    """Calls until a server takes the request, a few times."""
+    """Calls `attempt` until a server accepts the request, a few times at most."""
     for number in range(RETRIES + 1):
         try:
             return attempt()
@@ -56,7 +56,7 @@ def too_late(where, timeout):
 
 
 def accepted(outputs):
-    """Returns outputs, unless the model says `error` of a row."""
+    """Returns outputs, or raises if the model reports an `error` for a row."""
     for row, error in enumerate(outputs.get("error", [])):
         if error:
             raise QueryError(f"The model refused row {row}: {error}")
@@ -67,9 +67,9 @@ class Rest:
     """Asks through REST.
 
     Args:
-        address: As `http://localhost:8501`.
+        address: For example `http://localhost:8501`.
         timeout: Seconds to wait for an answer.
-        version, label: Which version of a model is asked; at most one of both. Default: the newest.
+        version, label: The version of the model; give at most one of the two. Default: the newest.
     """
 
     def __init__(self, address, timeout, version=None, label=None):
@@ -81,7 +81,7 @@ class Rest:
             self._which = f"/labels/{urllib.parse.quote(label, safe='')}"
 
     def predict(self, model, signature, inputs):
-        """Returns the outputs by name, lists with one entry a row; inputs likewise."""
+        """Returns the outputs by name, lists with one entry a row. So are the inputs."""
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
         outputs = self._ask(model, ":predict", body)["outputs"]
         if isinstance(outputs, dict):
@@ -225,7 +225,7 @@ def generate(client, model, prompts, length, temperature, top_k, seed):
 
 
 def stream(client, model, prompt, length, temperature, top_k, seed):
-    """Yields what follows a prompt, character by character; the client chooses and remembers."""
+    """Yields the characters that follow a prompt. The client samples them and keeps the states."""
     inputs, outputs = client.shapes(model, "step")
     size = outputs["logits"][-1]
     names = client.predict(model, "vocabulary", {"token": list(range(size))})["character"]

@@ -1,6 +1,6 @@
-"""A queue before some servers: how long its customers wait, and how many come at most in time.
+"""Simulates a queue before some servers: the customers' waits, and the highest rate of arrivals.
 
-First come, first served; arrivals at random (Poisson), service times as measured: M/G/c, simulated.
+First come, first served. Arrivals are random (Poisson), service times are measured ones: M/G/c.
 """
 
 import heapq
@@ -14,8 +14,9 @@ def waits(arrivals, services, servers):
     """Returns how long each customer waits until one of the servers is free.
 
     Args:
-        arrivals: When each comes, in order; services: how long each is served.
-        servers: How many serve at once.
+        arrivals: When each customer comes, in order.
+        services: How long each customer is served.
+        servers: The number of servers.
     """
     free, found = [0.0] * servers, np.empty(len(arrivals))  # when each server is free: a heap
     for number, (arrival, service) in enumerate(zip(arrivals, services, strict=True)):
@@ -30,8 +31,8 @@ def most_within(measured, servers, limit, share=0.99, seed=1):
 
     Args:
         measured: Service times to draw from.
-        servers: How many serve at once.
-        limit: Of waiting and service together, in the unit of `measured`.
+        servers: The number of servers.
+        limit: The most time for waiting and service together, in the unit of `measured`.
 
     Raises:
         ValueError: If the services alone take longer.
@@ -49,7 +50,7 @@ def most_within(measured, servers, limit, share=0.99, seed=1):
             f"No number of servers answers {share:.0%} within {limit:g}: without any waiting "
             f"it takes {np.quantile(services, share):g}."
         )
-    low, high = 0.0, servers / services.mean()  # where the servers never rest
+    low, high = 0.0, servers / services.mean()  # at `high` the servers never rest
     for _ in range(12):
         middle = (low + high) / 2
         low, high = (low, middle) if late(middle) else (middle, high)

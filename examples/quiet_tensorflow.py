@@ -9,7 +9,7 @@ import os
 
 @contextlib.contextmanager
 def errors_unread():
-    """Drops what is written to the process's standard error, by C++ too, inside a `with`."""
+    """Drops all output to the process's standard error inside a `with`, also that of C++."""
     before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -20,7 +20,7 @@ def errors_unread():
         os.close(nothing)
 
 
-# Python raises what fails, so the log need not say it, too.
+# Python raises an exception if something fails, so the log need not report it, too.
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
     import tensorflow
 else:

@@ -1,8 +1,8 @@
-"""Rerun rows of the table in docs/results.md, and write what was measured into it.
+"""Rerun rows of the table in docs/results.md, and write the new results into it.
 
 python examples/results.py sentiment characters     # three seeds each
 python examples/results.py all
-python examples/results.py --quick                  # every row in small: nothing is rewritten
+python examples/results.py --quick                  # small versions: the table is not rewritten
 """
 
 import argparse
@@ -24,7 +24,7 @@ QUICK_SUMS = "--length 20 --units 8 --minutes 0.02"
 
 
 class Row(NamedTuple):
-    """One row: a command, what of its last lines is the result, and its form in small."""
+    """One row: a command, the results to take from its last lines, and options of a quick run."""
 
     command: str
     measures: tuple  # (key of the result, name, digits)
@@ -72,7 +72,7 @@ def run(command, seed, folder):
 
 
 def summary(row, results):
-    """Returns what a row's commands measured in words: the mean, ± the deviation over seeds."""
+    """Returns the results of a row's commands in words: the mean, ± the deviation over seeds."""
     said = []
     for of_cell in zip(*results, strict=True):
         values = []
@@ -101,7 +101,7 @@ def line(name, row, results):
 
 
 def rewritten(text, name, new):
-    """Returns a text with the line of one row of the table replaced, or added at its place."""
+    """Returns the page with the line of one row of the table replaced, or added at its place."""
     lines = text.splitlines()
     if HEAD not in lines:
         raise SystemExit(f"The page holds no table that begins with {HEAD!r}. Put it there.")

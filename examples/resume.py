@@ -1,4 +1,4 @@
-"""Going on with a training that was killed."""
+"""Continues a training that was killed."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import time
 import keras
 import numpy as np
 
-_ELSEWHERE = {"data_dir", "dynamic", "logs", "name", "output", "prompt", "resume"}  # not trained by
+# The options that do not change a training.
+_ELSEWHERE = {"data_dir", "dynamic", "logs", "name", "output", "prompt", "resume"}
 
 
 def trained_by(settings):
@@ -18,29 +19,29 @@ def trained_by(settings):
 
 
 class Resume(keras.callbacks.Callback):
-    """Keeps a training's state, so that a killed one ends as if it had not been killed.
+    """Keeps a training's state, so that a killed training ends as if it had not been killed.
 
-    Whatever an epoch depends on is written before it begins: the weights, the optimizer, what
-    early stopping remembers. It appears under its name when it is whole, by one rename, so that
-    a kill at any moment leaves the state before or the state after. (Keras's `BackupAndRestore`
-    writes the weights and the number of the epoch one after the other, and not what other
-    callbacks remember.) The draws of dropout are set anew at every epoch, from its number; the
+    Before an epoch begins, everything that it depends on is written: the weights, the optimizer,
+    and the state of early stopping. One rename gives the complete state its name. So a kill at any
+    moment leaves the state before or the state after. (Keras's `BackupAndRestore` writes the
+    weights and the number of the epoch one after the other, and leaves out the state of other
+    callbacks.) The random numbers of dropout are set anew at every epoch, from its number. The
     order of the data must depend on that number, too.
 
-    Where several workers train, the chief alone writes the state, and all read it: the directory
-    is one that all of them see.
+    If several workers train, the chief alone writes the state, and all read it: all workers must
+    see the directory.
 
-    Place it after all other callbacks.
+    Place this callback after all others.
 
     Args:
-        directory: Where the state is kept, or None: then nothing is.
-        settings: What the state belongs to, a dict; another one is refused.
+        directory: The directory of the state. With None no state is kept.
+        settings: The settings of the training, a dict. A state of other settings is refused.
         model: The compiled model; its state is restored here.
         stopping: The `EarlyStopping` callback of the same `fit`.
 
     Attributes:
         epoch: The epoch to begin with: `fit(initial_epoch=...)`.
-        logs: Where the training is logged; who makes the logs sets it.
+        logs: The directory of the training's logs. The code that makes the logs sets it.
     """
 
     def __init__(self, directory, settings, model, stopping):
@@ -113,13 +114,13 @@ class Resume(keras.callbacks.Callback):
         self._remove(old for old in self._states() if old != self._path(epoch))
 
     def _cleared(self):
-        """Returns the path of what is not whole, where nothing stands any more."""
+        """Returns the path for an unfinished state, after removing a state left there."""
         unfinished = self.directory / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         return unfinished
 
     def _remove(self, states):
-        """Removes states, each under another name, so that a kill leaves none in part."""
+        """Removes states. Each is renamed first, so that a kill leaves no partial state."""
         unfinished = self._cleared()
         for state in states:
             os.rename(state, unfinished)
@@ -130,7 +131,7 @@ class Resume(keras.callbacks.Callback):
         return self.seconds + time.time() - self._start
 
     def finish(self):
-        """Removes the state, as what it was kept for is done, and nothing else that is there."""
+        """Removes the state when the training is done. Other files in the directory stay."""
         if self.directory:
             self._remove(self._states())
             if not any(self.directory.iterdir()):

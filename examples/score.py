@@ -1,21 +1,21 @@
 """Score a corpus with an exported model: rows of text in, lines of JSON out, on Apache Beam.
 
-    make beam                                 # Beam wants an environment of its own: .venv-beam
+    make beam                                 # Beam needs a separate environment: .venv-beam
     python examples/score.py --model saved_models/sentiment/1 --input 'reviews/*.jsonl' \\
         --output scores
     python examples/score.py --model saved_models/sentiment/1 --input tfds:imdb_reviews/test \\
         --label label --output scores --direct_num_workers 2 \\
         --direct_running_mode multi_processing
 
-OUTPUT gets `scores-*.jsonl`, a line a row with the row's name and the outputs of the signature, and
-`failed-*.jsonl`, a line with the reason for each row that has no text or that the model refuses.
-A row's name is its file and its number. What was written is read again and compared with the
-input: the last line printed is one JSON object, and rows that are lost or doubled are an error.
+OUTPUT gets `scores-*.jsonl`, with a line for each row: its name and the outputs of the signature.
+If a row has no text, or the model refuses it, its line with the reason is in `failed-*.jsonl`. A
+row's name is its file and its number. The written files are read again and compared with the input;
+lost or doubled rows are an error. The last printed line is one JSON object.
 
-Rows of about the same number of words share a batch (`--boundaries`; none: rows share a batch as
-they come). Options that are not listed here are Beam's own, as `--flink_master`. The workers need
-TensorFlow and Beam (and TFDS for its data sets), and paths that all of them reach; no code of
-this package.
+Rows of about the same number of words share a batch (`--boundaries`; without boundaries rows share
+a batch in their order). Options that are not listed here are Beam's own, such as `--flink_master`.
+The workers need TensorFlow and Beam (and TFDS for its data sets), and paths that all of them reach.
+They need no code of this package.
 """
 
 import argparse
@@ -51,14 +51,14 @@ from training import positive, whole
 
 SUFFIXES = {".txt": "text", ".jsonl": "jsonl", ".tfrecord": "tfrecord"}
 RUNNERS = {name: name for name in ("FlinkRunner", "SparkRunner", "DataflowRunner")}
-# Beam's DirectRunner would choose an older runner for this pipeline, which has one process.
+# For this pipeline Beam's DirectRunner would choose an older runner, which has one process only.
 RUNNERS["DirectRunner"] = "FnApiRunner"
 PART = 1000  # rows of a TFDS split that are read at a time
 BOUNDARIES = [64, 128, 160, 192, 256, 320, 448, 640]  # a film review has 230 words
 
 
 def records(path, format, split, first):
-    """Returns what a file holds, or `PART` rows of a prepared data set: bytes, or dicts."""
+    """Returns the records of a file, bytes, or `PART` rows of a prepared data set, dicts."""
     if format == "tfds":
         import tensorflow_datasets as tfds
 
@@ -76,7 +76,7 @@ def fields_of(record, format, field):
     """Returns the fields of a record.
 
     Raises:
-        ValueError: If it has none; the message is the reason.
+        ValueError: If the record has no fields; the message is the reason.
     """
     if format == "jsonl":
         try:
@@ -97,7 +97,7 @@ def fields_of(record, format, field):
 
 
 def plain(value):
-    """Returns a value that JSON knows."""
+    """Returns the value in types that JSON has."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, list):
@@ -131,8 +131,8 @@ def read(source, format, field, copied):
 def answers(ask, texts):
     """Returns for each text a dict of the signature's outputs, or why the model refused it.
 
-    Where the model refuses a batch, its halves are asked, and so on, until the rows are found.
-    Any other error is no row's fault: it ends the bundle, which the runner may try again.
+    If the model refuses a batch, each half is tried, and so on, until the refused rows are found.
+    Any other error is not caused by a row. It ends the bundle, which the runner may try again.
     """
     [name] = ask.structured_input_signature[1]
     try:
@@ -158,7 +158,7 @@ class SavedModelHandler(ModelHandler):
         by_length = {
             "batch_length_fn": self.words,
             "batch_bucket_boundaries": boundaries,
-            # Beam batches by length in a stateful step alone, which needs a limit.
+            # Beam batches by length only in a stateful step, which needs a limit of time.
             "max_batch_duration_secs": 60,
         }
         super().__init__(
@@ -171,7 +171,7 @@ class SavedModelHandler(ModelHandler):
         return max(1, min(len(row[1].split()), self.max_words))
 
     def load_model(self):
-        return tf.saved_model.load(self.path)  # whole: a signature does not keep it alive
+        return tf.saved_model.load(self.path)  # a signature alone does not keep the model alive
 
     def run_inference(self, batch, model, inference_args=None):
         start = time.perf_counter()
@@ -185,7 +185,7 @@ class SavedModelHandler(ModelHandler):
 
 
 def line(name, given, answer):
-    """Returns where a row's line goes, and the line."""
+    """Returns the output that a row's line belongs to, and the line."""
     if isinstance(answer, dict):
         try:
             row = {"row": name, **({"given": given} if given else {}), **answer}
@@ -196,7 +196,7 @@ def line(name, given, answer):
 
 
 def compared(times, label):
-    """Yields the counts of a row, which is read once and written once unless something is wrong."""
+    """Yields the counts of a row. A row that is not read once and written once is an error."""
     _, found = times
     read, written = len(list(found["read"])), list(found["written"])
     yield "rows", read
@@ -239,7 +239,7 @@ def scoring(pipeline, args, sources):
             (failed, "failed", {"num_shards": 1}),
         )
     ]
-    # By pattern: the step that renames the files names none of them when it is run again.
+    # By pattern: if the step that renames the files runs again, it returns no names.
     written = (
         pipeline
         | "files" >> beam.Create([f"{args.output}/scores-*", f"{args.output}/failed-*"])
@@ -271,7 +271,7 @@ def copied(args):
 
 
 def summary(args, seconds):
-    """Returns what is printed last, from the counts that the pipeline wrote."""
+    """Returns the last line to print, from the counts that the pipeline wrote."""
     with FileSystems.open(f"{args.output}/counts.jsonl") as file:
         counts = collections.Counter(dict(map(json.loads, file)))
     found = {name: counts[name] for name in ("rows", "scored", "failed", "lost", "doubled")}
@@ -343,7 +343,7 @@ def check_input(args, fail):
 
 
 def check_data_set(args, fail):
-    """Returns the sources of a split, prepared first where it is not."""
+    """Returns the sources of a split. Prepares the data set first if necessary."""
     if not importlib.util.find_spec("tensorflow_datasets"):
         fail("--input tfds:NAME/SPLIT needs pip install tensorflow-datasets")
     import tensorflow_datasets as tfds
@@ -369,7 +369,7 @@ def check_data_set(args, fail):
 
 
 def check_runner(args, options, fail):
-    """Sees to it that a runner is there before work starts."""
+    """Checks that a runner is available before the work starts."""
     if args.runner == "DataflowRunner" and dataflow_runner.dataflow_api is None:
         fail("--runner DataflowRunner needs pip install 'apache-beam[gcp]'")
     servers = {
@@ -382,7 +382,7 @@ def check_runner(args, options, fail):
         if not shutil.which("java"):
             raise FileNotFoundError("java is not on the PATH")
         server = servers[args.runner](options)
-        server.local_jar(server.path_to_jar())  # downloads it unless it is here
+        server.local_jar(server.path_to_jar())  # downloads the jar unless it is on this machine
     except (OSError, RuntimeError, ValueError) as error:
         flag = args.runner.removesuffix("Runner").lower()
         fail(
@@ -392,7 +392,7 @@ def check_runner(args, options, fail):
 
 
 def check_output(args, fail):
-    """Sees to it that the folder can be there, and that no other scores are in it."""
+    """Makes sure that the folder can be written, and that it holds no other scores."""
     names = [f"{args.output}/{name}*" for name in ("scores", "failed", "counts")]
     there = [file.path for match in FileSystems.match(names) for file in match.metadata_list]
     if there:
@@ -405,7 +405,7 @@ def check_output(args, fail):
 
 
 def arguments():
-    """Returns the arguments and Beam's options, all of them looked at, and the sources."""
+    """Returns the checked arguments, Beam's checked options, and the sources."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -444,7 +444,7 @@ def arguments():
 
 
 def main():
-    logging.getLogger().setLevel(logging.ERROR)  # Beam warns of its own steps
+    logging.getLogger().setLevel(logging.ERROR)  # without Beam's warnings about its own steps
     args, options, sources = arguments()
     start = time.time()
     with beam.Pipeline(options=options) as pipeline:

@@ -1,6 +1,6 @@
-"""What TensorFlow Serving's batcher makes of a request: refused, run whole, or run in pieces.
+"""TensorFlow Serving's rules for large requests: refuse a request, run it whole, or in pieces.
 
-Requests do not share batches here; the rules for the size of a request are the server's.
+Requests do not share batches here. The rules for the size of a request are the server's.
 """
 
 import c_session
@@ -65,7 +65,7 @@ def _check_rows(answer, rows):
 
 
 def _joined(name, arrays):
-    """Joins the pieces' answers; the server does so without a look at their other sizes."""
+    """Joins the pieces' answers. Unlike the server, checks that their other sizes agree."""
     shapes = {array.shape[1:] for array in arrays}
     if len(shapes) > 1:
         raise c_session.RequestError(

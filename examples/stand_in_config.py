@@ -1,7 +1,7 @@
 """The configuration of the stand-in server: the files that compose.yaml gives TensorFlow Serving.
 
-`models.config` is named on the command line; `batching.config` and `monitoring.config` are read
-where they lie beside it. What the server refuses is refused with its words.
+The command line names `models.config`; `batching.config` and `monitoring.config` are read if they
+lie beside it. Errors that the server refuses are refused with the same words.
 """
 
 import pathlib
@@ -18,13 +18,13 @@ from tensorflow_serving.config import model_server_config_pb2
 
 PLATFORM = "tensorflow"
 METRICS = "/monitoring/prometheus/metrics"
-MOST_ROWS = 1000  # of a batch, where batching.config says nothing
+MOST_ROWS = 1000  # of a batch, if batching.config does not give it
 
 
 def _messages():
     """Returns BatchingParameters and MonitoringConfig, which tensorflow-serving-api does not hold.
 
-    The fields, as session_bundle_config.proto and monitoring_config.proto define them.
+    Their fields are those of session_bundle_config.proto and monitoring_config.proto.
     """
     file = descriptor_pb2.FileDescriptorProto(
         name="not_in_the_api.proto", package="tensorflow.serving", syntax="proto3"
@@ -111,7 +111,7 @@ def read_models(file):
 
 
 def read_batching(file):
-    """Returns the `BatchingParameters` of a file, or None where there is no file."""
+    """Returns the `BatchingParameters` of a file, or None if there is no file."""
     if not file.exists():
         return None
     found = _parse(file, BatchingParameters)
@@ -139,7 +139,7 @@ def sizes(batching):
 
 
 def metrics_path(file):
-    """Returns where Prometheus reads, or None if a monitoring.config switches that off."""
+    """Returns the path that Prometheus reads, or None if a monitoring.config switches it off."""
     if not file.exists():
         return METRICS
     found = _parse(file, MonitoringConfig).prometheus_config

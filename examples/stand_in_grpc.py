@@ -15,11 +15,11 @@ from tensorflow_serving.apis import (
 )
 
 OPTIONS = [("grpc.max_receive_message_length", (1 << 31) - 1)]
-LONGEST = 1024  # characters of an error
+LONGEST = 1024  # the most characters of an error
 
 
 def explained(function):
-    """Makes errors of a call the server's codes."""
+    """Turns errors of a call into the server's status codes."""
 
     def call(self, request, context):
         try:
@@ -66,7 +66,7 @@ class Service(
         signature = spec.signature_name or "serving_default"
         with self.models.asked(*_which(spec)) as (number, version):
             inputs = {k: c_session.from_proto(v, k) for k, v in request.inputs.items()}
-            # Nobody waits for an answer after the deadline: the graph stops then.
+            # The graph stops at the deadline, because no caller waits any longer.
             timeout_ms = 0 if left is None else max(1, int(left * 1000))
             answer = version.run(signature, inputs, list(request.output_filter), timeout_ms)
         response = predict_pb2.PredictResponse()

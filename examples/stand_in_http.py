@@ -16,10 +16,11 @@ from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 PAGE = pathlib.Path(__file__).with_name("try_models.html")
-LARGEST = (1 << 31) - 1  # bytes of a request, as of a gRPC message
+LARGEST = (1 << 31) - 1  # the most bytes of a request, as of a gRPC message
 TIMEOUT = 30_000  # ms of a call, the server's --rest_api_timeout_in_ms
 MODEL = r"(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-# As the server's, from any case; a query string is a part of the path, and so of the last name.
+# The server's patterns. Case does not matter. A query string counts as part of the path, and so of
+# the last name in it.
 API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
 PREDICT = re.compile(rf"/v1/models/{MODEL}:(?P<verb>predict|classify|regress)", re.IGNORECASE)
 STATUS = re.compile(rf"/v1/models(?:/{MODEL})?(?P<metadata>/metadata)?", re.IGNORECASE)
@@ -45,7 +46,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = 60  # seconds that a connection may be silent
-    # Else the body of an answer waits until the client has confirmed its head: 40 ms.
+    # With the algorithm, an answer's body waits until the client has confirmed its head: 40 ms.
     disable_nagle_algorithm = True
 
     def _handle(self):
@@ -58,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._send_metrics()
         if not API.fullmatch(self.path):
             return self._send_json(404, {"error": "Not Found"})
-        if self.command == "OPTIONS":  # what a browser asks before it sends to another origin
+        if self.command == "OPTIONS":  # a browser asks this before it sends to another origin
             return self._send(200 if re.match("https?://", self.headers["Origin"] or "") else 400)
         start, code = time.monotonic(), "OK"
         predict = self.command == "POST" and PREDICT.fullmatch(self.path)
@@ -67,17 +68,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer = self._predict(predict, name, body) if predict else self._describe()
         except c_session.RequestError as error:
             code, answer = error.code, {"error": str(error)}
-        except Exception as error:  # a mistake of ours: the caller shall know
+        except Exception as error:  # an error in this server: the caller gets to know it
             code, answer = "UNKNOWN", {"error": f"{type(error).__name__}: {error}"}
         if predict:
             self.metrics.record(name, code, "REST", time.monotonic() - start)
         return self._send_json(HTTP_CODES[code], answer)
 
-    # The API itself refuses most methods, in words.
+    # The API itself refuses most methods, with an error message.
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _handle  # noqa: N815
 
     def _body(self):
-        """Returns the body, or None if the request is answered or nobody waits any more."""
+        """Returns the body. None: the request is answered already, or the client has hung up."""
         length = self.headers.get("Content-Length", "" if self.command == "POST" else "0")
         if not length.isdecimal():
             self.close_connection = True
@@ -121,7 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "model_spec": _to_dict(found.model_spec),
                     "metadata": {"signature_def": _to_dict(signatures_of(version))},
                 }
-        return {  # of all versions where a label is given, too
+        return {  # a label does not matter: all versions are returned
             "model_version_status": [
                 {
                     "version": str(one),
@@ -153,7 +154,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_):
-        """Says nothing: a line a request would be all there is to see."""
+        """Prints nothing. A line for each request would hide all other messages."""
 
 
 def _version(path):
@@ -175,6 +176,6 @@ class HttpServer(http.server.ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no error of the server's."""
+        """Ignores clients that hang up: they are no error of the server."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)

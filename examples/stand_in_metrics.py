@@ -1,4 +1,4 @@
-"""What TensorFlow Serving counts, as Prometheus reads it: requests, and how long they took."""
+"""Counts requests and their latencies as TensorFlow Serving does, in Prometheus's format."""
 
 import bisect
 import collections
@@ -10,14 +10,14 @@ LIMITS = [10 * 1.8**power for power in range(33)]  # microseconds
 
 
 class Metrics:
-    """Counts of one server."""
+    """The counts of one server."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._counts, self._latencies = collections.Counter(), {}
 
     def record(self, model, code, entrypoint, seconds):
-        """Counts a request; how long it took counts only where it was answered."""
+        """Counts a request. Its time counts only if the request was answered."""
         with self._lock:
             self._counts[model, code] += 1
             if code == "OK":

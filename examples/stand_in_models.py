@@ -1,8 +1,8 @@
 """The models of the stand-in server: which versions are wanted, loaded, labelled and asked.
 
-A change of `models.config` is applied as TensorFlow Serving applies it: labels first, and only
-where all of them may be, versions then. Where a base path begins with /models, the folder of the
-file stands for it, as the folder is mounted there in the container.
+A change of `models.config` is applied as TensorFlow Serving applies it: labels first, and only if
+all of them are allowed, then versions. If a base path begins with /models, the folder of the file
+takes its place, because the container has the folder mounted there.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 
 class Version:
-    """A loaded version, in use or to be closed once nobody asks it any more."""
+    """A loaded version. A retired version closes when its last call has ended."""
 
     def __init__(self, path, batching):
         self._session = c_session.Session(path, meta_graph_pb2.MetaGraphDef)
         self._batching, self.signatures = batching, self._session.signatures
         self._asking, self._retired, self._lock = 0, False, threading.Lock()
         records = path / "assets.extra" / "tf_serving_warmup_requests"
-        if records.exists():  # before it is available, as the server does
+        if records.exists():  # warm-up before the version is available, as in the server
             for record in c_session.read_records(records):
                 request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
                 inputs = {k: c_session.from_proto(v, k) for k, v in request.inputs.items()}
@@ -36,7 +36,7 @@ class Version:
         )
 
     def start_use(self):
-        """Returns whether it may be asked: True until it is retired. `end_use` must follow."""
+        """Returns whether it may be used: True until it is retired. `end_use` must follow."""
         with self._lock:
             self._asking += not self._retired
             return not self._retired
@@ -61,10 +61,10 @@ class Models:
     Args:
         config_file: The path of a `models.config`.
         labels_first: The server's `--allow_version_labels_for_unavailable_models`: whether a new
-            label may be given to a version that is still to be loaded.
+            label may be given to a version that is not loaded yet.
 
     Raises:
-        RequestError: If the file is refused; a server that starts ends then.
+        RequestError: If the file is refused. A server that is starting then ends.
     """
 
     def __init__(self, config_file, labels_first=True):
@@ -78,7 +78,7 @@ class Models:
         """Applies the file, or nothing of it, and then looks for versions.
 
         Raises:
-            RequestError: With the server's words. What was applied before goes on being served.
+            RequestError: With the server's words. The models applied before are still served.
         """
         try:
             config = stand_in_config.read_models(self.file)
@@ -89,7 +89,7 @@ class Models:
             self._load_and_unload()
 
     def _checked_labels(self, configs):
-        """Returns model to label to version, if each may stand where it is put."""
+        """Returns model to label to version, or raises if a label may not have its version."""
         for name, config in configs.items():
             for label, version in config.version_labels.items():
                 in_use = self._labels.get(name, {}).get(label, version) != version
@@ -105,13 +105,13 @@ class Models:
         return version in self._loaded.get(name, {})
 
     def _load_and_unload(self):
-        """Loads the versions that are wanted, and only then lets go of the others."""
+        """Loads the wanted versions, and only then unloads the others."""
         wanted = {name: self._wanted(config) for name, config in self._configs.items()}
         for name in [*self._loaded, *wanted]:
             paths = wanted.get(name, {})
             for number, (state, *_) in list(self._states.get(name, {}).items()):
                 if state == "END" and number not in paths:
-                    self._say(name, number, "END")  # a failure is over once nobody wants it
+                    self._say(name, number, "END")  # drops the failure of a version not wanted now
             for number in sorted(paths, reverse=True):
                 self._load(name, number, paths[number])
             self._unload(name, paths)
@@ -123,14 +123,14 @@ class Models:
         self._say(name, number, "LOADING")
         try:
             version = Version(path, self._batching)
-        except Exception as error:  # the older versions go on
+        except Exception as error:  # the older versions are still served
             self._say(name, number, "END", getattr(error, "code", "UNKNOWN"), str(error))
             return
         self._loaded = {**self._loaded, name: {**self._loaded.get(name, {}), number: version}}
         self._say(name, number, "AVAILABLE")
 
     def _unload(self, name, paths):
-        """Lets go of what is not wanted; of one version only when another is there instead."""
+        """Unloads versions that are not wanted. The last version stays until another is loaded."""
         loaded = self._loaded.get(name, {})
         others = sorted(set(loaded) - set(paths))
         if paths and not set(loaded) & set(paths):
@@ -164,14 +164,14 @@ class Models:
 
     @contextlib.contextmanager
     def asked(self, name, version=None, label=None):
-        """Yields the number and the `Version`; default: the newest one loaded."""
+        """Yields the number and the `Version`. Default: the newest loaded version."""
         if not name:
             raise c_session.RequestError("ModelSpec has no name specified.")
         if label is not None:
             if label not in self._labels.get(name, {}):
                 raise c_session.RequestError(f"Unrecognized servable version label: {label}")
             version = self._labels[name][label]
-        while True:  # a version may be retired between the look and the use
+        while True:  # a version may be retired before its use begins
             loaded = self._loaded.get(name, {})
             number = max(loaded, default=None) if version is None else version
             if number not in loaded:

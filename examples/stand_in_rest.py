@@ -8,7 +8,7 @@ import math
 import c_session
 import numpy as np
 
-TYPES = {  # TensorFlow's numbers of types: the name, and the numbers that fit
+TYPES = {  # TensorFlow's number of a type: its name, and the values that fit
     1: ("float", None),
     2: ("double", None),
     3: ("int32", range(-(1 << 31), 1 << 31)),
@@ -16,7 +16,7 @@ TYPES = {  # TensorFlow's numbers of types: the name, and the numbers that fit
     9: ("int64", range(-(1 << 63), 1 << 63)),
     10: ("bool", None),
 }
-PARSE_ERRORS = {  # Python's words: those of the server's parser
+PARSE_ERRORS = {  # the words of Python's parser: the words of the server's
     "Expecting value": "Invalid value.",
     "Expecting property name enclosed in double quotes": "Missing a name for object member.",
     "Illegal trailing comma before end of object": "Missing a name for object member.",
@@ -28,14 +28,14 @@ PARSE_ERRORS = {  # Python's words: those of the server's parser
     "Invalid \\escape": "Invalid escape character in string.",
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
 }
-MOST_SHOWN = 256  # characters of a value in an error
+MOST_SHOWN = 256  # the most characters of a value in an error
 
 
 def parse(body):
-    """Returns the JSON object of a request; what follows it is not read.
+    """Returns the JSON object of a request. Text after the object is not read.
 
     Raises:
-        RequestError: Saying what is wrong with it, as do all functions here.
+        RequestError: If the request is wrong. So do all functions of this module.
     """
     text = body.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape").lstrip(" \t\r\n")
     if not text:
@@ -65,7 +65,7 @@ def _float(digits):
 
 
 def read(request, signatures):
-    """Returns the signature's name, the inputs as arrays, and whether they came row by row.
+    """Returns the signature's name, the inputs as arrays, and whether they are given row by row.
 
     Args:
         request: From `parse`.
@@ -98,7 +98,7 @@ def read(request, signatures):
 
 
 def _columns(given, expected):
-    """Returns the inputs of a signature; others are not looked at."""
+    """Returns the inputs of a signature. Other inputs are ignored."""
     if not isinstance(given, dict) or _is_base64(given):
         if len(expected) > 1:
             raise c_session.RequestError(
@@ -157,7 +157,7 @@ def _shape(array):
 
 
 def _array(value, number):
-    """Returns a value as an array; its first elements say which shape all must have."""
+    """Returns a value as an array. Its first elements decide on the shape that all must have."""
     shape, first = [], value
     while isinstance(first, list):
         shape.append(len(first))
@@ -220,7 +220,7 @@ def _leaf(value, number):
     if kind != "string":
         return value
     try:
-        return value.encode(errors="surrogateescape")  # bytes that are no UTF-8 stay as they are
+        return value.encode(errors="surrogateescape")  # bytes that are not UTF-8 stay as they are
     except UnicodeEncodeError:
         raise c_session.RequestError(
             "JSON Parse error: The surrogate pair in string is invalid."
@@ -261,7 +261,7 @@ def write(answer, by_row):
 
     Args:
         answer: Output name to array.
-        by_row: Whether the request came row by row; so does its answer, then.
+        by_row: Whether the request gave its inputs row by row. The answer has the same form.
     """
     if by_row:
         rows = {array.shape[:1] for array in answer.values()}

@@ -1,11 +1,11 @@
-"""A stand-in for TensorFlow Serving, to try and test clients where it cannot be had.
+"""A stand-in for TensorFlow Serving, to try and test clients where the server cannot run.
 
     python examples/stand_in_server.py saved_models/models.config
 
-NOT for production: no batches of several requests, no TLS. It speaks the same REST (port 8501) and
+NOT for production: no batches of several requests, no TLS. It answers the same REST (port 8501) and
 gRPC (port 8500) calls, on the same C++ runtime. It reads the same configuration (`batching.config`
 and `monitoring.config` beside `models.config`), rolls versions the same way, and refuses what the
-server refuses. `http://localhost:8501/` is a page to try the examples' models.
+server refuses. `http://localhost:8501/` is a page on which to try the examples' models.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from stand_in_models import Models
 
 
 class Server:
-    """Both servers and the thread that looks for new versions; for `with`.
+    """The REST server, the gRPC server, and the thread that looks for new versions. Use `with`.
 
     Args:
         config_file: The path of a `models.config`.
-        rest_port, grpc_port: 0 for any that is free; attributes hold those taken.
-        host: The address to listen at; default: only this machine can ask.
-        poll: Seconds between two looks at the configuration and the versions.
-        labels_first: As of `Models`.
+        rest_port, grpc_port: 0 for any free port. Attributes of the same names hold the ports.
+        host: The address to listen at. Default: only this machine can connect.
+        poll: Seconds between two readings of the configuration and the versions.
+        labels_first: As in `Models`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Server:
             try:
                 self.models.refresh()
                 said = None
-            except Exception as error:  # what is served goes on
+            except Exception as error:  # the loaded versions are still served
                 if str(error) != said:  # once, not at every poll
                     said = str(error)
                     print(f"The configuration was not applied: {said}", flush=True)

@@ -1,12 +1,13 @@
-"""Always-on inference: a sensor's signal is read step by step, and a fault is told as it happens.
+"""Always-on inference: read a sensor's signal step by step, and report a fault when it happens.
 
 pip install 'keras_gated[examples,onnx,litert]'
 python examples/stream.py                           # a minute
 
-The signal is a formula: a vibration with noise, on which a second one lies now and then. A network
-learns to tell when. It then reads a new signal one step at a time in TensorFlow, onnxruntime and
-LiteRT, with 32 and with 8 bits, and the microseconds of a step are printed (the median), how often
-its answer is right, and its largest difference from the answers to the whole signal at once.
+The signal comes from a formula: a vibration with noise, and at times a second vibration on top, the
+fault. A network learns to tell when there is a fault. It then reads a new signal one step at a time
+in TensorFlow, onnxruntime and LiteRT, with 32 and with 8 bits. Printed are the microseconds of a
+step (the median), how often its answer is right, and its largest difference from the answers to the
+whole signal at once.
 """
 
 import argparse
@@ -43,11 +44,11 @@ def network(units):
 
 
 def in_onnxruntime(path):
-    """Returns a function of a step that keeps its states."""
+    """Returns a function of one step, which keeps its states."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options)
-    signal, *before = session.get_inputs()  # the states that come out stand in the same order
+    signal, *before = session.get_inputs()  # the outputs hold the states in the same order
     states = [np.zeros((1, state.shape[1]), "float32") for state in before]
     names = [signal.name, *(state.name for state in before)]
 
@@ -60,7 +61,7 @@ def in_onnxruntime(path):
 
 
 def in_litert(path):
-    """Returns a function of a step that keeps its states, of 32 or of 8 bits."""
+    """Returns a function of one step, which keeps its states, of 32 or of 8 bits."""
     interpreter = Interpreter(path, num_threads=1)
     interpreter.allocate_tensors()
     signal, *before = interpreter.get_input_details()

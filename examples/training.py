@@ -1,4 +1,4 @@
-"""What the training scripts share: command line, cells, what happens during `fit`, closing line."""
+"""Shared by the training scripts: command line, cells, callbacks of `fit`, the closing line."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ CELLS = {
 
 
 def parser(description, datasets, **defaults):
-    """Returns the parser of a training script; `defaults` fill in what scripts differ in."""
+    """Returns the parser of a training script. `defaults` are the values that scripts differ in."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,7 +83,7 @@ def share(text):
 
 
 def mean(logits, name):
-    """Returns the mean of the logits of some networks; one network's are their own mean."""
+    """Returns the mean of the logits of some networks. Those of a single network stay the same."""
     return keras.layers.Average(name=name)(logits) if len(logits) > 1 else logits[0]
 
 
@@ -94,13 +94,13 @@ def report(args, **results):
 
 
 def to_look_inside(model, kind, vocabulary, **reading):
-    """Returns the files for `export_model` to write beside a model, for `look_inside.py`.
+    """Returns the files that `export_model` writes beside a model, for `look_inside.py`.
 
     Args:
         model: The Keras model from ids to predictions.
         kind: "sentiment" or "characters".
-        vocabulary: What each id stands for, a list of strings.
-        reading: What else there is to know about how a text is read.
+        vocabulary: The token of each id, a list of strings.
+        reading: Further settings for reading a text.
     """
     without_optimizer = keras.Model(model.input, model.output)
     reader = json.dumps({"kind": kind, "vocabulary": vocabulary, **reading})
@@ -111,7 +111,7 @@ def to_look_inside(model, kind, vocabulary, **reading):
 
 
 def callbacks(args, model, best, *before):
-    """Returns the callbacks of a training, the last of which is its `Resume`.
+    """Returns the callbacks of a training. The last is its `Resume`.
 
     Args:
         args: Parsed by `parser`.
@@ -128,7 +128,8 @@ def callbacks(args, model, best, *before):
     logs.mkdir(parents=True, exist_ok=True)
     resume.logs = str(logs)
     table = logs / "history.csv"
-    if table.exists():  # a kill may have come after an epoch's line and before its state
+    # A kill may have come after an epoch's line was written and before its state was.
+    if table.exists():
         table.write_text("".join(table.read_text().splitlines(True)[: resume.epoch + 1]))
     return [
         *before,
@@ -157,10 +158,10 @@ class TimeLeft(keras.callbacks.Callback):
 class Interrupt(keras.callbacks.Callback):
     """Lets Ctrl-C end a training after the current step, with the best weights so far.
 
-    One of several workers ends at once: the others would wait for its next step.
+    If several workers train, a worker ends at once: the others would wait for its next step.
 
     Attributes:
-        came: Whether it did.
+        came: Whether Ctrl-C was pressed.
     """
 
     came = False

@@ -5,10 +5,10 @@
     python examples/vowels.py --peer keras              # the same model of keras.layers
     python examples/vowels.py --peer torch              # ... of torch.nn, packed (extra `torch`)
 
-A bidirectional network reads the 7 to 29 steps of a series, and the mean of its outputs over them
+A bidirectional network reads the 7 to 29 steps of a series. The mean of its outputs over the steps
 tells the speaker. A batch is padded to its longest series; the model takes the lengths, and makes
-the mask of them. Every tenth series of the training split is held out and chooses the epoch. The
-peers start from the same weights and read the same batches.
+the mask from them. Every tenth series of the training split is held out, and the loss on these
+chooses the epoch. The peers start from the same weights and read the same batches.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def build_model(cell, units, dropout, steps):
     """Returns the model from series and lengths to the probabilities of the speakers.
 
     Args:
-        steps: What the channels are normalized by, `(steps, 12)`.
+        steps: The steps that decide how channels are normalized, `(steps, 12)`.
     """
     series = keras.Input((None, steps.shape[1]), name="series")
     lengths = keras.Input((), dtype="int32", name="lengths")
@@ -98,7 +98,7 @@ class Seconds(keras.callbacks.Callback):
 
 
 def fit(model, train, validation, epochs):
-    """Trains through `model.fit`; returns the seconds of each epoch and the best one's logs."""
+    """Trains through `model.fit`. Returns the seconds of each epoch and the best epoch's logs."""
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE, global_clipnorm=LARGEST_NORM),
         "sparse_categorical_crossentropy",
@@ -123,8 +123,8 @@ def fit(model, train, validation, epochs):
 def padding(batches, peer):
     """Returns the share of padding among the steps of batches, and how much of it is skipped.
 
-    A masked step of `keras.layers` is computed, and its result is not used. `torch.nn` computes
-    nothing for what is not packed. Ours is asked how it packs a batch.
+    `keras.layers` computes a masked step, and does not use the result. `torch.nn` skips all
+    padding. For our layers the number of steps is that of the packed batch.
     """
     steps = valid = run = 0
     for x, _ in batches:
@@ -136,7 +136,7 @@ def padding(batches, peer):
 
 
 def steps_run(x):
-    """Returns how many steps, of all rows together, our compiled loop runs over a batch."""
+    """Returns the number of steps that our compiled loop runs over a batch, for all rows."""
     mask = tf.sequence_mask(x["lengths"], x["series"].shape[1])
     state = tf.zeros((len(mask), 1))
     packed = packing.pack_masked(x["series"], mask, [state], False, False, False, packing.COMPILED)

@@ -37,7 +37,7 @@ def of_keras(model, dropout):
 
 
 def fit(classifier, train, validation, epochs, learning_rate, largest_norm):
-    """Trains, and keeps the epoch with the least loss on `validation`; returns as `vowels.fit`."""
+    """Trains, and keeps the epoch of least validation loss. Returns the same as `vowels.fit`."""
     optimizer = torch.optim.Adam(classifier.parameters(), learning_rate, eps=1e-7)  # Keras's
     seconds, best, found = [], {"loss": float("inf")}, {}
     for epoch in range(epochs):

@@ -1,4 +1,4 @@
-"""Random inputs for a model that was written in another format, and how its answers differ."""
+"""Random inputs for a model that was written in another format, and the difference of answers."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from keras_gated.recipes.ngrams import NGrams
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
 ANY_DTYPE = {"float64": 1e-9, "float32": TOLERANCE, "float16": 1e-2}
-_FREE = 4  # what stands for an axis of unknown size other than the batch and the time
+_FREE = 4  # the size given to an axis of unknown size other than the batch and the time
 
 
 def fixed_sizes(model):
-    """Returns the sizes of the batch and the time that a model's inputs fix, None where free."""
+    """Returns the batch size and the number of steps that a model's inputs fix, None if free."""
     rows = [t.shape[0] for t in model.inputs if t.shape]
     steps = [t.shape[1] for t in model.inputs if len(t.shape) > 2 or _holds_ids(t)]
     return tuple(next((n for n in sizes if n is not None), None) for sizes in (rows, steps))
@@ -27,8 +27,9 @@ def _holds_ids(tensor):
 def random_inputs(model, rows, steps, seed, valid=None):
     """Returns an array for every input of a functional model.
 
-    Steps are masked at random where a model knows masks: ids are 0 there, vectors a `Masking`
-    layer's value. Of several rows the first is whole; of more than two the last has no valid step.
+    Steps are masked at random. The id of a masked step is 0; its vector holds the value of the
+    model's `Masking` layer, if there is such a layer. The first of several rows has no masked
+    step, and the last of three or more rows no valid step.
 
     Args:
         model: The functional model.
@@ -63,7 +64,7 @@ def random_inputs(model, rows, steps, seed, valid=None):
 
 
 def ids_below(model, tensor):
-    """Returns what ids of an input must be below, or None for an input that takes no ids."""
+    """Returns the number that all ids of an input must be below, or None if it takes no ids."""
     tables = (keras.layers.Embedding, NGrams)
     readers = [layer for layer in keras_private.parts_of(model) if isinstance(layer, tables)]
     own = [
@@ -86,7 +87,7 @@ def typical_inputs(model, representative, owner, rows=None):
         rows: The size of each batch, or None: any.
 
     Raises:
-        ValueError: If one is not what the model is called with.
+        ValueError: If an input does not fit the model, or there is no input.
     """
     if not hasattr(representative, "__iter__"):
         raise ValueError(
@@ -129,9 +130,10 @@ def _shape(tensor, rows):
 
 
 def difference(received, expected):
-    """Returns the largest difference of arrays, as a part of the largest number expected.
+    """Returns the largest difference of arrays, divided by the largest number expected.
 
-    Numbers up to 1 count as they are. The same number counts 0, infinite or none, too.
+    It is divided by 1 if that number is smaller. Equal numbers, infinite ones and NaN among them,
+    differ by 0.
     """
     largest = 0.0
     for a, b in zip(received, expected, strict=True):

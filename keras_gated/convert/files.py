@@ -7,15 +7,16 @@ import pathlib
 import time
 import uuid
 
-_UNPACKED = 2**26, 100  # bytes that any file may hold, and times its size that a larger one may
-_OLD = 3600  # seconds after which an unfinished file belongs to nobody
+_UNPACKED = 2**26, 100  # a file may unpack to so many bytes, or to so many times its own size
+_OLD = 3600  # seconds after which an unfinished file counts as abandoned
 
 
 def target(path, owner):
-    """Returns where a file is to stand, before the work for it begins.
+    """Returns the path of a file to write, checked before the work for the file begins.
 
     Raises:
-        ValueError: If `path` is no path, or its folder is none; the message names it.
+        ValueError: If `path` is not a path, is a folder, or lies in a folder that does not exist;
+            the message names it.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(
@@ -36,10 +37,10 @@ def target(path, owner):
 
 
 def check_unpacked(unpacked, size):
-    """Raises if a file would fill the memory: weights are numbers that hardly compress.
+    """Raises if a file would fill the memory when unpacked. Weights hardly compress.
 
     Args:
-        unpacked: The bytes of all that is in it.
+        unpacked: The bytes of all its contents, unpacked.
         size: The bytes of the file.
     """
     least, times = _UNPACKED
@@ -62,7 +63,7 @@ def write_whole(path, content):
         with open(unfinished, "xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a full disk may only be told now
+            os.fsync(file.fileno())  # a full disk may be reported only now
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

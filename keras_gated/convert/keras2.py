@@ -15,14 +15,14 @@ from keras_gated.convert.keras2_stored import KEPT, opened
 from keras_gated.convert.keras2_weights import load_by_layer
 from keras_gated.convert.keras_checks import check_turned_masks
 
-_LARGER = 2, 10**6  # times the numbers in a file, and numbers beside: states, seeds
+_LARGER = 2, 10**6  # most weights: so many times the file's numbers, plus so many (states, seeds)
 
 
 def from_file(path, architecture, owner):
     """Returns the model of a file or folder of Keras 2, with our recurrent layers.
 
     Args:
-        path: Where it is.
+        path: The path of the file or folder.
         architecture: The model that weights belong to: a model of ours, of `tf_keras`, or the
             config that `to_json` of Keras 2 returned (the text, the dict, or the path of a file).
             None for the config that the file holds.
@@ -63,7 +63,7 @@ def from_tf_keras(model, owner):
 
 
 def _told(told, read):
-    """Returns what `read` returns; whatever it raises names where it comes from."""
+    """Returns what `read` returns. The message of an error begins with `told`."""
     try:
         model = read()
         check_turned_masks(model, told)
@@ -99,7 +99,7 @@ def _read(path, architecture):
 
 
 def spec_of(architecture):
-    """Returns the config of a model that Keras 2 wrote as JSON, or that an object of it has."""
+    """Returns a model's config: from JSON that Keras 2 wrote, or from a model of `tf_keras`."""
     if is_tf_keras(architecture):
         return _config_of(architecture)
     if isinstance(architecture, (str, os.PathLike)):
@@ -127,7 +127,7 @@ def _check_size(spec, elements):
     try:
         wanted = keras_private.elements_of(lambda: model_of(_stateless(spec)))
     except Exception:
-        return  # the model itself is made next, and says what is wrong
+        return  # the model itself is made next, and its error says what is wrong
     if wanted > times * elements + beside:
         raise RefusedError(
             f"the model of its config has {wanted} weights, and {elements} numbers are stored. The "
@@ -136,7 +136,7 @@ def _check_size(spec, elements):
 
 
 def _stateless(config):
-    """Returns a config whose layers keep no states, which are values of variables."""
+    """Returns a config without stateful layers: these would set values of their variables."""
     if isinstance(config, list):
         return [_stateless(part) for part in config]
     if not isinstance(config, dict):

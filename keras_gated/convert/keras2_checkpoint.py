@@ -1,8 +1,7 @@
 """SavedModels and checkpoints that Keras 2 wrote: their config, and their variables by place.
 
-A checkpoint holds a graph of the objects that were saved: a layer's children by the names of its
-attributes, and for a variable the key under which its array lies. No function of a SavedModel is
-loaded or run.
+A checkpoint holds a graph of the saved objects. A layer lists its children by the names of its
+attributes, and a variable the key of its array. No function of a SavedModel is loaded or run.
 """
 
 import json
@@ -22,7 +21,7 @@ def is_saved_model(path):
 
 
 def is_checkpoint(path):
-    """Whether this is what `save_weights` was given for a checkpoint of TensorFlow."""
+    """Whether `save_weights` wrote a checkpoint of TensorFlow to this path."""
     return os.path.isfile(f"{path}.index")
 
 
@@ -54,9 +53,9 @@ def checkpoint(path):
 
 
 def _metadata(path):
-    """Returns what Keras 2 said of the model as JSON, or "".
+    """Returns the JSON in which Keras 2 described the model, or "".
 
-    Versions from 2.5 on have a file for it; older ones said it in the graph of the SavedModel.
+    Versions from 2.5 on store it in a file of its own, older ones in the graph of the SavedModel.
     """
     from google.protobuf import empty_pb2, unknown_fields
     from tensorflow.core.protobuf import saved_model_pb2
@@ -78,7 +77,7 @@ def _metadata(path):
 
 
 def _decoded(value):
-    """Returns a shape, which JSON has no type for, as a list."""
+    """Returns a tuple or a shape as a list. JSON has no type for them."""
     return value["items"] if value.get("class_name") in ("__tuple__", "TensorShape") else value
 
 
@@ -97,11 +96,11 @@ def _variables(prefix):
 
 
 class _Places:
-    """The variables by place: called with the steps to a layer, and our layer there."""
+    """The variables by place. A call takes the steps to a layer, and our layer at that place."""
 
     def __init__(self, graph, reader, shapes):
         self._graph, self._reader, self._shapes = graph, reader, shapes
-        self._top = self._child(0, "model") or 0  # what `tf.train.Checkpoint(model=...)` wrote
+        self._top = self._child(0, "model") or 0  # "model": of `tf.train.Checkpoint(model=...)`
 
     def __call__(self, place, layer):
         node = self._top
@@ -127,7 +126,7 @@ class _Places:
 
 
 class _Array:
-    """An array that is read when it is asked for, as a data set of HDF5 is."""
+    """An array that is read only when it is indexed, like a data set of HDF5."""
 
     def __init__(self, reader, key, shapes):
         self._reader, self._key, self.shape = reader, key, tuple(shapes[key])

@@ -1,8 +1,9 @@
-"""Layers and models from configs that Keras 2 wrote, made by their constructors of today.
+"""Layers and models from configs that Keras 2 wrote, made by the constructors of Keras 3.
 
-A config's `module` is never read: a class is one of ours, of `keras.layers`, or what the caller
-gave a name to (`custom_objects`). What has another name, form or meaning today is mapped here, and
-what is gone is left out where nothing is lost by that, or refused.
+A config's `module` is never read: a class is one of ours, of `keras.layers`, or one that the
+caller registered (`custom_objects`). Arguments that have another name, form or meaning in Keras 3
+are translated. Arguments that Keras 3 does not have are left out if nothing is lost by that, and
+refused otherwise.
 """
 
 import inspect
@@ -40,7 +41,7 @@ _TODAY = {
 }
 _ARGUMENTS_TODAY = {("LeakyReLU", "alpha"): "negative_slope"}
 _ANY = object()
-# Arguments of Keras 2 that a class of today may lack, and the values with which nothing is lost.
+# Arguments of Keras 2 that a class of Keras 3 may lack, and the values that may be left out.
 _GONE = {
     "batch_input_shape": (_ANY,),  # the model's input has it
     "input_length": (_ANY,),
@@ -60,7 +61,8 @@ _PARTS = {  # arguments that are layers
     "RNN": ("cell",),
     "StackedRNNCells": ("cells",),
 }
-# Of `SeparableConv1D` and `SeparableConv2D`, which read `depthwise_` and `pointwise_` instead.
+# Arguments that `SeparableConv1D` and `SeparableConv2D` do not use: they have `depthwise_...` and
+# `pointwise_...` instead.
 _UNREAD = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 _LOOKUPS = ("TextVectorization", "StringLookup", "IntegerLookup")
 _HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
@@ -68,14 +70,14 @@ _OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
 
 
 class RefusedError(Exception):
-    """What cannot be converted: the message says what, why and the way out, but not the file."""
+    """Something cannot be converted. The message says what, why and the way out, not the file."""
 
 
 def model_of(spec):
     """Returns a model with our recurrent layers from the config of a model of Keras 2.
 
     Raises:
-        RefusedError: If it holds what cannot be converted exactly; the message names the layer.
+        RefusedError: If a layer cannot be converted exactly; the message names it.
     """
     kind, _, config = _read(spec)
     if kind not in MODELS:
@@ -92,7 +94,7 @@ def model_of(spec):
 def layers_in(spec):
     """Returns the layers in a model's config, each with its name, in their order."""
     config = spec["config"]
-    parts = config if isinstance(config, list) else config["layers"]  # the list is Keras 2.0's
+    parts = config if isinstance(config, list) else config["layers"]  # Keras 2.0 wrote a list
     return [(_read(part)[1], part) for part in parts]
 
 
@@ -144,7 +146,8 @@ def _functional(spec):
         for number, node in enumerate(part.get("inbound_nodes", []))
     }
     ends = [config["input_layers"], config["output_layers"]]
-    # The calls of a model in a model are counted from 1 in some versions: every call is named.
+    # Some versions count the calls of a nested model from 1, others from 0. All calls are named
+    # in `named`, so the smallest number is that of the first call.
     named = [ref for found in [*nodes.values(), ends] for ref in _refs(found, layers)]
     first = {name: min(call for other, call, *_ in named if other == name) for name, *_ in named}
 
@@ -174,17 +177,17 @@ def _functional(spec):
 
 
 def _reserve(names):
-    """Keeps Keras from naming what it adds by itself, operations on masks, as a layer is named."""
+    """Keeps Keras from giving a layer's name to the operations on masks that it adds itself."""
     for name in names:
         base, _, number = str(name).rpartition("_")
-        if not number.isdecimal() or len(number) > 3:  # no number, or none that Keras reaches
+        if not number.isdecimal() or len(number) > 3:  # no number, or too large for Keras to reach
             base, number = str(name), 0
         for _ in range(int(number) + 1):
             keras.backend.get_uid(base)
 
 
 def _is_ref(value, layers):
-    """Whether this names a tensor: a layer, which of its calls, which of the results."""
+    """Whether this names a tensor: a layer, the number of its call, the number of the result."""
     return (
         isinstance(value, list)
         and len(value) in (3, 4)
@@ -195,7 +198,7 @@ def _is_ref(value, layers):
 
 
 def _refs(value, layers):
-    """Yields what names a tensor in the arguments of a call."""
+    """Yields the names of tensors (`_is_ref`) in the arguments of a call."""
     if _is_ref(value, layers):
         yield value
         value = value[3:]
@@ -226,7 +229,7 @@ def _one_of(values):
 
 
 def _call(name, layer, node, replaced):
-    """Calls a layer as a node says: its first argument, with the others beside every tensor."""
+    """Calls a layer as a node says. The node has the other arguments beside every tensor."""
     given = _one_of(replaced(node))
     others = next((o for o in _others(node) if o), {})
     others = {key: replaced(value) for key, value in others.items() if value is not None}
@@ -234,7 +237,7 @@ def _call(name, layer, node, replaced):
         sequences, *states = given if isinstance(given, list) else [given]
         if states:
             others["initial_state"] = states
-        # Keras 2 counts a mask with an initial state, too; `keras.layers` of today drops it.
+        # Keras 2 uses a mask with an initial state, too. Keras 3 drops the mask.
         mask = keras_private.mask_of(sequences)
         if mask is not None and "initial_state" in others:
             others.setdefault("mask", mask)
@@ -252,7 +255,7 @@ def _others(node):
 
 
 def _tried(name, kind, make):
-    """Returns what `make` returns; an error of Keras names the layer."""
+    """Returns what `make` returns. The message of an error names the layer."""
     kind = kind if isinstance(kind, str) else type(kind).__name__
     try:
         return make()
@@ -286,7 +289,7 @@ def _input(spec):
 
 
 def _layer(spec):
-    """Returns a layer, cell or model of its config."""
+    """Returns the layer, cell or model of a config."""
     kind, name, config = _read(spec)
     if kind in MODELS:
         return model_of(spec)
@@ -331,7 +334,7 @@ def _layer(spec):
 
 
 def _check_widths(both, name):
-    """Raises unless both directions have as many units, as Keras 3 takes for granted."""
+    """Raises unless both directions have the same number of units, as Keras 3 assumes."""
     units = [getattr(one, "units", None) for one in (both.forward_layer, both.backward_layer)]
     if units[0] != units[1]:
         raise RefusedError(
@@ -342,7 +345,7 @@ def _check_widths(both, name):
 
 
 def _own(kind):
-    """Returns the class or function that the caller gave a name to, or None."""
+    """Returns the class or function that the caller registered by this name, or None."""
     found = keras.saving.get_registered_object(kind)
     return found or keras.saving.get_registered_object(kind.rpartition(">")[2])
 
@@ -364,7 +367,7 @@ def _of_keras(kind, name):
 
 
 def _arguments(cls, kind, name, config):
-    """Returns the arguments of a layer in today's form, without the layers in it."""
+    """Returns the arguments of a layer in the form of Keras 3, without those that are layers."""
     known = inspect.signature(cls.__init__).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     arguments = {}
@@ -373,7 +376,7 @@ def _arguments(cls, kind, name, config):
         if argument in _PARTS.get(kind, ()):
             continue
         if argument == "trainable" and argument not in known and not takes_any:
-            continue  # a layer without weights, as SpatialDropout1D
+            continue  # a layer without weights, such as SpatialDropout1D
         if kind.startswith("SeparableConv") and argument in _UNREAD:
             continue
         if argument in _GONE and argument not in known:

@@ -1,7 +1,7 @@
 """Where Keras 2 put a model's config and weights: HDF5, `.keras`, SavedModels, checkpoints.
 
-Read are JSON and arrays of numbers. Nothing in a file is code that is run, and nothing leads out
-of it: no links, no pickles.
+Only JSON and arrays of numbers are read. No code in a file is run. Links that lead out of a file
+and pickles are not read.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ KEPT = "The model must have been saved whole by Keras 2 (`model.save('model.h5')
 
 
 class Stored(NamedTuple):
-    """What lies in a file."""
+    """The contents of a file."""
 
-    spec: dict | None  # the model's config; None of weights alone
-    elements: int  # of all arrays
-    load: Callable  # (model, its config, whether layers of other names belong together in order)
+    spec: dict | None  # the model's config; None if the file holds weights alone
+    elements: int  # the numbers in all arrays
+    load: Callable  # (model, its config, whether layers of other names are matched in order)
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def check_version(version):
 
 
 class _Layers:
-    """The weights by layer: called with the name of a layer, a list of names and data sets."""
+    """The weights by layer. A call takes a layer's name and returns a list of (name, data set)."""
 
     def __init__(self, group):
         self._group = group
@@ -126,11 +126,11 @@ class _Layers:
 
 
 class _Places:
-    """The weights by place, as `.keras` files have them: called with the steps to a layer."""
+    """The weights by place, as `.keras` files have them. A call takes the steps to a layer."""
 
     def __init__(self, file):
         self._file = file
-        # Keras 2.12 called the layers of a model so.
+        # The name that Keras 2.12 gave to the layers of a model.
         self._layers = "_layer_checkpoint_dependencies"
         if self._layers not in file:
             self._layers = "layers"
@@ -151,7 +151,7 @@ class _Places:
 
 
 def _member(group, path, kind):
-    """Returns a group or data set of the file itself: no link leads to it, or from it elsewhere."""
+    """Returns a group or data set stored in the file itself: no link leads to it, or out of it."""
     found = group
     for part in filter(None, path.split("/")):
         inside = isinstance(found, h5py.Group) and part in found
@@ -171,7 +171,7 @@ def _member(group, path, kind):
 
 
 def _names(group, attribute):
-    """Returns a list of names, which long ones are stored in pieces of."""
+    """Returns a list of names. Keras stores a long list in pieces."""
     if attribute in group.attrs:
         return [text(name) for name in group.attrs[attribute]]
     pieces, found = 0, []

@@ -1,8 +1,8 @@
 """Which weights of a file of Keras 2 belong to which variables of a model, and in what form.
 
-HDF5 files hold one list for a layer: the weights that are trained, then the others. A model in a
-model has one list for all its layers, in the order of its config. `.keras` files, SavedModels and
-checkpoints hold a list for every layer in a layer, at its place.
+HDF5 files hold one list for each layer: the trainable weights, then the others. A model in a model
+has one list for all its layers, in the order of its config. `.keras` files, SavedModels and
+checkpoints also hold a separate list for each layer inside a layer, at its place.
 """
 
 import itertools
@@ -22,7 +22,7 @@ _OF_CUDNN = ("CuDNNLSTM", "CuDNNGRU")
 
 
 class _Slot(NamedTuple):
-    """A variable, the shape in which the file holds it, and how it is made of that."""
+    """A variable, the shape of its array in the file, and how the array is converted."""
 
     variable: Any
     shape: tuple
@@ -30,11 +30,11 @@ class _Slot(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the way from a model to a layer in it."""
+    """A step on the path from a model to a layer in it."""
 
     role: str  # the attribute that holds it: "layers", "cell", "forward_layer", ...
-    index: int = 0  # among several
-    key: str = ""  # what a `.keras` file calls it among several
+    index: int = 0  # its place, if the attribute holds several layers
+    key: str = ""  # its name in a `.keras` file, if the attribute holds several layers
 
 
 def load_by_layer(model, spec, stored, names, by_order=False):
@@ -45,8 +45,8 @@ def load_by_layer(model, spec, stored, names, by_order=False):
         spec: The model's config.
         stored: Returns the weights of a layer by its name: a list of names and arrays.
         names: The layers of the file, in its order.
-        by_order: Whether layers of other names belong together in their orders, as in Keras 2's
-            `load_weights`.
+        by_order: Whether layers whose names differ are matched in their order, as in
+            `load_weights` of Keras 2.
 
     Raises:
         RefusedError: If a layer's weights are too few, too many, or of another shape.
@@ -70,13 +70,13 @@ def load_by_layer(model, spec, stored, names, by_order=False):
 
 
 def load_by_place(model, spec, stored):
-    """Assigns all weights of a model from one list for every layer in a layer.
+    """Assigns all weights of a model from a separate list for each layer inside a layer, too.
 
     Args:
         model: What `model_of(spec)` returned.
         spec: The model's config.
-        stored: Returns the weights at the end of a tuple of `Step`s to a layer, which it is given,
-            too: a list of names and arrays.
+        stored: Takes a tuple of `Step`s to a layer, and the layer. Returns the weights at that
+            place: a list of names and arrays.
 
     Raises:
         RefusedError: If a layer's weights are too few, too many, or of another shape.
@@ -96,7 +96,7 @@ def _chain(lists):
 
 
 def _leaves(layer, spec, place=()):
-    """Yields the layers that hold weights themselves: the steps to them, and their classes."""
+    """Yields the layers that hold weights themselves: (steps to the layer, layer, class)."""
     kind = spec["class_name"]
     parts = _parts(layer, spec)
     if parts is not None:
@@ -109,7 +109,7 @@ def _leaves(layer, spec, place=()):
 
 
 def _assign(name, kind, found, slots_of):
-    """Assigns the weights of a layer, of cuDNN's form or not: Keras 2 took one for the other."""
+    """Assigns the weights of a layer, in cuDNN's form or not: Keras 2 loaded either for either."""
     for cudnn in (kind in _OF_CUDNN, kind not in _OF_CUDNN):
         slots = slots_of(cudnn)
         fit = [s.shape == tuple(array.shape) for s, (_, array) in zip(slots, found, strict=False)]
@@ -132,7 +132,7 @@ def _assign(name, kind, found, slots_of):
 
 
 def _slots(layer, spec, cudnn):
-    """Returns the slots of what is trained and of the rest, in the order of Keras 2."""
+    """Returns the slots of the trainable weights and of the others, in the order of Keras 2."""
     parts = _parts(layer, spec)
     if parts is None:
         trained, others = _of_one(layer, spec["class_name"], cudnn)
@@ -143,7 +143,7 @@ def _slots(layer, spec, cudnn):
 
 
 def _parts(layer, spec):
-    """Returns the layers in a layer, each after the steps to it and with its config, or None."""
+    """Returns the layers in a layer as (steps to it, layer, config), or None if it has none."""
     kind, config = spec["class_name"], spec["config"]
     if kind in MODELS:
         found = layers_in(spec)
@@ -176,7 +176,7 @@ def _parts(layer, spec):
 
 
 def _numbered(role, specs):
-    """Returns a step to each of several layers; those of the same class are numbered in a file."""
+    """Yields a step to each of several layers. A file numbers layers of the same class."""
     seen = {}
     for index, spec in enumerate(specs):
         name = re.sub(r"\W+", "", spec["class_name"].rpartition(">")[2])
@@ -202,7 +202,7 @@ def _of_one(layer, kind, cudnn):
 
 
 def _turned(slot):
-    """Keras's update gate keeps what ours overwrites: see `gates.py`."""
+    """Converts a GRU's weights: Keras's update gate keeps what ours overwrites (`gates.py`)."""
 
     def convert(array):
         blocks = np.split(slot.convert(array), len(GRU_GATES), axis=-1)
@@ -212,9 +212,10 @@ def _turned(slot):
 
 
 def _of_cudnn(slot, name, is_lstm):
-    """Keras 2 stored these as cuDNN reads them: each gate's block transposed, two biases in a row.
+    """Converts weights that Keras 2 stored in cuDNN's form.
 
-    The gates stand in the order of Keras.
+    Each gate's block is transposed, and the two biases stand in one row. The gates stand in the
+    order of Keras.
     """
     gates = 4 if is_lstm else 3
 

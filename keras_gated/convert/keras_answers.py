@@ -1,4 +1,4 @@
-"""What a model of Keras answers to random inputs with masks, against the converted one."""
+"""Compares a model of Keras with the converted model: their answers to random masked inputs."""
 
 import json
 import os
@@ -14,11 +14,11 @@ _BATCHES = [(3, 7), (1, 5)]  # rows and steps, where a model leaves them free
 
 
 def check_answers(new, old, owner):
-    """Prints the largest difference of two models' answers, or raises if it is no rounding.
+    """Prints the largest difference of two models' answers, or raises if it is not rounding.
 
     Args:
         new: The converted model, layer or cell.
-        old: The one that it was made of, of `keras.layers` or `tf_keras`.
+        old: The original, of `keras.layers` or `tf_keras`.
         owner: What the message begins with.
 
     Raises:
@@ -72,7 +72,7 @@ def _model_around(layer, new, owner):
         )
     shape = new.get_build_config()["input_shape"]
     dtype = layer.compute_dtype
-    if len(shape) == 2:  # of a cell
+    if len(shape) == 2:  # the layer is a cell
         shape, layer = (shape[0], None, shape[1]), keras.layers.RNN(layer, dtype=dtype)
     x = keras.Input(batch_shape=shape, dtype=dtype)
     mask = keras.Input(batch_shape=shape[:2], dtype="bool")
@@ -84,7 +84,7 @@ def load_in_tf_keras(path, architecture, owner):
 
     Raises:
         ImportError: If `tf_keras` is not installed.
-        ValueError: If it cannot load the file; if the architecture is a model of today.
+        ValueError: If it cannot load the file; if the architecture is a model of Keras 3.
     """
     try:
         import tf_keras
@@ -98,7 +98,7 @@ def load_in_tf_keras(path, architecture, owner):
             f"{owner}: tf_keras cannot be asked about a model that was built by today's Keras. "
             "Give the `architecture` as JSON of Keras 2, or leave `check` out."
         )
-    # cuDNN's layers want a GPU; tf_keras gives their weights to its others.
+    # cuDNN's layers need a GPU. tf_keras loads their weights into its other layers.
     classes = {"CuDNNLSTM": tf_keras.layers.LSTM, "CuDNNGRU": tf_keras.layers.GRU}
     try:
         if architecture is None:

@@ -1,11 +1,12 @@
-"""What of `keras.layers` cannot be converted exactly, found before anything is converted."""
+"""Refuses what cannot be converted exactly to or from `keras.layers`, before the conversion."""
 
 import keras
 
 from keras_gated import keras_private
 from keras_gated.cells.activations import HardSigmoid
 
-# What is the same for a weight and its negative, and so may stay on a GRU.
+# A conversion negates the weights of a GRU's update gate. A GRU may have only these functions,
+# which treat a weight and its negative alike.
 _SYMMETRIC = {
     "activation": {"sigmoid", "hard_sigmoid"},
     "regularizer": {"L1", "L2", "L1L2", "OrthogonalRegularizer"},
@@ -14,7 +15,7 @@ _SYMMETRIC = {
 
 
 def check_symmetry(arguments, owner):
-    """Raises if a GRU has what tells a weight from its negative."""
+    """Raises if a function of a GRU does not treat a weight and its negative alike."""
     for name, value in arguments.items():
         kind = name.rsplit("_", 1)[-1]
         if name in ("activation", "activity_regularizer") or kind not in _SYMMETRIC or not value:
@@ -33,7 +34,7 @@ def check_symmetry(arguments, owner):
 
 
 def check_masks_with_states(model, owner):
-    """Raises if `keras.layers` would drop a mask that ours counts."""
+    """Raises if `keras.layers` would drop a mask that our layers use."""
     for layer, node, mask, _ in _calls(model):
         states = node.input_tensors[1:]
         if states and mask is not None and node.arguments.kwargs.get("mask") is None:
@@ -45,7 +46,7 @@ def check_masks_with_states(model, owner):
 
 
 def check_turned_masks(model, owner):
-    """Raises if a mask that `keras.layers` does not turn around with the outputs is read."""
+    """Raises if a layer reads a mask that `keras.layers` does not reverse with the outputs."""
     for layer, node, mask, parent in _calls(model):
         turned = getattr(layer, "go_backwards", False) and layer.return_sequences
         if turned and mask is not None and _mask_is_read_after(parent, node):
@@ -58,7 +59,7 @@ def check_turned_masks(model, owner):
 
 
 def _calls(model):
-    """Yields the recurrent layers of a model, each call, its mask, and the model it stands in."""
+    """Yields each call of a recurrent layer: (layer, node, mask, the model that holds it)."""
     for layer in model.layers:
         if isinstance(layer, keras_private.Functional):
             yield from _calls(layer)
@@ -68,7 +69,7 @@ def _calls(model):
 
 
 def _mask_is_read_after(model, node):
-    """Whether a recurrent layer reads masked sequences that were made of a call's outputs."""
+    """Whether a recurrent layer reads masked sequences that depend on a call's outputs."""
     for layer in model.layers:
         if not isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
             continue

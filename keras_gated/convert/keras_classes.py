@@ -22,14 +22,14 @@ _OURS = {
 }
 TO_OURS = {getattr(keras.layers, name): ours for name, ours in _OURS.items()}
 TO_KERAS = {ours: theirs for theirs, ours in TO_OURS.items()}
-# What a class may say without changing what it does.
+# The names that a subclass may define without changing what it does.
 _OF_EVERY_CLASS = (*vars(type("Empty", (), {"__slots__": ()})), "__init__", "__annotations__")
 _OF_EVERY_CLASS += ("__dict__", "__weakref__", "__firstlineno__", "__static_attributes__")
 _OF_EVERY_CLASS += ("get_config", "from_config")
 
 
 def subclasses(old, classes, owner):
-    """Returns what the subclasses among a model's layers become: as the class that they extend.
+    """Returns the new class for each subclass in a model: that of the class that it extends.
 
     Raises:
         ValueError: If a subclass changes what that class does, and so cannot be converted exactly.
@@ -51,7 +51,7 @@ def subclasses(old, classes, owner):
 
 
 def base_of(cls):
-    """Returns the class of Keras's or ours that a class is or extends, or None."""
+    """Returns the class of Keras or of ours that `cls` is or extends, or None."""
     return next((c for c in cls.__mro__ if c in TO_OURS or c in TO_KERAS), None)
 
 
@@ -62,7 +62,7 @@ def arguments_of(cls):
 
 
 def _changed(layer, base):
-    """Returns what a layer of a subclass does otherwise than its base, by name."""
+    """Returns the names of what a layer's class changes in its base class."""
     between = type(layer).__mro__[: type(layer).__mro__.index(base)]
     own = {name for cls in between for name in vars(cls)} - set(_OF_EVERY_CLASS)
     changed = {name for name in own if hasattr(base, name)}

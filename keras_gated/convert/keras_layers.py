@@ -1,8 +1,8 @@
 """From `keras.layers` and back: single layers, cells, and whole models.
 
-A layer is converted by its config, in which the recurrent classes are given their other names,
-wherever they stand (in `Bidirectional`, `StackedRNNCells`, `TimeDistributed`, nested models). The
-weights follow, the columns of a GRU's update gate with the other sign (`gates.py`).
+A layer is converted by its config. The recurrent classes are replaced wherever they stand in it
+(in `Bidirectional`, `StackedRNNCells`, `TimeDistributed`, nested models). Then the weights are
+copied; the columns of a GRU's update gate are negated (`gates.py`).
 """
 
 import os
@@ -29,7 +29,7 @@ from keras_gated.layers.base import RNN
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
               "projection")  # fmt: skip
 
-# An optimizer's variables that follow a weight's sign, and those that are squares or sizes.
+# An optimizer's variables that are negated with a weight, and those (squares, sizes) that are not.
 _SIGNED = ("momentum", "average", "average_gradient", "gradient_accumulator", "linear")
 _SIZES = ("velocity", "velocity_hat", "norm", "accumulator", "accumulated_grad")
 _SIZES += ("accumulated_delta_var",)
@@ -181,7 +181,8 @@ def _converted(old, classes, owner):
 def _by_config(layer, classes, owner):
     named = {_key(old): (old, new) for old, new in classes.items()}
     if type(layer) not in classes:
-        # By its class, which need not be registered; what is nested in its config is converted.
+        # Made by its class, which need not be registered. Classes nested in the config are
+        # replaced.
         return type(layer).from_config(_renamed(layer.get_config(), named, owner))
     config = _renamed(keras.saving.serialize_keras_object(layer), named, owner)
     return keras.saving.deserialize_keras_object(config, safe_mode=False)
@@ -194,12 +195,13 @@ def _key(cls):
 
 
 def _renamed(config, classes, owner):
-    """Returns a config, of whatever is nested in it too, with classes replaced."""
+    """Returns a config with classes replaced, also in nested configs."""
     if isinstance(config, (list, tuple)):
         return type(config)(_renamed(part, classes, owner) for part in config)
     if not isinstance(config, dict):
         return config
-    # A model's layers are built by being called, or the paths of their weights would be others.
+    # Without `build_config` a model's layers are built when they are called. With it, the paths
+    # of their weights would change.
     config = {k: _renamed(v, classes, owner) for k, v in config.items() if k != "build_config"}
     registered = config.get("registered_name")
     registered = registered if registered and ">" in registered else None
@@ -255,7 +257,7 @@ def _copy_weights(old, new):
             if turned:
                 negated[id(before)] = True
         if isinstance(b, keras.layers.Normalization):
-            b.finalize_state()  # it computes with tensors that it makes of its weights
+            b.finalize_state()  # the layer computes with tensors that this makes of its weights
         if isinstance(a, keras.layers.RNN) and a.stateful:
             for before, after in zip(tree.flatten(a.states), tree.flatten(b.states), strict=True):
                 after.assign(before.value)
@@ -270,13 +272,13 @@ def _negated(weight):
 
 
 def _copy_optimizer(old, new, negated, owner):
-    """Copies what an optimizer remembers of every weight."""
+    """Copies an optimizer's variables."""
     if not old.optimizer.built:
         return
     new.optimizer.build(new.trainable_variables)
     turned = {v.path.replace("/", "_"): id(v) in negated for v in old.trainable_variables}
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
-        # Keras names it after the weight's path and what it is.
+        # Keras names the variable after the weight's path and the kind of variable.
         weight = max((p for p in turned if before.name.startswith(p + "_")), key=len, default=None)
         value = before.value
         if weight is not None and turned[weight]:

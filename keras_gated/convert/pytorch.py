@@ -30,11 +30,11 @@ def from_torch(
 
     The inputs of the layers are `(batch, time, features)`, whatever `batch_first` says. Masks take
     the place of packed sequences. At a masked step torch's `pad_packed_sequence` writes zeros; a
-    layer repeats its last output, and a `Bidirectional` writes zeros, too. torch's two biases stay
-    apart in a GRU and are added elsewhere. `proj_size` becomes `projection`. A cell becomes a
+    layer repeats its last output, and a `Bidirectional` writes zeros, too. A GRU keeps torch's two
+    biases apart; other layers get their sum. `proj_size` becomes `projection`. A cell becomes a
     layer, which takes all steps. weight_norm becomes the effective weight.
 
-    Of a larger model one recurrent module is converted, and everything else is left out.
+    From a larger model one recurrent module is converted, and everything else is left out.
 
     Args:
         module_or_state_dict: One of these:
@@ -48,8 +48,7 @@ def from_torch(
               `torch.save` wrote, `.pt`, `.pth`, `.bin`, `.ckpt` (needs torch). Weights alone are
               read: nothing that a file holds is run.
         prefix: The text before the names of the weights in a larger model, for example `"lstm."`
-            or `"enc_"`, or `""` for no text. With None it is found, if the model has one recurrent
-            module.
+            or `"enc_"`, or `""` for no text. Default: that of the only recurrent module.
         activation: "tanh" or "relu", for an RNN that does not say its activation, such as a state
             dict.
         return_sequences: Whether the last layer returns all steps, as torch does.
@@ -66,9 +65,9 @@ def from_torch(
         states are lists of `(batch, width)` in torch's order, `[*h_n, *c_n]`: first the hidden
         states of all layers, forwards before backwards in each, then the memories of an LSTM in
         the same order. Inputs are named `x`, `h_0`, `h_0_reverse`, `h_1`, ..., `c_0`, ..., by the
-        number of the layer, outputs `y`, `h_0_final`, ... Zeros begin a sequence. `x` and the
-        states must be all tensors or all arrays. Masked steps keep the state. A mask comes with
-        `x`, or as `model((x, states), mask=(mask, [None] * len(states)))`.
+        number of the layer, outputs `y`, `h_0_final`, ... A new sequence begins with states of
+        zeros. `x` and the states must be all tensors or all arrays. Masked steps keep the state. A
+        mask comes with `x`, or as `model((x, states), mask=(mask, [None] * len(states)))`.
 
     Raises:
         ValueError: If an entry is missing, unknown or of another shape; if a model has several
@@ -132,7 +131,7 @@ def from_torch(
 
 
 def _asked(module, kind, arrays):
-    """Returns the module that was given, or a new one of its arrays: of a dict, of a script."""
+    """Returns the given module. For a state dict or a script, a new module of the same arrays."""
     torch = _torch("from_torch", "leave out `check`")
     if isinstance(module, (torch.nn.RNNBase, torch.nn.RNNCellBase)):
         return module
@@ -178,7 +177,7 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
         ImportError: If torch is not installed and `state_dict` is False.
     """
     layers, dropout = _without_dropout(layers)
-    pairs = list(map(_directions, layers))  # no frame of its own, for the warning's stacklevel
+    pairs = list(map(_directions, layers))  # `map` adds no frame, as the warning's stacklevel needs
     kind = _kind_of_all(layers, pairs)
     arrays = {}
     for place, pair in enumerate(pairs):
@@ -206,7 +205,7 @@ class _Kind(NamedTuple):
 
 
 def _without_dropout(layers):
-    """Returns the recurrent ones of some layers, and the fraction that is dropped between them."""
+    """Returns the recurrent layers, and the fraction that is dropped between them."""
     if isinstance(layers, keras.Sequential):
         layers = layers.layers
     layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
@@ -261,7 +260,7 @@ def _module(torch, kind, arrays, **options):
 
 
 def _built(layer, arrays):
-    """Returns a layer with the weights of torch's arrays: of one direction, or of both."""
+    """Returns a layer with the weights of torch's arrays, which are of one direction or of both."""
     weights = [_to_ours(layer.cell_class.gates, of_direction) for of_direction in arrays]
     if len(weights) == 2:
         layer = keras_gated.layers.bidirectional.Bidirectional(layer, dtype=layer.dtype_policy)
@@ -299,7 +298,7 @@ def _to_theirs(cell):
 
 
 def _directions(layer):
-    """Returns our layers of one layer of torch: one, or both directions."""
+    """Returns our layers that make one layer of torch: a list of one direction, or of both."""
     pair = [layer]
     if isinstance(layer, keras.layers.Bidirectional):
         if layer.merge_mode != "concat":

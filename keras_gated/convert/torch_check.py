@@ -1,4 +1,4 @@
-"""What PyTorch answers to random sequences of unequal lengths, against what our layers answer."""
+"""Compares our layers with PyTorch: their answers to random sequences of unequal lengths."""
 
 import warnings
 
@@ -11,7 +11,7 @@ _ROWS, _STEPS = 4, 9
 
 
 def check_answers(ours, module, features, *, return_sequences, return_state, owner):
-    """Prints the largest difference of the outputs, or raises if it is no rounding.
+    """Prints the largest difference of the outputs, or raises if it is not rounding.
 
     Args:
         ours: What `from_torch` made.
@@ -31,7 +31,7 @@ def check_answers(ours, module, features, *, return_sequences, return_state, own
     valid = np.arange(_STEPS) < lengths[:, None]
     y, last = _theirs(module, x, lengths)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Keras: a model itself passes no mask on
+        warnings.simplefilter("ignore")  # Keras warns that a model itself passes no mask on
         received = _ours(ours, x, valid, return_state)
     pair = [received[valid], y[valid]] if return_sequences else [received, last]
     differs, accepted = difference(*([one] for one in pair)), ANY_DTYPE[dtype]
@@ -58,7 +58,7 @@ def _theirs(module, x, lengths):
 
     parameter, was_training = next(module.parameters()), module.training
     x = torch.from_numpy(x).to(parameter.device)
-    module.eval()  # not a copy: a module with weight_norm has none
+    module.eval()  # the module itself: a module with weight_norm cannot be copied
     try:
         with torch.inference_mode():
             run = _of_cell if isinstance(module, torch.nn.RNNCellBase) else _of_layers

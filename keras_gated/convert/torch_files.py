@@ -1,4 +1,4 @@
-"""Files of PyTorch weights, read without running what they hold. Only torch's own need torch."""
+"""Files of PyTorch weights. Nothing in them is run. Only files of `torch.save` need torch."""
 
 import os
 import re
@@ -15,12 +15,12 @@ _SUFFIXES = (".npz", ".safetensors", *_OF_TORCH)
 
 
 def state_dict_of(path, wanted: Callable[[str], bool], owner: str):
-    """Returns what a file holds: of `.pt` all of it, else the arrays by their names.
+    """Returns the contents of a file. From `.npz` and `.safetensors`: the arrays by their names.
 
     Args:
         path: A `.npz`, `.safetensors`, or a file of `torch.save`: `.pt`, `.pth`, `.bin`, ...
-        wanted: Whether the entry of a name is read; the others are None. Those of a larger model
-            may be many, or no arrays.
+        wanted: Takes the name of an entry and returns whether it is read. The other entries are
+            None: a larger model may have many of them, and some may not be arrays.
         owner: What the errors begin with. They name the file.
 
     Raises:
@@ -101,7 +101,7 @@ def _pt(path, wanted, owner):
             "'keras_gated[torch]'), or write the arrays to a .npz where torch is."
         ) from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TorchScript; the error says it
+        warnings.simplefilter("ignore")  # a warning about TorchScript; the error says the same
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -1,4 +1,4 @@
-"""The weights of PyTorch's recurrent modules: found, and checked. No torch is needed."""
+"""Finds and checks the weights of PyTorch's recurrent modules. torch is not needed."""
 
 import re
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ _KEY = re.compile(
     rf"(?P<name>{_NAMES})(?:_l(?P<layer>0|[1-9][0-9]{{0,8}})(?P<reverse>_reverse)?)?"
     r"(?P<rest>(?(parametrized)\..+|(?:_[a-z]+)?))"
 )
-# How both kinds of weight_norm call the sizes and the directions.
+# The suffixes of the sizes and of the directions, in both kinds of weight_norm.
 _WEIGHT_NORM = (("_g", "_v"), (".original0", ".original1"))
 _RNN = {"RNN_TANH": "tanh", "RNN_RELU": "relu"}
 _LAYERS = ("RNN", "LSTM", "GRU")
 _CELLS = ("RNNCell", "LSTMCell", "GRUCell")
 _WANTED = "a torch.nn.RNN, LSTM, GRU or a cell of them"
 _GATES = (1, 3, 4)  # of an RNN, a GRU, an LSTM
-_DEPTH = 4  # of dicts in a checkpoint that are looked into
+_DEPTH = 4  # the deepest level of dicts in a checkpoint that is searched
 
 
 class Source(NamedTuple):
-    """A state dict, where in it the module stands, and what it does not say."""
+    """A state dict, the prefix of the module in it, and the options that it does not hold."""
 
     state_dict: Mapping
     prefix: str | None
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 
 def is_weight(key):
-    """Whether an entry of this name may be of a recurrent module."""
+    """Whether an entry of this name may belong to a recurrent module."""
     return _KEY.fullmatch(key) is not None
 
 
@@ -64,7 +64,7 @@ def source_of(source, prefix, activation, owner):
 
 
 def _state_dicts(source, keys=()):
-    """Yields the dicts in a checkpoint that hold recurrent weights, after the keys to them."""
+    """Yields the dicts in a checkpoint that hold recurrent weights: (keys to the dict, dict)."""
     if any(isinstance(key, str) and is_weight(key) for key in source):
         yield keys, source
         return
@@ -127,7 +127,7 @@ def _choice(prefixes, prefix, what, owner):
 def arrays_of(source, prefix, owner):
     """Returns a state dict's arrays by (name, layer, whether of the backward direction).
 
-    The layer of a cell is None. Where weight_norm made a weight of two entries, it is computed.
+    The layer of a cell is None. A weight that weight_norm stored as two entries is computed.
     """
     found = {}
     for key in source:
@@ -144,7 +144,7 @@ def arrays_of(source, prefix, owner):
             f"{_listed(source)}. Pass the state dict of {_WANTED}."
         )
     prefix = _choice(found, prefix, "the state dict", owner)
-    whole = prefix.endswith(".") or not prefix  # a module's name: all in it are its own
+    whole = prefix.endswith(".") or not prefix  # a module's name: all its entries are of the module
     for key in source:
         own = key.removeprefix(prefix) if whole and key.startswith(prefix) else "."
         if not _KEY.fullmatch(key) and ("." not in own or own.startswith("parametrizations.")):
@@ -176,7 +176,7 @@ _FOLD = (
 
 
 def _weight(source, keys, owner):
-    """Returns the array of one weight, of which an entry or two of weight_norm are given."""
+    """Returns the array of one weight from its entry, or from the two entries of weight_norm."""
     if set(keys) == {""}:
         return _floats(source, keys[""], owner)
     for pair in _WEIGHT_NORM:
@@ -194,7 +194,7 @@ def _normed(size, direction, keys, owner):
     The norm is over the axes in which g is of length 1: all but the first, unless weight_norm was
     given another `dim`.
     """
-    shape = size.shape or (1,) * direction.ndim  # of dim=None
+    shape = size.shape or (1,) * direction.ndim  # with dim=None the size is one number
     fits = len(shape) == direction.ndim and all(
         one in (1, whole) for one, whole in zip(shape, direction.shape, strict=True)
     )
@@ -224,7 +224,7 @@ def _floats(source, key, owner):
 
 
 def _array(value):
-    """Returns an array, of objects for what is none: a sparse tensor, lists of several lengths."""
+    """Returns an array. For a sparse tensor or uneven lists, an array of objects."""
     try:
         if hasattr(value, "detach"):  # a tensor of torch
             value = value.detach().cpu()
@@ -236,15 +236,16 @@ def _array(value):
 
 
 def layout_of(arrays, owner):
-    """Returns the layers (of a cell [None]), whether they read backwards, and the entries' names.
+    """Returns the layers (for a cell [None]), the directions (True: backwards), and the names.
 
     Raises:
-        ValueError: If an entry is missing or has another shape or dtype than the others say.
+        ValueError: If an entry is missing, or its shape or dtype does not fit the others.
     """
     layers = [None]
     if ("weight_hh", None, False) not in arrays:
         number = 1 + max(layer for _, layer, _ in arrays)
-        layers = range(min(number, len(arrays)))  # each has entries: beyond, some are missing
+        # Each layer has entries. With more layers than entries, some entries are missing.
+        layers = range(min(number, len(arrays)))
     directions = sorted({reverse for _, _, reverse in arrays})
     use_bias = any(name.startswith("bias") for name, _, _ in arrays)
     projects = any(name == "weight_hr" for name, _, _ in arrays)
@@ -260,7 +261,7 @@ def layout_of(arrays, owner):
     first = "weight_hh", layers[0], False
     size = arrays[first].shape
     units = size[1] if len(size) == 2 else 0
-    if projects:  # of an LSTM: (width, units)
+    if projects:  # an LSTM's `weight_hr`: (width, units)
         units = arrays["weight_hr", layers[0], False].shape[-1:]
         units = units[0] if units else 0
     gates = size[0] / units if units else 0

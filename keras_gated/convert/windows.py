@@ -1,4 +1,4 @@
-"""A sequence that is read window by window, against the whole sequence."""
+"""Compares answers to a sequence read window by window with answers to the whole sequence."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ from keras import tree
 
 from keras_gated.convert.examples import difference
 
-# Why a model that was written with its states answers otherwise window by window.
+# A reason why a model that was written with its states may answer otherwise window by window.
 MIXED = (
     "It cannot be read window by window if a layer besides the recurrent ones looks at more than "
     "one step (`Conv1D`, pooling, attention)."
@@ -14,12 +14,12 @@ MIXED = (
 
 
 def timed_of(model):
-    """Returns for every input of a functional model whether it has steps, of any number."""
+    """Returns for every input of a functional model whether it has a free number of steps."""
     return [len(t.shape) > 1 and t.shape[1] is None for t in model.inputs]
 
 
 def stepper_of(model, owner):
-    """Returns a model's `Stepper`, or raises if no input has steps, of any number."""
+    """Returns a model's `Stepper`, or raises if no input has a free number of steps."""
     from keras_gated.serve.streaming import Stepper  # needs TensorFlow
 
     if not any(timed_of(model)):
@@ -37,7 +37,7 @@ def answers(model, values):
 
 
 def of_windows(asked, model, stepper, examples, steps, timed):
-    """Returns the largest difference of sequences in windows from the whole sequences.
+    """Returns the largest difference of answers to windows from answers to whole sequences.
 
     Args:
         asked: Takes a list of inputs and returns a list of outputs; both end with the states.
@@ -71,5 +71,5 @@ def windows(values, steps, timed):
 
 
 def _joined(parts, expected):
-    """Returns an output of windows as the whole sequence's: of all steps, or after the last."""
+    """Returns the outputs of windows as one: all steps joined, or the output of the last window."""
     return parts[-1] if parts[-1].shape == expected.shape else np.concatenate(parts, axis=1)

@@ -1,4 +1,4 @@
-"""The data sets of the examples: two stock ones of TFDS and three of ours that need no network.
+"""The data sets of the examples: two of TFDS, and three of ours that need no network.
 
     reviews = load("toy_reviews", data_dir=None)["train"]
 

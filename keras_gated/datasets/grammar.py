@@ -4,10 +4,10 @@ import zlib
 
 
 def split_of(key):
-    """Returns the one split that a sentence may stand in, so that splits share none.
+    """Returns the only split that may hold a sentence, so that no two splits share a sentence.
 
     Args:
-        key: The sentence's words in any order; sentences with the same words share a split.
+        key: The sentence's words in any order. Sentences with the same words get the same split.
     """
     bucket = zlib.crc32(" ".join(sorted(key)).encode()) % 10
     return {8: "validation", 9: "test"}.get(bucket, "train")

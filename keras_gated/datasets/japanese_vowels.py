@@ -16,11 +16,11 @@ WAY_OUT = (
 
 
 def folder_of_aeon():
-    """Returns the folder with the two files in the installed aeon, which is not imported.
+    """Returns the folder with the two files in the installed aeon. aeon is not imported.
 
     Raises:
         ModuleNotFoundError: If aeon is not installed.
-        FileNotFoundError: If it is there without the files.
+        FileNotFoundError: If aeon is installed without the files.
     """
     found = importlib.util.find_spec("aeon")
     if found is None:
@@ -47,13 +47,13 @@ def read_ts(path):
     TensorFlow may have.)
 
     Args:
-        path: Of a text file with equally spaced steps and without missing values.
+        path: The path of a text file with equally spaced steps and without missing values.
 
     Yields:
         Pairs of a float32 array `(time, channels)` and a string.
 
     Raises:
-        ValueError: For a line that is no such series.
+        ValueError: If a line is not such a series.
     """
     lines = iter(pathlib.Path(path).read_text(encoding="utf-8").splitlines())
     for line in lines:

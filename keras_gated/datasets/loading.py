@@ -1,4 +1,4 @@
-"""Loads TFDS data sets, and fails early where they would have to be downloaded and cannot be."""
+"""Loads TFDS data sets, and fails early if a data set must be downloaded and cannot be."""
 
 import os
 import threading
@@ -21,13 +21,13 @@ EMBEDDED = {
 
 
 def load(name, data_dir=None, offline=None):
-    """Returns the splits of a data set, prepared first where it is not.
+    """Returns the splits of a data set. Prepares the data set first if necessary.
 
     Args:
         name: One of `EMBEDDED`, or any TFDS data set.
         data_dir: Where TFDS keeps prepared data sets. Default: the environment variable
             `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
-        offline: Name of the embedded data set to point to when a download is impossible.
+        offline: Name of the embedded data set that the error names if a download is impossible.
 
     Returns:
         A dict of split name to `tf.data.Dataset` of feature dicts.
@@ -58,7 +58,7 @@ def load(name, data_dir=None, offline=None):
 
 
 def _is_prepared(builder):
-    """Asks TFDS, which would print a warning where the answer is no."""
+    """Whether TFDS has prepared a data set. Without the warning that TFDS prints if it has not."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -68,7 +68,7 @@ def _is_prepared(builder):
 
 
 def _require_source(builder, offline):
-    """Raises within seconds where TFDS would retry an impossible download for minutes."""
+    """Raises within seconds if a download is impossible. TFDS would retry for minutes."""
     unreachable = [url for url in _sources(builder) if not _answers(url)]
     if unreachable:
         host = urllib.parse.urlparse(unreachable[0]).hostname
@@ -85,7 +85,7 @@ def _sources(builder):
 
 
 def _answers(url, seconds=5):
-    """Tells whether the server of `url` answers at all within some seconds."""
+    """Whether the server of `url` answers within some seconds."""
     answered = []
 
     def ask():
@@ -99,7 +99,7 @@ def _answers(url, seconds=5):
         except OSError:
             answered.append(False)
 
-    # Looking up a name has no time-out of its own, so the wait for it is bounded here.
+    # Looking up a host's name has no time-out, so the thread is given only so many seconds.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds + 1)

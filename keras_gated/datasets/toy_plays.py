@@ -1,4 +1,4 @@
-"""`toy_plays`: dialogues from a small grammar, as one long text a split."""
+"""`toy_plays`: dialogues from a small grammar. Each split is one long text."""
 
 import random
 
@@ -31,7 +31,7 @@ def _line(rng):
 
 
 def generate(split):
-    """Returns the text of a split, always the same one. A line stands in one split only."""
+    """Returns the text of a split, always the same text. No two splits share a line."""
     rng = random.Random(f"toy_plays 1.0.0 {split}")
     parts, length = [], 0
     while length < SIZES[split]:

@@ -1,4 +1,4 @@
-"""`toy_reviews`: film reviews from a small grammar, in which order and context decide."""
+"""`toy_reviews`: film reviews from a small grammar. Order and context decide on the label."""
 
 import random
 
@@ -32,7 +32,7 @@ def _fillers(rng, split, fewest, most):
 
 
 def _pair_of_sentences(template):
-    """Returns a maker of two sentences that differ only in which antonym stands where.
+    """Returns a function that makes two sentences. They differ only in the places of antonyms.
 
     In `template`, `{x}` is replaced by the word of the label and `{y}` by its antonym.
     """
@@ -67,10 +67,10 @@ THEIRS = ["The {others} found the {a} {degree} {y}.", "The {others} called the {
 def _pair(rng, split, kind):
     """Returns the texts of a negative and a positive review of one kind.
 
-    Except for `plain`, the two hold the same words the same number of times.
+    Except for `plain`, both hold the same words the same number of times.
     """
     if kind == "distant":
-        # My verdict counts, however long ago it was given; the others' is of the other label.
+        # My verdict is the label, though it stands far before the others' verdict, its opposite.
         while True:
             mine = draw(_pair_of_sentences(rng.choice(MINE)), rng, split)
             theirs = draw(_pair_of_sentences(rng.choice(THEIRS)), rng, split)
@@ -85,7 +85,7 @@ def _pair(rng, split, kind):
 
 
 def generate(split):
-    """Yields `(text, label, kind)` of a split, always the same ones: label 1 is positive."""
+    """Yields the `(text, label, kind)` of a split, always the same. Label 1 is positive."""
     rng = random.Random(f"toy_reviews 1.0.0 {split}")
     examples = []
     for number in range(SIZES[split] // 2):

@@ -1,1 +1,1 @@
-"""What the examples are made of: text, classifiers, generators."""
+"""The parts of the examples: text, classifiers, generators."""

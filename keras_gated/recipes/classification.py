@@ -1,11 +1,11 @@
-"""What an exported text classifier answers: a verdict, and how it came about."""
+"""The signatures of an exported text classifier: its answer, and how it came to the answer."""
 
 import tensorflow as tf
 
 from keras_gated.recipes import text
 from keras_gated.serve.signatures import Signature, gates_of
 
-PREFIXES = 64  # of texts that are read at a time, for the running probability
+PREFIXES = 64  # beginnings of texts that are read at a time, for the running probability
 
 
 def sentiment(model, vectorizer, head, tail, gates=None):
@@ -14,7 +14,8 @@ def sentiment(model, vectorizer, head, tail, gates=None):
     Args:
         model: A Keras model from padded word ids, `(batch, time)`, to probabilities, `(batch, 1)`.
         vectorizer: From `text.word_vectorizer`.
-        head, tail: What the model reads of a longer text: so many words from either end.
+        head, tail: The number of words that the model reads from the start and from the end of a
+            longer text.
         gates: The recurrent layer whose gates are shown. Default: the last one.
 
     Returns:
@@ -22,10 +23,11 @@ def sentiment(model, vectorizer, head, tail, gates=None):
 
         - `serving_default`: `probability`, float `(batch,)`, of the label 1, and `label`, int64.
         - `tokens`: `tokens`, string `(batch, head + tail)`, the words that were read, "" after the
-          end, which is always as wide: a server joins and cuts answers of one width alone;
-          `known`, bool, whether the word is in the vocabulary; `probability`, float, of the text
-          as far as each word (a model that reads backwards reads each beginning anew), 0 after
-          the end; `lengths`, int32 `(batch,)`. A text without a word is read as one unknown word.
+          end; `known`, bool, whether the word is in the vocabulary; `probability`, float, of the
+          text up to each word (a model that reads backwards reads each beginning anew), 0 after
+          the end; `lengths`, int32 `(batch,)`. The width is always the same, because a server can
+          join and cut only answers of the same width. A text without a word is read as one unknown
+          word.
         - `gates`: the gates and states of the layer, `(batch, head + tail, units)`, for a
           `Bidirectional` as `forward_forget`, `backward_forget`, ...; and `lengths`. Zeros after
           the end.
@@ -33,7 +35,7 @@ def sentiment(model, vectorizer, head, tail, gates=None):
     width = max(1, head + tail)  # a text without a word is one unknown word
 
     def words(texts):
-        """Returns words and ids, ragged: the same places of both."""
+        """Returns words and ids, ragged, each cut to the same places."""
         found = tf.strings.split(text.clean(texts))
         return [text.head_and_tail(x, head, tail) for x in (found, vectorizer(texts))]
 
@@ -46,7 +48,7 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         ids = text.dense(ids)
         lengths = _lengths(ids)
         running = _running(model, ids, lengths)
-        # Bytes that are no UTF-8 are a model's unknown word, but cannot stand in an answer's JSON.
+        # A word with bytes that are not UTF-8 is unknown to the model, and JSON cannot hold it.
         tokens = tf.strings.unicode_transcode(tokens.to_tensor(""), "UTF-8", "UTF-8")
         known = _widened(ids, width) > text.UNKNOWN
         return {
@@ -76,7 +78,7 @@ def _widened(values, width):
     """Pads axis 1, so that its size does not depend on the texts of a batch."""
     missing = width - tf.shape(values)[1]
     paddings = [[0, 0], [0, missing], *[[0, 0]] * (len(values.shape) - 2)]
-    empty = tf.zeros((), values.dtype)  # "" of strings
+    empty = tf.zeros((), values.dtype)  # "" for strings
     return tf.ensure_shape(
         tf.pad(values, paddings, constant_values=empty), [None, width, *values.shape[2:]]
     )
@@ -90,7 +92,7 @@ def _running(model, ids, lengths):
     """Returns the probability of every beginning of every row, `(batch, time)`."""
     rows = tf.repeat(tf.range(tf.shape(ids)[0]), lengths)
     ends = tf.ragged.range(lengths).flat_values + 1
-    # At least one piece, since nothing cannot be joined.
+    # At least one piece: an empty TensorArray cannot be joined.
     pieces = tf.maximum(1, -(-tf.size(rows) // PREFIXES))
     written = tf.TensorArray(tf.float32, pieces, element_shape=[None], infer_shape=False)
 

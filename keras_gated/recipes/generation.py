@@ -1,4 +1,4 @@
-"""What an exported character model answers: it continues, scores, and goes step by step."""
+"""The signatures of an exported character model: continue a text, score it, go step by step."""
 
 import math
 
@@ -25,31 +25,32 @@ _TEXT = tf.TensorSpec((None,), tf.string, name="text")
 def characters(model, lookup, longest=10_000):
     """Returns the signatures of a model of the next character.
 
-    Characters that the model does not know, and bytes that are no UTF-8, are left out of what it
-    reads. Before a text stands a line break, which also stands for an empty prompt.
+    The model does not read characters that it does not know, or bytes that are not UTF-8. It reads
+    a line break before a text, and in the place of an empty prompt.
 
     Args:
         model: A Keras model from padded ids, `(batch, time)`, to logits, `(batch, time,
-            characters)`, with recurrent layers of ours; or what can be called like a `Stepper`.
+            characters)`, with recurrent layers of ours; or an object with the calls of a `Stepper`.
         lookup: From `text.character_lookup`.
         longest: The most characters that may be asked for in one call.
 
     Returns:
         Signature name to `Signature`. The first is the default one. `error`, string `(batch,)`,
-        says what is out of its range in a row, NaN and infinity included, and is "" else; the
-        row's other answers are then "" or 0. (An error of the call would be that of every row in
-        the batch.)
+        says which input of a row is out of its range, NaN and infinity included. The row's other
+        answers are then "" or 0. Otherwise `error` is "". (If the call failed instead, it would
+        fail for every row in the batch.)
 
         - `generate`: `prompt` (string), `length` (int32, characters to generate, 0 to `longest`),
           `temperature` (float; 0 takes the likeliest character, 1 samples from the model), `top_k`
           (int32; only the k likeliest characters are sampled from, 0 for all) and `seed` (int64),
-          each `(batch,)`, to `text`, what follows the prompt, and `error`. Same inputs, same
-          text, whatever stands in other rows.
+          each `(batch,)`, to `text`, the text that follows the prompt, and `error`. The same
+          inputs give the same text, whatever stands in other rows.
         - `score`: `text` to `nats`, float `(batch,)`, the mean of -log p over its characters (0
-          without any), and `characters`, int64, how many of them the model knows.
-        - `step`: `token`, int64 `(batch,)`, and the states, `(batch, units)`, zeros to begin with
-          (the first token: the line break), to `logits`, `(batch, characters)`, of the next token,
-          the new states and `error`. A client streams with it, and the server keeps nothing.
+          if there are none), and `characters`, int64, the number of them that the model knows.
+        - `step`: `token`, int64 `(batch,)`, and the states, `(batch, units)`, to `logits`,
+          `(batch, characters)`, of the next token, the new states and `error`. A text begins with
+          states of zeros and the token of the line break. A client streams with this signature,
+          and the server keeps nothing.
         - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
     """
     stepper = model if hasattr(model, "states") else Stepper(model)
@@ -76,8 +77,8 @@ def characters(model, lookup, longest=10_000):
 class _Answers:
     """The functions of the signatures of one model of the next character.
 
-    A token is a character's place in the alphabet, which the model's logits follow; its id, which
-    the model reads, is `FIRST` more.
+    A token is a character's place in the alphabet. The model's logits are in this order. The id
+    that the model reads is the token plus `FIRST`.
     """
 
     def __init__(self, stepper, lookup, longest):
@@ -107,7 +108,7 @@ class _Answers:
         )
         choose = _sampler(temperature, top_k, self.width)
         ids = dense(self._known_ids(prompt), empty=self.line_break)
-        # At least one, since an empty TensorArray cannot be stacked.
+        # At least one step: an empty TensorArray cannot be stacked.
         batch, most = tf.shape(ids)[0], tf.reduce_max(tf.concat([length, [1]], 0))
         draws = _draws(seed, length, batch, most)
         states, logits = self._read(ids, _last_logits, tf.zeros([batch, self.width]))
@@ -161,7 +162,7 @@ class _Answers:
         """Reads long rows piece by piece: `found = function(place, ids, logits, found)`.
 
         Returns:
-            The states after the rows, by name, and what was found.
+            The states after the rows, by name, and the last `found`.
         """
         time = tf.shape(ids)[1]
 
@@ -177,8 +178,8 @@ class _Answers:
         """Returns the tokens that `choose(t, logits)` writes, `(steps, batch)`.
 
         Args:
-            logits: Those of the first token, `(batch, characters)`, after the prompt.
-            states: Those after the prompt, by name.
+            logits: The logits of the first token after the prompt, `(batch, characters)`.
+            states: The states after the prompt, by name.
         """
         written = tf.TensorArray(tf.int32, steps, element_shape=[None])
         weights = self.stepper.weights()
@@ -206,7 +207,7 @@ def _sampler(temperature, top_k, width):
     kept = tf.range(width)[None] < most_likely[:, None]
 
     def choose(logits, draw):
-        # Likeliest first; then the inverse of the cumulative distribution, one number a character.
+        # The likeliest come first. Then one random number inverts the cumulative distribution.
         values, tokens = tf.math.top_k(logits, width)
         scaled = (values - values[:, :1]) / divisor
         cumulative = tf.cumsum(tf.where(kept, tf.exp(scaled), 0.0), axis=1)
@@ -218,7 +219,7 @@ def _sampler(temperature, top_k, width):
 
 
 def _draws(seed, length, batch, most):
-    """Returns numbers from 0 to 1, `(most, batch)`: a row's depend on its seed and length alone."""
+    """Returns numbers from 0 to 1, `(most, batch)`. Only a row's seed and length decide on them."""
 
     def of_a_row(seed_and_length):
         seed, length = seed_and_length
@@ -232,7 +233,7 @@ def _draws(seed, length, batch, most):
 
 
 def refuse(*inputs):
-    """Takes what is out of its range out of a batch.
+    """Replaces rows with a value out of its range by zeros, and says why.
 
     Args:
         inputs: `(values, in_range, message)`: values `(batch, ...)`, bools `(batch,)`.

@@ -16,22 +16,23 @@ class NGrams(keras.layers.Layer):
 
         logit = sum over the n-grams of  ratio * kernel
 
-    `ratio` says how much more often an n-gram is in texts of one label than in those of the other;
-    `adapt` counts it once, before the training, which then learns the `kernel`. So an n-gram that
-    is rare or says nothing has little weight, however well it would fit the training texts.
+    `ratio` says how much more often an n-gram occurs in texts of one label than in texts of the
+    other. `adapt` counts it once, before the training. The training learns the `kernel`. So an
+    n-gram that is rare, or equally frequent in both labels, has little weight, however well it
+    would fit the training texts.
 
-    Words have weights of their own. Longer n-grams fall into `buckets` by hashing (the remainder
-    of the number that they are in base `words`). A bucket belongs to one n-gram: to that which
-    tells most, of those of the training texts. The others in it, most of which no training text
-    holds, count nothing; before `adapt` they share the bucket. Padding and unknown words, and
-    n-grams with one of them, count nothing.
+    Each word has its own weight. Longer n-grams fall into `buckets` by hashing (an n-gram is a
+    number in base `words`; the remainder is its bucket). A bucket belongs to one n-gram: of those
+    in the training texts, the n-gram that tells most about the label. The other n-grams in the
+    bucket, most of which no training text holds, count nothing. Before `adapt` all n-grams of a
+    bucket share it. Padding and unknown words, and n-grams with one of them, count nothing.
 
     Args:
         words: Number of ids, padding and unknown included.
-        buckets: How many weights n-grams of two words and more have; a prime spreads them well.
+        buckets: The number of weights for n-grams of two words and more; a prime spreads them well.
         longest: The most words in an n-gram.
-        dropout: Fraction of a text's n-grams that are dropped in training, which keeps the kernel
-            from fitting the training texts with n-grams that only few of them hold.
+        dropout: Fraction of a text's n-grams that are dropped in training. This keeps the kernel
+            from fitting the training texts by n-grams that only few texts hold.
 
     Call arguments:
         ids: Integers, `(batch, time)`.
@@ -42,15 +43,16 @@ class NGrams(keras.layers.Layer):
 
     Raises:
         ValueError: If there are more n-grams of so many words than whole numbers of 64 bits, or
-            if `buckets` is a multiple of 1,048,573, which tells apart the n-grams of a bucket.
+            if `buckets` is a multiple of 1,048,573, the divisor that tells apart the n-grams of a
+            bucket.
 
     Weights: `kernel (words + buckets,)`; `ratio` of the same shape and `check (buckets,)`, int32,
-    are not trained. An n-gram with the number n owns its bucket if `n % 1048573` is its `check`;
-    of other n-grams in a bucket, one of a million is taken for it.
+    are not trained. An n-gram with the number n owns its bucket if `n % 1048573` is the bucket's
+    `check`. Of the other n-grams in the bucket, one in a million is mistaken for the owner.
 
     Reference: Wang and Manning 2012, "Baselines and Bigrams", section 2.3, with logistic
-    regression in the place of the support vector machine; and for the dropout Wager, Wang and
-    Liang 2013, "Dropout Training as Adaptive Regularization".
+    regression in the place of the support vector machine. For the dropout: Wager, Wang and Liang
+    2013, "Dropout Training as Adaptive Regularization".
     """
 
     def __init__(self, words, buckets, longest=3, dropout=0.0, **kwargs):
@@ -70,7 +72,7 @@ class NGrams(keras.layers.Layer):
 
     def build(self, input_shape):
         shape = (self.words + self.buckets,)
-        # A text has hundreds of n-grams, which naive Bayes counts as if each were the only one.
+        # A text has hundreds of n-grams. Naive Bayes weighs each as if it were the only one.
         self.kernel = self.add_weight(shape, keras.initializers.Constant(0.02), name="kernel")
         self.ratio = self.add_weight(shape, "ones", name="ratio", trainable=False)
         self.check = self.add_weight(
@@ -82,7 +84,7 @@ class NGrams(keras.layers.Layer):
         )
 
     def load_own_variables(self, store):
-        """Files of version 0.1 hold no `check`: in them, n-grams share a bucket."""
+        """Loads files of version 0.1, too: they hold no `check`, and n-grams share a bucket."""
         if len(store.keys()) > 2:
             super().load_own_variables(store)
         else:
@@ -100,7 +102,7 @@ class NGrams(keras.layers.Layer):
         found = [[np.zeros(0, "int64")], [np.zeros(0, "int64")]]
         for ids, labels in rows:
             numbers = np.sort(ops.convert_to_numpy(self._numbers(ids)), axis=1)
-            first = np.diff(numbers, axis=1, prepend=PADDING) > 0  # of equal ones; no padding
+            first = np.diff(numbers, axis=1, prepend=PADDING) > 0  # first of equal ones; no padding
             for label in (0, 1):
                 of_label = ops.convert_to_numpy(labels) == label
                 found[label].append(numbers[of_label][first[of_label]])
@@ -112,11 +114,11 @@ class NGrams(keras.layers.Layer):
         kept = (counts.sum(axis=0) >= least) | (numbers < self.words)
         numbers, counts = numbers[kept], counts[:, kept]
         telling = np.abs(np.log((counts[1] + 1) / (counts[0] + 1))) * np.sqrt(counts.sum(axis=0))
-        order = np.argsort(telling, kind="stable")  # the last to come to a bucket owns it
+        order = np.argsort(telling, kind="stable")  # the last n-gram in a bucket owns it
         places = np.where(numbers < self.words, numbers, self.words + numbers % self.buckets)
-        owners = np.full(self.words + self.buckets, CHECK)  # no remainder
+        owners = np.full(self.words + self.buckets, CHECK)  # is never a remainder: no owner
         owners[places[order]] = numbers[order] % CHECK
-        of_place = np.ones((2, len(owners)))  # Laplace's: every n-gram was seen once
+        of_place = np.ones((2, len(owners)))  # Laplace smoothing: counts begin at 1
         of_place[:, places[order]] += counts[:, order]
         of_place[:, PADDING] = 1
         shares = of_place / of_place.sum(axis=1, keepdims=True)
@@ -130,8 +132,8 @@ class NGrams(keras.layers.Layer):
     def _numbers(self, ids):
         """Returns the number of the n-gram that ends at each word, `(batch, longest * time)`.
 
-        It is the number that the n-gram is in base `words`, and `PADDING` where it has a word that
-        is padding or unknown.
+        The ids of the n-gram are the digits of the number in base `words`. The number is `PADDING`
+        if a word of the n-gram is padding or unknown.
         """
         ids = ops.cast(ids, "int64")
         number, known, found = ids, ids > UNKNOWN, []
@@ -151,8 +153,8 @@ class NGrams(keras.layers.Layer):
             ids: Integers, `(batch, time)`.
 
         Returns:
-            int64, `(batch, longest * time)`: in ascending order, with `PADDING` in the place of
-            what counts nothing, and of an n-gram that was there already.
+            int64, `(batch, longest * time)`, in ascending order. `PADDING` stands in the place of
+            n-grams that count nothing, and of repeated n-grams.
         """
         numbers = self._numbers(ids)
         bucket = numbers % self.buckets

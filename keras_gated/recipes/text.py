@@ -1,6 +1,6 @@
 """Text to integers and back: words and characters, inside the graph.
 
-Ids are int64. 0 is padding, which the models mask; 1 is what is not in the vocabulary.
+Ids are int64. 0 is padding, which the models mask. 1 is a token that is not in the vocabulary.
 """
 
 import collections
@@ -15,10 +15,10 @@ from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN  # noqa: F401 (also 
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 def clean(texts):
-    """Lowers ASCII letters, removes HTML tags and sets punctuation apart from words.
+    """Lowers ASCII letters, removes HTML tags and separates punctuation from words.
 
     Args:
-        texts: string, `(batch,)`, UTF-8; bytes that are not are read as they are.
+        texts: string, `(batch,)`, UTF-8. Other bytes stay as they are.
 
     Returns:
         string, `(batch,)`, with a space between any two tokens.
@@ -29,7 +29,7 @@ def clean(texts):
 
 
 def letters(texts):
-    """Returns what of texts is letters, in lower case and without HTML tags: to match texts by.
+    """Returns the letters of texts alone, in lower case, without HTML tags. For matching texts.
 
     Args:
         texts: string, `(batch,)`, UTF-8.
@@ -42,11 +42,11 @@ def letters(texts):
 
 
 def without(rows, texts):
-    """Returns the rows whose text has other letters than each of some texts.
+    """Leaves out the rows whose text has the same letters as one of some texts.
 
     Args:
         rows: A finite `tf.data.Dataset` of dictionaries with a `text`.
-        texts: Texts to leave out. Of a text with tabs the longest field counts.
+        texts: Texts to leave out. If a text has tabs, only its longest field counts.
 
     Returns:
         A `tf.data.Dataset` of known cardinality. Texts are matched by `letters`.
@@ -54,7 +54,7 @@ def without(rows, texts):
     texts = [max(of.split("\t"), key=len) for of in texts]
     keys = letters(tf.constant(texts, tf.string))
     keys, _ = tf.unique(tf.boolean_mask(keys, keys != ""))
-    keys = tf.concat([["-"], keys], 0)  # no letters of any text: a table must hold something
+    keys = tf.concat([["-"], keys], 0)  # matches no text; a table must hold at least one key
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(keys, tf.ones_like(keys, tf.int64)), 0
     )
@@ -86,7 +86,8 @@ def character_lookup(text):
 def head_and_tail(ragged, head, tail):
     """Keeps the first `head` and the last `tail` tokens of every row that holds more.
 
-    Reviews tell their verdict at either end. Rows of up to `head + tail` tokens stay whole.
+    Reviews give their verdict at the start or at the end. Rows of up to `head + tail` tokens stay
+    whole.
 
     Args:
         ragged: A ragged tensor, `(batch, None)`.
@@ -104,7 +105,7 @@ def head_and_tail(ragged, head, tail):
 def dense(ragged, empty=UNKNOWN):
     """Returns padded ids, `(batch, time)`; a row without any token becomes one token `empty`.
 
-    So no row is all padding: the mean over no words is not a number.
+    So no row is all padding. (The mean over zero words would be NaN.)
     """
     fill = tf.fill([ragged.nrows(), 1], tf.cast(empty, ragged.dtype))
     missing = tf.cast(ragged.row_lengths() == 0, tf.int64)
@@ -115,12 +116,12 @@ def dense(ragged, empty=UNKNOWN):
 def bucketed(rows, batch_size, width=25):
     """Batches rows of similar length, so that a batch is not mostly padding.
 
-    The rows are read once, here, and then kept in memory.
+    The rows are read once by this function, and then kept in memory.
 
     Args:
         rows: A finite `tf.data.Dataset` of `(ids, label)`, ids `(time,)`.
         batch_size: Rows a batch; the last batch of each length may hold fewer.
-        width: Lengths are told apart in steps of this many tokens.
+        width: Rows whose lengths differ by less than this many tokens may share a batch.
 
     Returns:
         A `tf.data.Dataset` of `(ids, labels)`, ids `(batch, time)`, of known cardinality.
@@ -135,7 +136,7 @@ def shuffled_buckets(rows, batch_size, seed, passes, width=25):
     Args:
         rows, batch_size, width: As for `bucketed`.
         seed: The order of a pass depends on it and on the number of the pass alone.
-        passes: The numbers of the passes, an iterable of integers: the epochs that are to come.
+        passes: The numbers of the passes, an iterable of integers: the epochs to train.
 
     Returns:
         The data set of all passes, and the number of batches in one.
@@ -151,8 +152,8 @@ def shuffled_buckets(rows, batch_size, seed, passes, width=25):
 
 
 def _buckets(rows, batch_size, width):
-    """Returns the rows in memory, what batches them, and the numbers of rows and of batches."""
-    # A row of an unbatched ragged tensor is typed as ragged until a function has seen it.
+    """Returns the rows in memory, a function that batches them, and the numbers of both."""
+    # A row of an unbatched ragged tensor has a ragged type until a function was mapped over it.
     rows = rows.map(lambda ids, label: (ids, label)).cache()
     lengths = collections.Counter(int(n) for n in rows.map(lambda ids, _: tf.size(ids)))
     edges = list(range(width, max(lengths) + 1, width))

@@ -1,1 +1,1 @@
-"""Exports for TensorFlow Serving, and what they answer."""
+"""Exports for TensorFlow Serving, and the signatures that they answer with."""

@@ -1,4 +1,4 @@
-"""What a stock TensorFlow Serving cannot load or run, found in a SavedModel's files and graph."""
+"""Finds what a stock TensorFlow Serving cannot load or run in a SavedModel's files and graph."""
 
 import os
 import pathlib
@@ -7,7 +7,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
-# Ops that a stock server has no kernel for, or that must be compiled, which it does not.
+# Ops for which a stock server has no kernel, or which must be compiled: a server does not compile.
 _REFUSED_OPS = {
     "PyFunc": "calls Python",
     "PyFuncStateless": "calls Python",
@@ -17,7 +17,7 @@ _REFUSED_OPS = {
     "CudnnRNNV2": "runs on a GPU only",
     "CudnnRNNV3": "runs on a GPU only",
 }
-# What answers differently to the same request, by the beginning of an op's name.
+# Ops that answer the same request differently, by the beginning of their names.
 _NOT_THE_SAME_TWICE = {
     "Assign": "a state that all callers would share",
     "Random": "a random number that nobody seeds",
@@ -33,16 +33,16 @@ _NOT_THE_SAME_TWICE = {
 
 
 def check_export(directory: str | os.PathLike) -> None:
-    """Raises if a stock TensorFlow Serving could not run a SavedModel, or its answers would mix.
+    """Raises if a stock TensorFlow Serving could not run a SavedModel, or would mix its callers.
 
     Args:
         directory: A version: the directory that holds `saved_model.pb`.
 
     Raises:
         ValueError: Naming the files that are missing or damaged; the nodes that call Python, are
-            custom ops, must be compiled by XLA, need a GPU, draw random numbers without a seed of
-            the request's, or keep a state that all callers of a server would share; and the inputs
-            without a batch axis.
+            custom ops, must be compiled by XLA, need a GPU, draw random numbers without a seed
+            from the request, or keep a state that all callers of a server would share; and the
+            inputs without a batch axis.
     """
     saved = _read_graph(pathlib.Path(directory))
     _check_files(pathlib.Path(directory), saved)
@@ -106,7 +106,7 @@ def _check_files(version, saved):
             if not path.is_file():
                 raise _damaged(path, "is missing, though the graph reads it")
     restored = {name for graph in saved.meta_graphs for name in _restored(graph.graph_def)}
-    restored.discard("_CHECKPOINTABLE_OBJECT_GRAPH")  # stands there without any weight, too
+    restored.discard("_CHECKPOINTABLE_OBJECT_GRAPH")  # not a weight: graphs without weights have it
     prefix = version / "variables" / "variables"
     if not restored and not prefix.parent.exists():
         return
@@ -142,7 +142,7 @@ def _restored(graph_def):
 
 
 def _nodes_of_signatures(meta_graph):
-    """Yields the nodes that a call of a signature can run; saving and restoring are others."""
+    """Yields the nodes that a call of a signature can run, without those that save and restore."""
     functions = {f.signature.name: f for f in meta_graph.graph_def.library.function}
     graph = {node.name: node for node in meta_graph.graph_def.node}
     signatures = meta_graph.signature_def
@@ -166,5 +166,5 @@ def _nodes_of_signatures(meta_graph):
             for called in (attribute.func, *attribute.list.func):
                 if called.name in functions and called.name not in seen_functions:
                     seen_functions.add(called.name)
-                    # All of a function counts; its names are not those of the graph around it.
+                    # All nodes of a function count. Their names are apart from the outer graph's.
                     waiting += [(inner, {}) for inner in functions[called.name].node_def]

@@ -37,7 +37,7 @@ def export_model(
 ) -> str:
     """Writes `directory/<version>/`, a SavedModel that a stock TensorFlow Serving loads.
 
-    The function writes a folder `unfinished-...`, checks it with `check_export`, and asks it the
+    The function writes a folder `unfinished-...`, checks it with `check_export`, and runs the
     example requests. Then it renames the folder to the next free number. The requests and their
     answers are stored in it as warm-up records, `assets.extra/tf_serving_warmup_requests`, which
     a server runs before it reports that it is ready. If the process is killed, the unfinished
@@ -65,9 +65,8 @@ def export_model(
         The path of the new version, a string.
 
     Raises:
-        ValueError: If an input lacks a batch axis, the graph holds what a stock server cannot run,
-            or an example request is not answered. Nothing is left behind, and other versions are
-            untouched.
+        ValueError: If an input lacks a batch axis, a stock server cannot run the graph, or an
+            example request fails. Nothing is left behind, and other versions do not change.
     """
     if signatures is None:
         signatures = functional(model, lengths, states, gates)
@@ -123,12 +122,12 @@ def _unfinished(directory):
     """Yields a new directory to write a version into; removes it, unless it was renamed.
 
     The server ignores names that are not numbers, so it never sees half a version. The process
-    that writes holds a lock on its directory. A lock ends with its process, however that ends:
-    a directory that is not locked was left behind, and is removed.
+    that writes holds a lock on its directory. When a process ends in any way, its lock ends, too.
+    So an unlocked directory was left behind, and is removed.
     """
     path = directory / f"unfinished-{uuid.uuid4().hex}"
     with contextlib.ExitStack() as stack:
-        with _locked(directory):  # nobody looks between the next two lines
+        with _locked(directory):  # no other process may see `path` before it is locked
             path.mkdir()
             stack.enter_context(_locked(path))
             for other in directory.iterdir():
@@ -142,7 +141,7 @@ def _unfinished(directory):
 
 @contextlib.contextmanager
 def _locked(directory, wait=True):
-    """Holds a lock on a directory; yields whether it was to be had."""
+    """Holds a lock on a directory. Yields whether the lock could be taken."""
     if fcntl is None:
         yield False
         return
@@ -151,7 +150,7 @@ def _locked(directory, wait=True):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             held = True
-        except OSError:  # somebody holds it, or the file system has no locks
+        except OSError:  # another process holds it, or the file system has no locks
             held = False
         yield held
     finally:
@@ -165,14 +164,14 @@ def _remove_if_left_behind(path):
 
 
 def _name_variables_once(archive):
-    """Lets an archive hold TensorFlow's variables, not Keras's around them: a second copy each."""
+    """Lets an archive hold TensorFlow's variables. Keras's wrappers would store a second copy."""
     held = archive._tf_trackable
     for name in ("variables", "trainable_variables", "non_trainable_variables"):
         setattr(held, name, [getattr(v, "value", v) for v in list(getattr(held, name))])
 
 
 def _traced(signature):
-    """Returns the function traced: saving traces a function again, now no more than a call."""
+    """Returns the traced function. Saving traces again, but then it traces only a call."""
     inputs = list(signature.inputs)
     function = tf.function(signature.function, input_signature=inputs, autograph=False)
     concrete = function.get_concrete_function()
@@ -186,7 +185,7 @@ def _rename_to_next_version(unfinished, directory):
         try:
             os.rename(unfinished, directory / str(version))
             return directory / str(version)
-        except OSError:  # somebody else took the number: a directory that is not empty stays
+        except OSError:  # another export took the number; a directory with files is not replaced
             if not (directory / str(version)).exists():
                 raise
             version += 1

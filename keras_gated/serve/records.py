@@ -1,7 +1,7 @@
-"""The records of TensorFlow Serving that hold requests and responses: the few fields of them.
+"""The records of TensorFlow Serving that hold requests and responses, with the fields needed.
 
-The package `tensorflow-serving-api` has these messages whole, and brings gRPC and a client. Here
-their fields are stated as the server's protocol buffers number them
+The package `tensorflow-serving-api` has these messages with all fields, but brings gRPC and a
+client. The numbers of the fields are those of the server's protocol buffers
 (`tensorflow_serving/apis/{model,predict,prediction_log}.proto`).
 """
 
@@ -58,7 +58,7 @@ def _messages():
                 field.type = types.TYPE_STRING
                 continue
             field.type, field.type_name = types.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
-            if kind == "Tensors":  # a map is a list of entries, of a type of its own
+            if kind == "Tensors":  # a map is stored as a list of entries, whose type is made here
                 entry = made.nested_type.add(name=f"{name.capitalize()}Entry")
                 entry.options.map_entry = True
                 entry.field.add(

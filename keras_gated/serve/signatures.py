@@ -1,4 +1,4 @@
-"""What exported models answer: signatures of functional models.
+"""The signatures of exported models, made of functional models.
 
 All inputs and outputs have a batch axis first, since REST and batching need one. A row's answer
 depends on that row alone: a server puts rows of different callers into one batch.
@@ -43,7 +43,8 @@ def functional(model, lengths=False, states=False, gates=None):
             length pads with the first entry of a row, not with 0. So `mask_zero` alone would be
             wrong there.)
         states: Whether the states of the recurrent layers are inputs and outputs of the same
-            names, `<layer>_hidden` and `<layer>_memory`, `(batch, units)`. Zeros begin a sequence.
+            names, `<layer>_hidden` and `<layer>_memory`, `(batch, units)`. A sequence begins with
+            states of zeros.
         gates: Optional name of a layer. A signature `gates` returns all its gates and states,
             `(batch, time, units)`, for the same inputs, from initial states of zero.
 
@@ -98,7 +99,7 @@ def functional(model, lengths=False, states=False, gates=None):
 
 
 def gates_of(model, inputs, layer, mask=None):
-    """Returns the gates of one layer of a model, by names that may stand in a signature."""
+    """Returns the gates of one layer of a model, by names that a signature allows."""
     with masks_of_inputs():
         traces = dict(named(trace_gates(model, inputs, mask)))
     names = [name.split("/")[0] for name in traces]
@@ -134,7 +135,10 @@ def _inputs_of(model):
 
 
 def _masked(values, timed, lengths):
-    """Returns the values of timed inputs with zeros from the lengths on, and the model's mask."""
+    """Returns values with zeros from the lengths on, and the model's mask.
+
+    Only inputs with steps (`timed`) change.
+    """
     values, masks = list(values), [None] * len(values)
     for place, value in enumerate(values):
         if timed[place]:
@@ -161,7 +165,7 @@ def _called(model, inputs, mask):
 
 
 def outputs_by_name(model, outputs):
-    """Returns outputs by name: a dict's keys, or the names of the layers they come from."""
+    """Returns outputs by name: the keys of a dict, or the names of the layers that made them."""
     found = {}
     layers = getattr(model, "output_names", None) or [model.layers[-1].name]
     for place, (path, value) in enumerate(tree.flatten_with_path(outputs)):
@@ -185,7 +189,7 @@ def _examples(specs, steps=8):
 
 
 def example_of(shape, dtype, steps):
-    """Returns a row of an input: ones for ids, whose padding would be 0, or sines."""
+    """Returns one row of an input: sines for floats, ones for ids (0 would be padding)."""
     shape, dtype = [1, *(steps if n is None else n for n in shape[1:])], tf.as_dtype(dtype)
     if dtype == tf.string:
         return np.full(shape, b"")

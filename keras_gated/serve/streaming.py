@@ -13,9 +13,10 @@ from keras_gated.paths.recorder import recording
 
 
 class Stepper:
-    """Calls a model with the states of its recurrent layers, and gets the new ones back.
+    """Calls a model with the states of its recurrent layers, and returns the new states.
 
-    The model is called as it is, so pieces one after the other give what the whole sequence gives.
+    The model is called as it is. So the pieces of a sequence, one after the other, give the
+    outputs of the whole sequence.
 
     Args:
         model: A model whose recurrent layers are ours, read forwards and are called once each.
@@ -26,7 +27,7 @@ class Stepper:
         layer_of: State name to the name of its layer.
 
     Raises:
-        ValueError: If a recurrent layer has no state that could be carried on; it is named.
+        ValueError: If the states of a recurrent layer cannot be carried on. The message names it.
     """
 
     def __init__(self, model):
@@ -68,7 +69,7 @@ class Stepper:
         }
 
     def weights(self):
-        """Returns the layers' weights for a loop of single steps: read but once, outside of it."""
+        """Returns the layers' weights, read once before a loop of single steps."""
         return {id(layer): plain.weights_of(layer.cell) for layer in self._layers}
 
     def __call__(self, inputs, states, mask=None, weights=None):
@@ -101,9 +102,9 @@ def _widths(cell):
 
 @contextlib.contextmanager
 def masks_of_inputs():
-    """Lets a functional model be called with masks, which it hands to its layers, and no warning.
+    """Lets a functional model be called with masks without a warning.
 
-    Keras warns since the model as a whole does not pass one on.
+    The model gives the masks to its layers. Keras warns because the model itself passes none on.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Layer .* was passed an input with a mask")

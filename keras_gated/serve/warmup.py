@@ -1,4 +1,4 @@
-"""Requests that a server answers before it is ready, so that no caller waits for the first ones."""
+"""Requests that a server answers before it is ready. The first ones are slow; no caller waits."""
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,7 @@ def write(version, name, examples):
     """Writes requests and the expected responses into `assets.extra` of a SavedModel.
 
     Args:
-        version: The directory of the SavedModel, which is loaded and asked.
+        version: The directory of the SavedModel, which is loaded and answers the requests.
         name: The model's name on the server.
         examples: Signature name to a list of requests, each a dict of arrays by input.
 

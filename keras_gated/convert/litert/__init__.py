@@ -1,1 +1,1 @@
-"""LiteRT files (TensorFlow Lite), written and asked."""
+"""LiteRT files (TensorFlow Lite): writing, and comparing with the model."""

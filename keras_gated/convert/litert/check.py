@@ -1,4 +1,4 @@
-"""What LiteRT's interpreter answers to a file, against what the model answers."""
+"""Compares the answers of a file in LiteRT's interpreter with those of the model."""
 
 import time
 
@@ -11,7 +11,7 @@ _CALLS = 10  # the fastest counts
 
 
 class Asked:
-    """A file in LiteRT's interpreter, on one thread. Numbers of 8 bits go in and out as floats."""
+    """A file in LiteRT's interpreter, on one thread. Converts floats to 8 bits and back."""
 
     def __init__(self, content, shapes):
         from ai_edge_litert.interpreter import Interpreter
@@ -58,7 +58,7 @@ def _read(value, detail):
 
 
 def of_calls(asked, model, examples, reset):
-    """Returns the largest difference of several calls, with different inputs one after the other.
+    """Returns the largest difference over several calls in a row, with different inputs.
 
     Args:
         asked: An `Asked`.

@@ -1,4 +1,4 @@
-"""A model as a function for LiteRT's converter: without variables, with paths chosen for it."""
+"""A model as a function that LiteRT's converter can read: without variables, its paths chosen."""
 
 import keras
 import tensorflow as tf
@@ -19,27 +19,27 @@ class Graph:
     Args:
         model: The functional or sequential model.
         specs: A named `tf.TensorSpec` for each input of the model.
-        stepper: Its `Stepper`, where states are inputs and outputs, or None.
-        eight_bits: Whether it will be of 8 bits throughout.
+        stepper: Its `Stepper` if states are inputs and outputs, or None.
+        eight_bits: Whether the file will compute in 8 bits throughout.
         fused: Whether an LSTM may be one operation.
 
     Attributes:
         function: The concrete function. Its arguments are the inputs and then the states.
         outputs: The names of the outputs, and then of the states.
         fused: The names of the recurrent layers that are one operation each.
-        not_fused: The name of every other one, and why not.
-        calls: How often operations of an LSTM stand in the function.
+        not_fused: The name of every other recurrent layer, and why it is not one operation.
+        calls: The number of LSTM operations in the function.
     """
 
     def __init__(self, model, specs, stepper, eight_bits, fused):
         self._model, self._specs, self._stepper, self._may_fuse = model, specs, stepper, fused
         self._operation = Operation(constant_states=eight_bits and not stepper)
-        # Loops are calibrated by no converter, and a microcontroller's steps are few and fixed.
+        # No converter calibrates loops. A microcontroller's steps are few, of a fixed number.
         self._loop = written_out if eight_bits or stepper else keras_loop
         self._values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
         self._read_memory = set()
         self._trace()
-        if self._read_memory:  # only the whole graph has told
+        if self._read_memory:  # known only after the whole graph was traced
             self._trace()
 
     def _trace(self):
@@ -85,7 +85,7 @@ class Graph:
 
 
 class _Kept:
-    """The path of an operation, which keeps the final memory: is it read by anything?"""
+    """The path of an operation. Notes the final memory, to see later whether anything reads it."""
 
     def __init__(self, path, memories):
         self._path, self._memories = path, memories

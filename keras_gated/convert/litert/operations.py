@@ -5,9 +5,10 @@ import collections
 LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 
 # tensorflow/lite/micro/micro_mutable_op_resolver.h of github.com/tensorflow/tflite-micro at
-# 90b983c2b3f1480642e040bbd2ddb37b998f3424 (20 August 2026): what a resolver can be given by a
-# method of its own. Whether a kernel takes the types and shapes of a file, only it can tell. (An
-# LSTM of float32 and of 8 bits, and a GRU of both, ran in tflite-micro 0.dev20261023182759.)
+# 90b983c2b3f1480642e040bbd2ddb37b998f3424 (20 August 2026): the operations for which a resolver
+# has a method. Whether a kernel takes the types and shapes of a file, only the kernel can tell.
+# (An LSTM of float32 and of 8 bits, and a GRU of both, ran in tflite-micro
+# 0.dev20261023182759.)
 MICROCONTROLLERS = frozenset("""
     ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND
     BROADCAST_ARGS BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM
@@ -43,7 +44,8 @@ def operations_of(content):
 def in_order(content, inputs, outputs):
     """Returns a file whose inputs and outputs stand in the order of these names.
 
-    The converter sorts the outputs, and puts the inputs anywhere. The names are its signature's.
+    The converter sorts the outputs, and puts the inputs in any order. The names are those of the
+    file's signature.
     """
     content = bytearray(content)
     _, model = _read(content)

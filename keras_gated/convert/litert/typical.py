@@ -1,4 +1,4 @@
-"""Typical inputs, of which LiteRT's converter makes the scales of 8 bits."""
+"""Typical inputs, from which LiteRT's converter computes the scales of 8 bits."""
 
 import numpy as np
 
@@ -20,13 +20,13 @@ def check_steps(examples, timed, steps, states):
 
 
 def samples(examples, specs, stepper, model, steps, timed):
-    """Returns what the converter makes scales of: inputs by name, with states as they come.
+    """Returns the inputs by name from which the converter computes scales, with the states.
 
-    A state gets one scale as an input and one as an output. They are the same if its extremes are
-    seen in both places, so the sequences are gone on with until they are.
+    A state gets one scale as an input and one as an output. Both are the same if its extremes
+    occur in both places, so the sequences are continued until they do.
 
     Raises:
-        ValueError: If new extremes come up as long as that is tried.
+        ValueError: If there are still new extremes after the most tries.
     """
     names = [spec.name for spec in specs]
     if stepper is None:
@@ -59,7 +59,7 @@ def samples(examples, specs, stepper, model, steps, timed):
 
 
 class _Extremes:
-    """The smallest and the largest number of each state, and zero, which every scale holds."""
+    """The smallest and the largest number of each state. Every scale includes zero, too."""
 
     def __init__(self, names):
         self._limits = {name: (0.0, 0.0) for name in names}
@@ -71,7 +71,7 @@ class _Extremes:
             self._limits[name] = min(low, state.min()), max(high, state.max())
 
     def hold(self, states):
-        """Whether no number of the states is beyond these."""
+        """Whether no number of the states is beyond these extremes."""
         return all(
             low <= np.min(states[name]) and np.max(states[name]) <= high
             for name, (low, high) in self._limits.items()

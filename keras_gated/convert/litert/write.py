@@ -1,4 +1,7 @@
-"""Models for LiteRT (TensorFlow Lite), of its built-in operations alone: an LSTM is one of them."""
+"""Writes models for LiteRT (TensorFlow Lite) with its built-in operations alone.
+
+An LSTM is one of these operations.
+"""
 
 import os
 import re
@@ -18,21 +21,22 @@ from keras_gated.convert.litert import check, operations, typical
 from keras_gated.convert.windows import MIXED, of_windows, stepper_of, timed_of
 from keras_gated.layers.base import RNN
 
-_STEPS = 5  # of the batch that a written model is asked, where the number of steps is free
+_STEPS = 5  # in the batch that tests a written model, if the number of steps is free
 _WINDOWS = 3  # of a streaming file, compared with the whole sequence
-_ASKED = 8  # inputs that a file is asked, at most
+_ASKED = 8  # the most inputs that a file is tested with
 
 
 class LiteRT(NamedTuple):
     """What was written.
 
-    path: Where, a string.
-    size: Bytes.
-    milliseconds: Of a call, the fastest of ten, on one thread.
-    difference: The largest from the model's answers, in parts of the largest one, at least 1.
+    path: The path of the file, a string.
+    size: The size of the file in bytes.
+    milliseconds: The time of a call on one thread, the fastest of ten.
+    difference: The largest difference from the model's answers, divided by the largest answer (by
+        1 if that is smaller).
     operations: How often each operation of LiteRT stands in the file, by name.
     fused: The names of the recurrent layers that are one operation, UNIDIRECTIONAL_SEQUENCE_LSTM.
-    not_fused: The name of each other recurrent layer, and why it is not.
+    not_fused: The name of each other recurrent layer, and why it is not one operation.
     not_on_microcontrollers: The operations that LiteRT for Microcontrollers does not have (see
         `operations.MICROCONTROLLERS`).
     """
@@ -59,46 +63,47 @@ def to_litert(
     fused: bool = True,
     int8=None,
 ) -> LiteRT:
-    """Writes a functional or sequential model for LiteRT, and asks it there.
+    """Writes a functional or sequential model for LiteRT, and compares the file with the model.
 
-    Every LSTM is one operation where it can be (`fused` of what is returned), with the same
-    equations: `tanh`, `sigmoid`, no mask, and nothing reads its final memory. Layers of
-    `keras.layers` are, too. Any other recurrent layer is a loop, or with `quantize="int8"` or
-    `states=True` written out step by step, with the same masks. Text stays outside.
+    An LSTM becomes one operation with the same equations if it uses `tanh`, `sigmoid` and no mask,
+    and if nothing reads its final memory. So does an LSTM of `keras.layers`. `fused` of the result
+    names these layers. Any other recurrent layer becomes a loop. With `quantize="int8"` or
+    `states=True` it is written out step by step instead. It keeps its masks. Text stays outside.
 
-    The batch is of a fixed size, as an interpreter without TensorFlow's own kernels needs it. The
-    number of steps stays free, from one on: `interpreter.resize_tensor_input` sets it. With
+    The batch has a fixed size, because an interpreter without TensorFlow's own kernels needs it.
+    The number of steps stays free, from one on: `interpreter.resize_tensor_input` sets it. With
     `quantize="int8"` or `states=True` it is fixed. Inputs and outputs stand in the model's order.
 
-    `quantize="int8"` is for microcontrollers: numbers of 8 bits go in and come out, with the scale
-    and zero of `interpreter.get_input_details()`; ids stay whole numbers. A fused LSTM keeps its
-    state there: **call `interpreter.reset_all_variables()` (`MicroInterpreter::Reset()`) before
-    each sequence**, or the LSTM goes on from the last one. What is written out needs no reset, and
-    some 8 kB a step: for long sequences write a file of single steps, `states=True`.
+    `quantize="int8"` is for microcontrollers. Inputs and outputs are numbers of 8 bits, with the
+    scale and zero point of `interpreter.get_input_details()`; ids stay whole numbers. A fused LSTM
+    then keeps its state between calls: **call `interpreter.reset_all_variables()`
+    (`MicroInterpreter::Reset()`) before each sequence**, or the LSTM continues the last sequence.
+    A layer that is written out needs no reset, but some 8 kB a step: for long sequences write a
+    file of single steps, `states=True`.
 
-    `states=True` writes a file for streaming: it reads a window of `steps` steps, takes the states
-    of the recurrent layers as further inputs, `<layer>_hidden` and `<layer>_memory` as in
-    `export_model`, `(batch, units)`, zeros to begin with, and returns the new ones after the
-    model's outputs. Nothing is kept between calls. In 8 bits a state goes in as it came out: both
-    have the same scale and zero, and it begins with that zero.
+    `states=True` writes a file for streaming, which reads a window of `steps` steps. The states of
+    the recurrent layers are further inputs, `<layer>_hidden` and `<layer>_memory` as in
+    `export_model`, `(batch, units)`. They begin as zeros. The file returns the new states after
+    the model's outputs, and keeps nothing between calls. In 8 bits pass a state in as it came out:
+    both have the same scale and zero point. A state then begins with that zero point.
 
     Args:
         model: The Keras model.
         path: Where to write the file. It is replaced as a whole, once everything else is done.
         batch_size: Rows of a batch.
-        steps: Steps of the batch that it is asked and timed with, default 5; with
-            `quantize="int8"` those of the file, default: as in `representative`; with
-            `states=True` those of a window, default 1.
-        quantize: "dynamic" stores weights in 8 bits (dynamic-range quantisation), where a matrix
-            has 1,024 numbers or more, and an LSTM of one operation that many features times units:
-            a quarter of the size. "int8" computes in 8 bits, too. Answers then differ a little;
-            the caller judges by how much.
+        steps: The number of steps of the batch that tests and times the file, default 5. With
+            `quantize="int8"` the number of steps of the file, by default that of
+            `representative`. With `states=True` the number of steps of a window, default 1.
+        quantize: "dynamic" stores weights in 8 bits (dynamic-range quantisation): a quarter of the
+            size. It does so for matrices of 1,024 numbers or more, and for a fused LSTM if its
+            features times its units are that many. "int8" computes in 8 bits, too. Answers then
+            differ a little; the caller judges by how much.
         representative: For `quantize="int8"`: an iterable of a hundred or so typical inputs, each
             as the model is called with, of `batch_size` rows, whole sequences with `states=True`.
-            Of what they reach in the model the scales are made.
+            The scales follow from the values that these inputs produce in the model.
         states: Whether the states are inputs and outputs.
-        fused: Whether an LSTM may be one operation. It is what microcontrollers run, and the
-            faster of the two for few units. Where XNNPACK runs the products of a loop (the
+        fused: Whether an LSTM may be one operation. Microcontrollers run the operation, and it is
+            faster than a loop for few units. Where XNNPACK runs the products of a loop (the
             default of LiteRT's interpreter on a processor), loops are faster from about 64 units
             on, and in 8 bits more so: False writes loops.
         int8: What `quantize="dynamic"` was called before; it is refused.
@@ -108,9 +113,9 @@ def to_litert(
 
     Raises:
         ValueError: If the model needs more than built-in operations, keeps its states itself,
-            answers the same inputs differently at another time, or (without `quantize`) answers
-            differently by more than 1e-4 of the largest answer, or of 1. Then a file that stood at
-            `path` is as it was.
+            answers the same inputs differently at another time, or (without `quantize`) if the
+            file's answers differ by more than 1e-4 of the largest answer, or of 1. A file that
+            stood at `path` then stays as it was.
         ImportError: If ai-edge-litert is not installed.
     """
     try:
@@ -155,7 +160,7 @@ def to_litert(
         )
     if not examples:
         length = _WINDOWS * steps if states else steps
-        # A window that begins with masked steps answers zeros there, as a sequence does.
+        # Without masks: at masked steps a window begins with zeros, as a new sequence does.
         valid = np.ones((batch_size, length), bool) if states else None
         examples = [random_inputs(functional, batch_size, length, n, valid) for n in (0, 1)]
     asked = check.Asked(content, [[steps if n is None else n for n in s.shape] for s in specs])
@@ -188,15 +193,15 @@ def _specs(model, stepper, batch_size, steps):
     Args:
         model: The functional model.
         stepper: Its `Stepper`, or None.
-        batch_size: Rows of all.
-        steps: What stands for an unknown number of steps, or None: it stays free.
+        batch_size: The rows of all inputs.
+        steps: The number of steps where it is unknown, or None: it stays free.
     """
     tf = tensorflow_for("to_litert")
     specs = [
         tf.TensorSpec(
             [batch_size, *(n or steps for n in t.shape[1:2]), *t.shape[2:]],
             t.dtype,
-            re.sub(r"[^\w.]", "_", t.name),  # as a signature's names must be
+            re.sub(r"[^\w.]", "_", t.name),  # a signature allows no other characters in names
         )
         for t in model.inputs
     ]
@@ -229,7 +234,7 @@ def _check_arguments(batch_size, steps, quantize, representative, int8):
 
 
 def _of_our_layers(model):
-    """Returns a model of our layers, and its recurrent layers that stay as they are, with why."""
+    """Returns a model of our layers, and the recurrent layers that are not converted, with why."""
     functional = getattr(model, "_functional", model)
     if not isinstance(functional, keras_private.Functional):
         raise ValueError(
@@ -260,7 +265,7 @@ def _of_our_layers(model):
 def _converted(graph, quantize, samples):
     """Returns the file's bytes.
 
-    It goes through a SavedModel, as the converter drops from anything else what marks an LSTM.
+    It goes through a SavedModel: from any other source the converter drops the marks of an LSTM.
     """
     tf = tensorflow_for("to_litert")
     module = tf.Module()
@@ -269,7 +274,7 @@ def _converted(graph, quantize, samples):
         warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
         try:
             tf.saved_model.save(module, folder, signatures=graph.function)
-        except tf.errors.OpError as error:  # a full disk, which is no OSError to TensorFlow
+        except tf.errors.OpError as error:  # a full disk: TensorFlow does not raise OSError
             raise OSError(
                 f"to_litert: the converter reads the model from {folder}, where it cannot be "
                 f"written: {error.message}. The environment variable TMPDIR names another folder."
@@ -284,7 +289,7 @@ def _converted(graph, quantize, samples):
             converter.inference_input_type = converter.inference_output_type = tf.int8
         try:
             return converter.convert()
-        except Exception as error:  # of the converter's own kinds, with pages of places
+        except Exception as error:  # the converter's own kinds, with pages of source lines
             needed = [
                 line for line in str(error).splitlines() if line.startswith(("TF Select", "\ttf."))
             ]

@@ -1,9 +1,9 @@
 """Activations of Keras as operators of ONNX, around recurrent nodes and inside them.
 
-A recurrent node names its functions in `activations`. The values of those that take any follow in
-`activation_alpha` and `activation_beta`: one value for each function that takes one, in order, not
-one for each function. onnxruntime reads them so, and so does the text of the specification ("the
-values are consumed in the order of activation functions").
+A recurrent node names its functions in `activations`. The values of its functions stand in
+`activation_alpha` and `activation_beta`, in the order of the functions. A function that takes no
+value has none there. onnxruntime reads them so, and the specification says so ("the values are
+consumed in the order of activation functions").
 """
 
 import keras
@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_gated.cells.activations import HardSigmoid
 
-# Around recurrent nodes. Names in Keras: the operator, and its attributes.
+# Activations around recurrent nodes. Keras's name: the operator, and its attributes.
 OPERATORS = {
     "linear": ("Identity", {}),
     "relu": ("Relu", {}),
@@ -47,7 +47,7 @@ def _mish(graph, x):
     return graph.add("Mul", [x, graph.add("Tanh", [graph.add("Softplus", [x])])])
 
 
-# Around them, too, of several operators.
+# Activations around recurrent nodes that need several operators.
 COMPOSED = {
     "gelu": _gelu,
     "hard_silu": lambda graph, x: graph.add("HardSwish", [x]),
@@ -55,15 +55,15 @@ COMPOSED = {
     "relu6": _relu6,
     "silu": _silu,
 }
-# Inside them.
+# Activations inside recurrent nodes.
 IN_A_STEP = {
     name: OPERATORS[name]
     for name in (
         "relu", "leaky_relu", "sigmoid", "hard_sigmoid", "tanh", "softplus", "softsign", "elu"
     )
 } | {"linear": ("Affine", {"alpha": 1.0, "beta": 0.0})}  # fmt: skip
-# The functions that take values, with what stands for those that are left out. None: runtimes
-# disagree (onnxruntime takes 0), so a file must say it.
+# The functions that take values, with the values that a file may leave out. None: runtimes
+# disagree on the value (onnxruntime takes 0), so a file must give it.
 _TAKES = {
     "Affine": {"alpha": None, "beta": None},
     "LeakyRelu": {"alpha": 0.01},
@@ -74,7 +74,7 @@ _TAKES = {
 }
 # The `clip` of a recurrent node that cuts nothing off: onnxruntime's default.
 NO_CLIP = float(np.finfo("float32").max)
-# What Keras has under another name.
+# Functions of ONNX that Keras has under another name.
 _ALSO = [
     ("relu", "LeakyRelu", {"alpha": 0.0}),
     ("relu", "ThresholdedRelu", {"alpha": 0.0}),
@@ -84,9 +84,9 @@ _ALSO = [
 
 
 def name_of(function):
-    """Returns the name of an activation of Keras itself, or a `HardSigmoid` as it is.
+    """Returns the name of an activation of Keras itself.
 
-    None for any other function.
+    A `HardSigmoid` is returned as it is, and None for any other function.
     """
     if isinstance(function, HardSigmoid):
         return function
@@ -105,7 +105,7 @@ def operator(name):
 
 
 def hard_sigmoid_of(alpha, beta):
-    """Returns Keras's name of a hard sigmoid, or ours, whose values are those of float32."""
+    """Returns Keras's name of a hard sigmoid, or our `HardSigmoid` with the values of float32."""
     slope, offset = (float(str(np.float32(value))) for value in (alpha, beta))
     own = OPERATORS["hard_sigmoid"][1]
     is_keras = abs(slope - own["alpha"]) < 1e-6 and abs(offset - own["beta"]) < 1e-6
@@ -113,7 +113,7 @@ def hard_sigmoid_of(alpha, beta):
 
 
 def is_complement(name):
-    """Whether `f(-x) = 1 - f(x)`, as a GRU needs it whose update gate is the complement of ours."""
+    """Whether `f(-x) = 1 - f(x)`: a GRU needs this, as ONNX's update gate is our complement."""
     if isinstance(name, HardSigmoid):
         return name.offset == 0.5
     return name in ("sigmoid", "hard_sigmoid")
@@ -123,7 +123,7 @@ def attributes_of(names):
     """Returns a recurrent node's attributes for its functions.
 
     Args:
-        names: What `name_of` returns, of one direction after the other: f, g and h of each.
+        names: What `name_of` returns: f, g and h of the first direction, then of the second.
     """
     functions = [IN_A_STEP[n] if n in IN_A_STEP else operator(n) for n in names]
     attributes = {"activations": [function for function, _ in functions]}
@@ -144,7 +144,7 @@ def names_in(attributes, defaults, directions):
 
     Raises:
         ValueError: If the node has another number of functions or values, or a function that
-            Keras does not have; the message is what a sentence about the node ends with.
+            Keras does not have; the message is the end of a sentence about the node.
     """
     received = attributes.get("activations") or defaults * directions
     functions = [f.decode() if isinstance(f, bytes) else f for f in received]

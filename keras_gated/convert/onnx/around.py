@@ -1,7 +1,7 @@
-"""What stands around recurrent layers, as nodes: convolutions, pooling, parts, axes, attention.
+"""Layers around recurrent layers, as nodes: convolutions, pooling, parts, axes, attention.
 
-Convolutions and pooling of ONNX have their channels on the second axis, ours on the last: a tensor
-is transposed before and after, which runtimes leave out between two of them.
+Convolutions and pooling of ONNX have their channels on the second axis, ours on the last. A tensor
+is transposed before and after. Between two such layers runtimes leave the transposes out.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from keras import layers
 from keras_gated import keras_private
 from keras_gated.convert.onnx.nodes import activated, array, refuse, writes
 
-_END = np.iinfo(np.int32).max  # beyond the last place of any axis
+_END = np.iinfo(np.int32).max  # beyond the end of any axis
 
 
 def _no_lengths(graph, layer):
@@ -22,12 +22,12 @@ def _no_lengths(graph, layer):
 def convolution(graph, layer, x):
     reach = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
     at_both_ends = {"pads": [reach // 2, reach - reach // 2]}
-    if layer.strides[0] > 1:  # what is added then depends on the number of steps
+    if layer.strides[0] > 1:  # the padding then depends on the number of steps
         at_both_ends = {"auto_pad": "SAME_UPPER"}
     if layer.strides[0] > 1 or layer.padding == "valid" or layer.data_format != "channels_last":
         _no_lengths(graph, layer)
     mask = graph.mask_of(None, x)
-    if mask is not None:  # a row ends with its length, and then come zeros
+    if mask is not None:  # zeros follow after a row's length
         mask = graph.add("Unsqueeze", [mask, np.array([2])])
         x = graph.add("Where", [mask, x, np.array(0, x.dtype)])
     padding = {
@@ -68,12 +68,12 @@ def _channels_second(graph, layer, x):
 
 
 def _channels_back(graph, layer, y):
-    return _channels_second(graph, layer, y)  # the same two axes
+    return _channels_second(graph, layer, y)  # swaps the same two axes
 
 
 @writes(layers.BatchNormalization)
 def batch_normalization(graph, layer, x, training=None, mask=None):
-    """What it has learned is a factor and a summand of each channel."""
+    """Its weights become a factor and a summand for each channel."""
     mean, variance = (array(w).astype("float64") for w in (
         layer.moving_mean, layer.moving_variance
     ))  # fmt: skip
@@ -180,7 +180,7 @@ def permuted(graph, layer, x):
 
 @writes(keras_private.GetItem)
 def part(graph, operation, x, key):
-    """A part as Python writes it, such as `h[:, -1]`: numbers, slices, `...` and None."""
+    """A part of a tensor as Python writes it, such as `h[:, -1]`: numbers, slices, `...`, None."""
     keys = list(key) if isinstance(key, (tuple, list)) else [key]
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in keys):
         refuse(operation, f"the key {key!r}", "Known: whole numbers, slices, `...` and None.")
@@ -190,7 +190,7 @@ def part(graph, operation, x, key):
     place = keys.index(Ellipsis)
     missing = rank - sum(k is not None for k in keys) + 1
     keys[place : place + 1] = [slice(None)] * missing
-    slices, numbers, new, axis, after = [], [], [], 0, 0  # axes of x, and of what comes out
+    slices, numbers, new, axis, after = [], [], [], 0, 0  # axis counts in x, after in the result
     for k in keys:
         if k is None:
             new.append(after)
@@ -263,7 +263,7 @@ def _scores(graph, layer, query, key):
     return graph.add("Mul", [summed, array(layer.concat_score_weight)])
 
 
-# What masks of layers with several inputs are made of
+# Operations that masks of layers with several inputs are made of
 
 
 @writes(keras_private.LogicalOr)

@@ -1,4 +1,4 @@
-"""Operators of ONNX that move numbers: parts, axes, sizes and order."""
+"""Operators of ONNX that move numbers: parts of tensors, axes, sizes and order."""
 
 import numpy as np
 from keras import ops
@@ -8,7 +8,7 @@ from keras_gated.convert.onnx.refusals import refuse
 from keras_gated.convert.onnx.sizes import Size, broadcast, filled, reshaped, sizes_of
 from keras_gated.convert.onnx.values import Dims, constant, numbers, plain, steps_at
 
-_ALL = 2**31 - 1  # a place that is beyond any end
+_ALL = 2**31 - 1  # beyond the end of any axis
 
 
 def listed(given, attributes, name, place):
@@ -46,7 +46,7 @@ def sliced(node, given, attributes):
 
 
 def _place(start):
-    """Returns a start that Keras counts with, too, where it lies beyond an end."""
+    """Returns a start that Keras accepts, also if it lies beyond an end."""
     return max(min(start, _ALL), -_ALL)
 
 
@@ -130,7 +130,7 @@ def tiled(node, given, attributes):
 
 
 def counted(node, given, attributes):
-    """Returns a `Range` whose end is a size."""
+    """Returns a `Range` that ends with a size."""
     values = [v.sizes if isinstance(v, Dims) else constant(v) for v in given]
     if any(v is None for v in values) or values[2].item() != 1:
         refuse(node, "counts to a number that is computed", "Known: sizes, in steps of 1.")

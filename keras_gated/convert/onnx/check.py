@@ -1,4 +1,4 @@
-"""What onnxruntime answers to a written model, against what the model answers."""
+"""Compares the answers of a written model in onnxruntime with those of the model."""
 
 import importlib.util
 
@@ -10,7 +10,7 @@ from keras_gated.convert.windows import MIXED, answers, of_windows, timed_of
 
 _BATCHES = [(1, 1), (3, 7), (4, 12)]  # rows and steps, where the model leaves them free
 _SHORTEN = {"Conv1D", "MaxPooling1D", "AveragePooling1D", "GetItem", "Functional", "Sequential"}
-_MOST_TRIED = 11  # powers of two
+_MOST_TRIED = 11  # the most powers of two that `least_steps` tries
 
 
 def wanted(check, owner):
@@ -21,7 +21,7 @@ def wanted(check, owner):
         owner: `"to_onnx"` or `"from_onnx"`.
 
     Raises:
-        ImportError: If it is to be checked and onnxruntime is not installed.
+        ImportError: If `check` is True and onnxruntime is not installed.
     """
     if check not in (None, True, False):
         raise ValueError(
@@ -44,9 +44,9 @@ def check_answers(content, model, backwards, lengths):
     Args:
         content: The file's bytes.
         model: The functional model.
-        backwards: For every output, whether its steps stand last first.
+        backwards: For every output, whether its steps are in reverse order.
         lengths: Whether the file has the input `lengths`. The model then reads the rows of each
-            length alone, cut to it.
+            length apart, cut to that length.
     """
     try:
         session = session_of(content)
@@ -80,7 +80,7 @@ def check_answers(content, model, backwards, lengths):
 
 
 class Asked:
-    """A file in onnxruntime, which is given lists of inputs: the model's, and then its states."""
+    """A file in onnxruntime. A call takes a list: the model's inputs, and then its states."""
 
     def __init__(self, content, model, lengths, states):
         try:
@@ -105,8 +105,8 @@ def differs_by(asked, model, stepper, examples):
     Args:
         asked: An `Asked`.
         model: The functional model.
-        stepper: Its `Stepper`, where a file takes states: it is then given step by step what the
-            model reads as a whole. Or None.
+        stepper: Its `Stepper` if the file takes states, or None. The file then reads step by step
+            the sequences that the model reads as a whole.
         examples: Lists of inputs, in the model's order.
     """
     if stepper:
@@ -115,7 +115,7 @@ def differs_by(asked, model, stepper, examples):
 
 
 def examples_of(model, streamed):
-    """Returns lists of random inputs, without masks if they are for a stream."""
+    """Returns lists of random inputs; those for a stream have no masked steps."""
     fixed_rows, fixed_steps = fixed_sizes(model)
     least, found = 1 if streamed else least_steps(model), []
     for seed, (rows, steps) in enumerate(_BATCHES):
@@ -126,7 +126,7 @@ def examples_of(model, streamed):
 
 
 def check_windows(asked, model, stepper):
-    """Raises if a file answers otherwise, step by step, than the model to the whole sequence."""
+    """Raises if a file answers otherwise step by step than the model to the whole sequence."""
     differs = differs_by(asked, model, stepper, examples_of(model, streamed=True))
     if not differs <= TOLERANCE:
         raise ValueError(
@@ -137,9 +137,9 @@ def check_windows(asked, model, stepper):
 
 
 def least_steps(model):
-    """Returns how many steps a model must be given so that none of its tensors is empty, or 1.
+    """Returns the number of steps with which no tensor of a model is empty, or 1.
 
-    Windows of convolutions and pooling, and parts, ask for more than one. Tried: powers of two.
+    Convolutions, pooling and parts of tensors may need more than one. Powers of two are tried.
     """
     if not {type(operation).__name__ for operation in model.operations} & _SHORTEN:
         return 1
@@ -154,7 +154,7 @@ def least_steps(model):
         given = random_inputs(model, 1, steps, 0)
         try:
             found = whole(keras.tree.pack_sequence_as(whole.input, given), training=False)
-        except Exception:  # of the backend's kinds: too few steps, or what `_answers` will tell
+        except Exception:  # the backend's own kinds: too few steps, or an error of `_answers`, too
             continue
         if all(np.prod(tensor.shape) for tensor in found):
             return steps
@@ -162,7 +162,7 @@ def least_steps(model):
 
 
 def _steps_of(received, expected, backwards):
-    """Returns the outputs of as many steps as were expected, without those of padding."""
+    """Returns the outputs of the expected number of steps, without those of padding."""
     if received.ndim < 2 or received.ndim != expected.ndim:
         return received
     steps = expected.shape[1]

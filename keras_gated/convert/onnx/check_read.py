@@ -1,4 +1,4 @@
-"""What a model or layer that was read answers, against what onnxruntime answers to its graph."""
+"""Compares the answers of a model or layer that was read with onnxruntime's to its graph."""
 
 import warnings
 
@@ -11,25 +11,25 @@ from keras_gated.convert.onnx.check import session_of
 from keras_gated.convert.onnx.refusals import first_line, told
 from keras_gated.keras_private import parts_of
 
-# Sizes of the first axis and of the others, where a graph leaves them free; the first two of them
-# that onnxruntime takes are compared. A front end of convolutions needs many steps, states that
-# stand beside sequences may want one size for both.
+# Sizes of the first axis and of the other axes, where a graph leaves them free. The first two
+# pairs that onnxruntime accepts are compared. Convolutions before a recurrent layer need many
+# steps. States beside sequences may need the same size for both.
 _SIZES = [(3, 7), (1, 12), (4, 4), (2, 96), (1, 700), (1, 1)]
 _COMPARED = 2
-_HALF = 2e-2  # accepted of halves, in the place of `TOLERANCE`
+_HALF = 2e-2  # accepted for float16, in the place of `TOLERANCE`
 
 
 def check_model(content, graph, model, source):
-    """Returns the largest difference of a model from what onnxruntime answers to its graph.
+    """Returns the largest difference of a model's answers from onnxruntime's to its graph.
 
     Args:
         content: The bytes of the file, or its path.
         graph: The graph in it.
-        model: What was read.
+        model: The model that was read from it.
         source: What to call the file.
     """
     try:
-        # As it stands: an optimiser of onnxruntime 1.32 ends the process on halves.
+        # Not optimised: an optimiser of onnxruntime 1.32 ends the process on float16.
         session = session_of(content, optimised=False)
     except Exception as error:  # of onnxruntime's own kinds
         raise _cannot_compare(source, f"cannot load it: {first_line(error)}") from error
@@ -62,16 +62,16 @@ def check_model(content, graph, model, source):
 
 
 class NotComparedError(ValueError):
-    """onnxruntime cannot answer, so nothing is known."""
+    """onnxruntime cannot answer, so nothing could be compared."""
 
 
 def checked(compare, insisted):
-    """Compares, and says what came of it.
+    """Compares, and reports the result.
 
     Args:
         compare: Returns the largest difference, or raises.
-        insisted: Whether the caller asked for it: then the difference is printed, and what cannot
-            be compared is an error. Otherwise that is a warning.
+        insisted: Whether the caller asked for the comparison. If so, the difference is printed,
+            and if nothing can be compared, that is an error. Otherwise it is a warning.
     """
     try:
         differs = compare()
@@ -92,7 +92,7 @@ def _cannot_compare(what, reason):
 
 
 def _compare(received, expected, what, given, tolerance):
-    """Returns the largest difference, or raises if it is no rounding."""
+    """Returns the largest difference, or raises if it is not rounding."""
     differs = difference(received, expected)
     if not differs <= tolerance:
         shapes = {name: array.shape for name, array in given.items()}
@@ -122,7 +122,7 @@ def _answers(model, given, declared, names, source):
 def _inputs(declared, model, lengths, rows, others, longest):
     """Returns random arrays for the inputs of a graph by name.
 
-    Free sizes of one name are the same; so are those without a name of one place.
+    Free axes of the same name get the same size. So do free axes without a name at the same place.
     """
     rng = np.random.default_rng(rows * others)
     sizes, given = {}, {}
@@ -146,7 +146,7 @@ def _inputs(declared, model, lengths, rows, others, longest):
 
 
 def _lengths_among(graph):
-    """Returns the names of inputs that the lengths of recurrent nodes are made of."""
+    """Returns the names of inputs from which the lengths of recurrent nodes are computed."""
     nodes = list(_all_nodes(graph))
     made_by = {name: node for node in nodes for name in node.output}
     recurrent = [n for n in nodes if n.op_type in ("RNN", "LSTM", "GRU") and len(n.input) > 4]
@@ -167,13 +167,13 @@ def _all_nodes(graph):
 
 
 def check_layer(node, given, attributes, layer, opset):
-    """Returns the largest difference of a layer from what onnxruntime answers to its node alone.
+    """Returns the largest difference of a layer's answers from onnxruntime's to its node alone.
 
     Args:
         node: The node.
-        given: Its weights at their places; at the others, whether there is an input: None if not.
+        given: Its inputs: weights as arrays; of the others only whether they are None counts.
         attributes: Its attributes by name.
-        layer: What was read.
+        layer: The layer that was read from it.
         opset: The version of ONNX's operators that the node is of.
     """
     _, W, R, B, lengths, _, _, P = given

@@ -1,7 +1,7 @@
 """`Conv`, pooling and `BatchNormalization` of ONNX, whose channels stand on the second axis.
 
-Ours stand last: a tensor is turned before and read in ONNX's order after (`values.Turned`), so that
-between two of them nothing is moved.
+Our channels stand on the last axis. A tensor is transposed before, and its result is read in ONNX's
+order (`values.Turned`), so that nothing is moved between two such nodes.
 """
 
 import keras
@@ -22,13 +22,13 @@ def channels_last(value):
 
 
 def channels_second(x):
-    """Returns a tensor that is read with its last axis second."""
+    """Returns a tensor to be read with its last axis second. Nothing is moved."""
     rank = len(x.shape)
     return turned(x, (0, rank - 1, *range(1, rank - 1)))
 
 
 class _Windows:
-    """The sizes of windows over the axes between batch and channels, and what is put around."""
+    """The windows over the axes between batch and channels: sizes, strides, padding."""
 
     def __init__(self, node, x, attributes, size):
         self.node, number = node, len(x.shape) - 2
@@ -50,7 +50,7 @@ class _Windows:
         pairs = zip(x.shape[1:-1], self.strides, strict=True)
         is_free = any(n is None and s > 1 for n, s in pairs)
         if auto == "SAME_UPPER" and is_free and max(self.dilations) == 1:
-            self.same = True  # as Keras does it
+            self.same = True  # Keras pads in the same way
             self.pads = [(0, 0)] * number
         elif auto in ("SAME_UPPER", "SAME_LOWER"):
             self.pads = self._like_same(x, lower=auto == "SAME_LOWER")
@@ -73,13 +73,13 @@ class _Windows:
         return pads
 
     def beyond(self, x):
-        """Returns how much further `ceil_mode` looks, for each axis: a last window, cut off."""
+        """Returns for each axis by how much `ceil_mode`'s last window exceeds the padded input."""
         further = []
         for n, s, reach, (low, high) in zip(
             x.shape[1:-1], self.strides, self.reach, self.pads, strict=True
         ):
             if n is None:
-                if high + s > reach:  # the last window may begin behind what counts
+                if high + s > reach:  # the last window may begin in the padding
                     refuse(
                         self.node,
                         f"has ceil_mode=1, pads={self.pads} and an axis of unknown size",
@@ -88,7 +88,7 @@ class _Windows:
                 further.append(s - 1)
                 continue
             count = -(-(n + low + high - reach) // s) + 1
-            count -= (count - 1) * s >= n + low  # a window must begin before the end of what counts
+            count -= (count - 1) * s >= n + low  # a window must begin before the padding at the end
             further.append(max((count - 1) * s + reach - n - low - high, 0))
         return further
 
@@ -118,7 +118,7 @@ def convolution(node, given, attributes):
         )
     x = windows.around(x, 0)
     strides, dilations = windows.strides, windows.dilations
-    later = strides if max(strides) > 1 and max(dilations) > 1 else None  # Keras has not both
+    later = strides if max(strides) > 1 and max(dilations) > 1 else None  # Keras refuses both
     strides = (1,) * len(strides) if later else strides
     options = {
         "strides": strides,
@@ -157,7 +157,7 @@ def pooling(node, given, attributes):
     ends = [(0, n) for n in further]
     padding = "same" if windows.same else "valid"
     options = {"strides": windows.strides, "padding": padding, "data_format": "channels_last"}
-    if windows.same and attributes.get("count_include_pad"):  # Keras counts no padding
+    if windows.same and attributes.get("count_include_pad"):  # Keras does not count padding
         refuse(
             node,
             "has auto_pad=SAME_UPPER, count_include_pad=1 and an axis of unknown size",

@@ -1,4 +1,4 @@
-"""What of a graph is constants and sizes alone, worked out while it is read."""
+"""Computes, while a graph is read, everything that depends on constants and sizes alone."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from keras_gated.convert.onnx.refusals import UnreadableError, refuse
 from keras_gated.convert.onnx.sizes import are_equal, sizes_of
 from keras_gated.convert.onnx.values import Dims, Directions, Turned, Zeros, numbers
 
-MOST = 2**28  # numbers in a constant that is worked out: 1 GB of float32
-# Of constants, as the reference of ONNX computes them. Not what is drawn at random, has a graph
-# inside, or takes long.
+MOST = 2**28  # the most numbers in a constant that is computed: 1 GB of float32
+# Operators that ONNX's reference computes if all inputs are constants. Left out: random numbers,
+# operators with graphs inside, and slow ones.
 _OF_CONSTANTS = {
     "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos",
     "CumSum", "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Expand", "EyeLike", "Flatten",
@@ -20,16 +20,17 @@ _OF_CONSTANTS = {
     "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose",
     "Trilu", "Unsqueeze", "Where", "Xor",
 }  # fmt: skip
-# What zeros stay zeros under.
+# Operators that make zeros of zeros.
 _KEEP_ZEROS = {"Slice", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Transpose"}
 
 
 def fold(node, given, attributes, opset):
-    """Returns what can be told without running the model, or NotImplemented.
+    """Returns a node's result if it is known without running the model, or NotImplemented.
 
     Args:
         node: The node.
-        given: Its inputs: constants, None for those that are left out, and `values.py`'s.
+        given: Its inputs: constants, None for those that are left out, and the values of
+            `values.py`.
         attributes: Its attributes by name.
         opset: The version of ONNX's operators that the node is of.
     """
@@ -75,7 +76,7 @@ def _filling(attributes):
 
 
 def _of_constants(node, given, opset):
-    """Returns what ONNX's reference makes of constants, a list."""
+    """Returns what ONNX's reference computes from constants, a list."""
     import onnx
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
@@ -95,7 +96,7 @@ def _of_constants(node, given, opset):
         [onnx.numpy_helper.from_array(named[n], n) for n in few],
     )
     if node.op_type == "DequantizeLinear":
-        opset = max(opset, 19)  # which says the same of what came before; the reference begins here
+        opset = max(opset, 19)  # the reference begins here; older versions mean the same
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     for output in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output:
         sizes = [d.dim_value for d in output.type.tensor_type.shape.dim]
@@ -126,7 +127,7 @@ def _sizes(value):
 
 
 def _of_dims(node, given, attributes):
-    """Computes with sizes: the operations that exporters need for it."""
+    """Computes with sizes. Knows the operators that exporters use for this."""
     kind = node.op_type
     parts = [v.sizes if isinstance(v, Dims) else v for v in given]
     if not all(part is None or isinstance(part, np.ndarray) for part in parts):
@@ -177,7 +178,7 @@ def whole(values, what):
     """Returns the whole numbers of a constant or an attribute.
 
     Raises:
-        UnreadableError: If they are known only when the model runs, or no whole numbers.
+        UnreadableError: If they are known only when the model runs, or are not whole numbers.
     """
     if not isinstance(values, (np.ndarray, list, int)):
         raise UnreadableError(

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-# More steps than any row has; twice as many is exact in float32, too. OpenVINO has no more than
-# 32 bits for whole numbers.
+# More steps than any row has. Twice this number is exact in float32, too. Whole numbers of
+# OpenVINO have 32 bits at most.
 _MOST_STEPS = 2**23
 
 
@@ -14,32 +14,32 @@ class Wire:
     """A tensor of the graph that is being written."""
 
     name: str
-    shape: tuple  # with None for what is not known
+    shape: tuple  # None for an unknown size
     dtype: str
-    backwards: bool = False  # whether the steps stand last first
+    backwards: bool = False  # whether the steps are in reverse order
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Where the valid steps of rows stand once they are moved to the start; all are names.
+    """Where the valid steps of rows stand once they are moved to the start. All fields are names.
 
-    A recurrent node writes zeros after a row's end. So a place of -1, the last one, is a zero: a
-    row in which a step is masked does not fill all places.
+    A recurrent node writes zeros after a row's end. Index -1 therefore reads a zero: any row with
+    a masked step leaves its last place empty.
     """
 
-    order: str  # (batch, time): where each place takes its step from
-    lengths: str  # int32 (batch,)
-    through: str  # (batch, time): the place of the last valid step up to this one, -1: none
-    before: str  # (batch, time): the place of the first valid step from this one on, or a zero
+    order: str  # (batch, time): the step that moves to each place
+    lengths: str  # int32 (batch,): the number of valid steps
+    through: str  # (batch, time): the place of the last valid step up to this step, -1: none
+    before: str  # (batch, time): the place of the first valid step from this step on, or of a zero
 
 
 class Graph:
     """Collects the nodes and constants of a graph.
 
     Attributes:
-        lengths: Optional wire, `(batch,)`, the number of steps of each row: the mask of layers that
-            have none.
-        before: The wires of the states of each recurrent layer, by its name, where they are inputs.
+        lengths: Optional wire, `(batch,)`, the number of steps of each row. It masks the layers
+            that have no mask.
+        before: The wires of the states of each recurrent layer, by its name, if they are inputs.
         after: The names of its states after the last step.
     """
 
@@ -55,7 +55,7 @@ class Graph:
         Args:
             op: The operator's name.
             inputs: Names, wires, or arrays, which become constants; None is left out.
-            outputs: How many there are.
+            outputs: The number of outputs.
         """
         from onnx import helper
 
@@ -81,7 +81,7 @@ class Graph:
         return name
 
     def mask_of(self, mask, sequences):
-        """Returns a layer's mask, `(batch, time)`, or None: its own, or that of the lengths."""
+        """Returns a layer's mask, `(batch, time)`: `mask`, or that of the lengths, or None."""
         if mask is not None or self.lengths is None:
             return mask
         shape = self.add("Shape", [sequences], start=0, end=2)
@@ -92,7 +92,7 @@ class Graph:
         return Wire(self.add("LessOrEqual", [steps, lengths]), (None, None), "bool")
 
     def packing_of(self, mask):
-        """Returns how the steps that a mask leaves are moved to the start of their rows."""
+        """Returns the `Packing` that moves the valid steps of a mask to the start of their rows."""
         if mask not in self._packings:
             ones = self.add("Cast", [mask], to=element_type("int64"))
             read = self.add("CumSum", [ones, np.array(1)])

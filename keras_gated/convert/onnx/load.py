@@ -1,4 +1,4 @@
-"""A graph of ONNX as it comes: loaded, and found to be sound before anything of it is run."""
+"""Loads a graph of ONNX, and checks it before anything of it is run."""
 
 import graphlib
 import os
@@ -9,11 +9,11 @@ from keras_gated.convert.onnx.refusals import first_line, refuse, told
 
 
 def load(path_or_model):
-    """Returns an `onnx.ModelProto`, and what to call it in messages.
+    """Returns an `onnx.ModelProto`, and its name for messages.
 
     Raises:
-        ValueError: If it is no path and no model, or the file is none of ONNX, or its graph does
-            not hold together.
+        ValueError: If it is neither a path nor a model, the file is not an ONNX file, or its graph
+            is not valid.
         FileNotFoundError: If there is no such file.
     """
     import onnx
@@ -63,7 +63,7 @@ def _from_file(path):
 
 
 def _without_functions(model, source):
-    """Returns a model with the nodes of its own functions in the place of their calls."""
+    """Returns a model in which calls of its own functions are replaced by their nodes."""
     import onnx.inliner
 
     try:
@@ -88,7 +88,7 @@ def array_of(tensor, source):
         if min(tensor.dims, default=0) < 0:
             raise ValueError("a size below zero")
         return numpy_helper.to_array(tensor)
-    except Exception as error:  # NumPy's, of a size that does not fit, a file that is missing
+    except Exception as error:  # NumPy's own kinds: a size that does not fit, a missing file
         raise ValueError(
             f"from_onnx: the constant {tensor.name!r} of {source} is damaged: its data do not "
             f"make an array of the shape {tuple(tensor.dims)}. Export it again."
@@ -96,7 +96,7 @@ def array_of(tensor, source):
 
 
 def graphs_in(node):
-    """Returns the graphs of a node's branches or of its body, by the names of attributes."""
+    """Returns the graphs in a node, of its branches or of its body, as one list."""
     import onnx
 
     kinds = onnx.AttributeProto
@@ -106,7 +106,7 @@ def graphs_in(node):
 
 
 def read_by(node):
-    """Yields the names that a node reads, and that graphs inside it read or put out."""
+    """Yields the names that a node reads, and the names that graphs inside it read or return."""
     yield from filter(None, node.input)
     for graph in graphs_in(node):
         for inner in graph.node:
@@ -115,12 +115,12 @@ def read_by(node):
 
 
 def _check_graph(graph, outer, source):
-    """Raises unless every name is made once, before it is read.
+    """Raises unless every name is made once, and can be made before it is read.
 
     Args:
         graph: The graph. Some writers, onnxruntime's float16 converter among them, append nodes.
-        outer: The names that stand around it.
-        source: What to call it.
+        outer: The names of the graphs around it.
+        source: Its name in messages.
     """
     if graph.sparse_initializer:
         raise ValueError(
@@ -179,7 +179,7 @@ def attributes_of(node):
 
 
 def shape_of(value):
-    """Returns how a message tells a value."""
+    """Returns the description of a value in messages."""
     if value is None:
         return "nothing"
     if isinstance(value, np.ndarray):

@@ -1,7 +1,7 @@
-"""How a layer is written as nodes of ONNX: one function a kind, registered in `WRITERS`.
+"""Writes layers as nodes of ONNX, with one function for each kind of layer, in `WRITERS`.
 
 A writer takes the graph, the layer and the call's arguments, with wires in the place of tensors,
-and returns the names of what the call returns.
+and returns the names of the call's results.
 """
 
 import keras
@@ -34,7 +34,7 @@ def array(weight):
 
 
 def activation_of(layer, function, known):
-    """Returns the name of an activation of Keras itself that is among the known, or ours."""
+    """Returns the name of an activation that is among the known ones, or a `HardSigmoid`."""
     name = name_of(function)
     if name not in known and not isinstance(name, HardSigmoid):
         told = getattr(function, "__name__", None) or repr(function)
@@ -113,7 +113,7 @@ def average_over_steps(graph, layer, x, mask=None):
 
 @writes(layers.GlobalMaxPooling1D)
 def largest_over_steps(graph, layer, x):
-    """Keras's takes masked steps in, too; those beyond `lengths` are none."""
+    """In Keras the largest value includes masked steps, but `lengths` leaves out later steps."""
     _plain_pooling(layer)
     mask = graph.mask_of(None, x)
     if mask is not None:
@@ -165,7 +165,7 @@ def n_grams(graph, layer, ids):
         ids = graph.add("Where", [mask, ids, np.array(PADDING)])
     known = of_word = graph.add("Greater", [ids, np.array(UNKNOWN)])
     places = [graph.add("Where", [known, ids, np.array(PADDING)])]
-    bucket = check = ids  # of the n-gram that ends here: the remainders of its number
+    bucket = check = ids  # two remainders of the number of the n-gram that ends at a step
     owners = array(layer.check).astype("int64")
     for _ in range(1, layer.longest):
         bucket, check = (
@@ -202,10 +202,10 @@ def _modulo(graph, x, modulus):
 
 
 def _product_modulo(graph, x, factor, modulus):
-    """Returns `x * factor % modulus`, digit by digit of the factor.
+    """Returns `x * factor % modulus`, computed digit by digit of the factor.
 
-    So no number exceeds 24 bits, as long as the modulus leaves room: OpenVINO computes remainders
-    in float32.
+    This way no number exceeds 24 bits, as long as the modulus leaves room. OpenVINO computes
+    remainders in float32.
     """
     x = _modulo(graph, x, modulus)
     base, digits = 2 ** max(24 - modulus.bit_length(), 1), []
@@ -255,7 +255,7 @@ def flipped(graph, operation, x):
 
 
 def turned(graph, x, axes):
-    """Returns a tensor with axes from their end to their start."""
-    # The least number of 32 bits: OpenVINO has no more.
+    """Returns a tensor with some axes reversed."""
+    # The end is the least number of 32 bits: OpenVINO has no more bits.
     ends = [np.full(len(axes), n) for n in (-1, np.iinfo(np.int32).min)]
     return graph.add("Slice", [x, *ends, np.array(axes), np.full(len(axes), -1)])

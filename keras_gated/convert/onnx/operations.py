@@ -1,4 +1,4 @@
-"""What stands around the recurrent nodes of a graph of ONNX, as layers and operations of Keras."""
+"""Reads the nodes around recurrent nodes of ONNX as layers and operations of Keras."""
 
 import functools
 
@@ -14,7 +14,7 @@ from keras_gated.convert.onnx.values import Directions, Turned, constant, in_ord
 
 
 def operation(node, given, attributes, opset):
-    """Returns what a node makes of values (`values.py`), a list if there are several."""
+    """Returns what a node computes from values (`values.py`), a list if there are several."""
     folded = fold(node, given, attributes, opset)
     if folded is not NotImplemented:
         return folded
@@ -29,7 +29,7 @@ def operation(node, given, attributes, opset):
         _refuse(node)
     if kind in ("Softmax", "LogSoftmax") and opset < 13:
         attributes = _of_last_axis(node, given[0], attributes)
-    if kind in _OF_ONE and isinstance(given[0], Turned):  # it need not be turned for this
+    if kind in _OF_ONE and isinstance(given[0], Turned):  # the order of axes does not matter
         others = [plain(value) for value in given[1:]]
         if not any(len(value.shape) for value in others if value is not None):
             y = _OPERATIONS[kind](node, [given[0].tensor, *others], attributes)
@@ -55,7 +55,7 @@ def _transposed(node, given, attributes):
 
 
 def _looked_up(node, given, attributes):
-    """Returns rows of a constant table as an `Embedding`; any other part as it is."""
+    """Returns rows of a constant table as an `Embedding`; of other tensors, the part itself."""
     table = given[0]
     is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind == "f"
     if not is_table or attributes.get("axis", 0):
@@ -98,7 +98,7 @@ def _gemm(node, given, attributes):
 
 
 def _added(node, given, attributes):
-    """Returns a sum; what a product and the constant added to it are together is one layer."""
+    """Returns a sum. A product and a constant added to it become one layer."""
     for bias, product in (given, given[::-1]):
         if not isinstance(bias, np.ndarray) or bias.ndim != 1 or isinstance(product, np.ndarray):
             continue
@@ -200,7 +200,7 @@ def _quotient(node, given, attributes):
     first, second = given
     if "int" not in str(first.dtype):
         return ops.divide(first, second)
-    quotient = ops.floor_divide(ops.abs(first), ops.abs(second))  # of ONNX: towards zero
+    quotient = ops.floor_divide(ops.abs(first), ops.abs(second))  # ONNX rounds towards zero
     return quotient * ops.sign(first) * ops.sign(second)
 
 
@@ -243,7 +243,7 @@ def _over_axis(function):
     return lambda node, given, attributes: function(given[0], axis=attributes.get("axis", -1))
 
 
-# Of one tensor, number by number.
+# Operators on one tensor that treat every number by itself.
 _OF_ONE = {
     **{
         name: _elementwise(getattr(ops, function))
@@ -294,7 +294,7 @@ _OPERATIONS = {
     "ReduceProd": _reduced(ops.prod),
     "ReduceL2": _reduced(_length),
 }  # fmt: skip
-# Those that look at what stands for a tensor before it is one.
+# Operators that take a value of `values.py` before it becomes a tensor.
 _BY_VALUE = {
     **axes.OPERATIONS,
     **convolutions.OPERATIONS,
@@ -305,5 +305,5 @@ _BY_VALUE = {
     "Add": _added,
     "LayerNormalization": _normalized,
 }
-# Read by functions of their own, in other files.
+# Operators that functions in other files read.
 _OTHERS = {"RNN", "LSTM", "GRU", "If", "Constant", "Shape", "Size"}

@@ -1,4 +1,4 @@
-"""A written file with weights of 8 bits in the place of float32: onnxruntime's own operators."""
+"""Replaces weights of float32 in a written file by 8 bits, with onnxruntime's own operators."""
 
 import collections
 import pathlib
@@ -10,7 +10,7 @@ import keras
 from keras_gated import keras_private
 from keras_gated.layers.families import GRU, SimpleRNN
 
-# Those that onnxruntime has with weights of 8 bits. It has one for `Conv`, too, which is slower.
+# Operators that onnxruntime has with weights of 8 bits. It has `Conv`, too, which is slower then.
 _OPERATORS = ["LSTM", "MatMul", "Gather"]
 _STAYS = {
     GRU: "onnxruntime has no GRU of 8 bits",
@@ -22,10 +22,10 @@ _STAYS = {
 class QuantizedONNX(NamedTuple):
     """What `to_onnx(..., quantize="int8")` wrote.
 
-    path: Where, a string.
-    size: Bytes.
-    difference: The largest from the model's answers to `representative`, or to random inputs, in
-        parts of the largest answer, at least 1.
+    path: The path of the file, a string.
+    size: The size of the file in bytes.
+    difference: The largest difference from the model's answers to `representative`, or to random
+        inputs, divided by the largest answer (by 1 if that is smaller).
     operations: How often each operator stands in the file, by name: an LSTM of 8 bits is a
         `DynamicQuantizeLSTM`, a matrix product a `MatMulInteger`.
     not_quantized: The name of each layer whose weights stay in 32 bits, and why.
@@ -39,14 +39,14 @@ class QuantizedONNX(NamedTuple):
 
 
 def quantized(proto, model):
-    """Returns a file's bytes with weights of 8 bits, its operators, and which layers have none.
+    """Returns a file's bytes with weights of 8 bits, its operators, and the layers without.
 
     Args:
         proto: The `onnx.ModelProto`, which is changed.
-        model: The functional model that it was written of.
+        model: The functional model that was written.
 
     Raises:
-        ValueError: If nothing of it has weights that could be of 8 bits.
+        ValueError: If it has no weights that could be of 8 bits.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -56,7 +56,7 @@ def quantized(proto, model):
         for part in keras_private.parts_of(model)
         if type(part) in _STAYS
     }
-    # So that it says nothing of a step before, which would only be for other models.
+    # Without this entry onnxruntime recommends a step before, which helps only other models.
     proto.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "8.onnx")

@@ -1,7 +1,7 @@
 """Graphs of ONNX with `RNN`, `LSTM` and `GRU` nodes as functional Keras models.
 
-A graph is run once over symbolic tensors. What is computed from constants and shapes alone, as the
-zeros that exporters make initial states of, is worked out on the way (`fold.py`).
+A graph is run once over symbolic tensors. Results that depend on constants and shapes alone, such
+as the zeros of exporters' initial states, are computed on the way (`fold.py`).
 """
 
 import os
@@ -31,41 +31,42 @@ def from_onnx(
     node: str | int | None = None,
     check: bool | None = None,
 ) -> keras.Model | keras.layers.Layer:
-    """Returns a functional Keras model of an ONNX graph, or a layer of one recurrent node of it.
+    """Returns a functional Keras model of an ONNX graph, or a layer of one of its recurrent nodes.
 
-    `RNN`, `LSTM` and `GRU` nodes become our layers, in a `Bidirectional` where they have both
-    directions; `Gather` from a constant table becomes an `Embedding`, a product with a constant
-    matrix (and the sum after it) a `Dense`, `Conv` and `BatchNormalization` the layers of these
-    names. What PyTorch's exporters write around them is understood, and what `to_onnx` writes.
-    Inputs and outputs keep their axes and names. Steps after `sequence_lens` are masked, and zeros
-    in what a node puts out, as ONNX has it. Of an `If` whose condition is known, the branch that it
-    takes is read.
+    `RNN`, `LSTM` and `GRU` nodes become our layers, in a `Bidirectional` if they have both
+    directions. `Gather` from a constant table becomes an `Embedding`; a product with a constant
+    matrix (and the sum after it) becomes a `Dense`; `Conv` and `BatchNormalization` become the
+    layers of these names. The operators that PyTorch's exporters and `to_onnx` write around them
+    are read, too. Inputs and outputs keep their axes and names. Steps after `sequence_lens` are
+    masked, and a node's outputs at them are zeros, as in ONNX. Of an `If` whose condition is known,
+    the branch that it takes is read.
 
     With `node`, the rest of the graph need not be readable: the node may stand in a branch or a
-    loop, among operators of any kind. What it computes becomes a built layer with its weights, on
+    loop, among operators of any kind. It becomes a built layer with its weights, which reads
     sequences `(batch, time, features)`, whatever the layout in the graph. `return_sequences` is
     True if the graph reads the outputs of all steps (`Y`), and `return_state` if it reads final
     states that the layer's output does not hold: `Y_c`, or `Y_h` besides `Y`. A node of
-    direction="reverse" has `go_backwards=True`: its steps come out last first, as in Keras. Lengths
-    (`sequence_lens`) are a mask, `(batch, time)`, that is given when the layer is called; outputs
-    at masked steps are zeros if the node has lengths. So are initial states.
+    direction="reverse" has `go_backwards=True`: its steps come out in reverse order, as in Keras.
+    Lengths (`sequence_lens`) become a mask, `(batch, time)`, and outputs at masked steps are zeros
+    if the node has lengths. Give the mask and the initial states when you call the layer.
 
     Args:
         path_or_model: A path, or an `onnx.ModelProto`.
         node: The name of a recurrent node or of one of its outputs, or its place among the
             recurrent nodes of the file, from 0 on. Default: the whole graph.
-        check: Whether onnxruntime must answer to random inputs, of unequal lengths where there are
-            lengths, as what is returned does: within 1e-4 of the largest answer (or of 1, if that
-            is more), or 2e-2 with weights of float16. A graph that it does not run, as one of
-            float64, is not read then. Default: where onnxruntime is installed.
+        check: Whether to compare the answers with those of onnxruntime, for random inputs (of
+            unequal lengths if there are lengths). They must agree within 1e-4 of the largest answer
+            (or of 1, if that is more), or within 2e-2 with weights of float16. A graph that
+            onnxruntime does not run, such as one of float64, is then refused. Default: True if
+            onnxruntime is installed.
 
     Returns:
         A `keras.Model`; a dict of outputs by name if there are several. With `node`, a layer.
 
     Raises:
-        ValueError: If the file is damaged or no valid graph, a node or one of its options has no
-            counterpart, there is no such recurrent node (the message lists those that there are),
-            or onnxruntime answers otherwise; the message names the file or the node.
+        ValueError: If the file is damaged or not a valid graph, a node or one of its options has no
+            counterpart, there is no such recurrent node (the message lists the existing nodes), or
+            onnxruntime answers otherwise; the message names the file or the node.
         FileNotFoundError: If there is no such file.
         ImportError: If onnx is not installed; with `check=True`, if onnxruntime is not.
     """
@@ -110,7 +111,7 @@ def _whole(loaded, source):
 
 
 def _results(node, given, scope, used):
-    """Returns what a node makes, a list, or raises an error that names the node."""
+    """Returns what a node computes, a list, or raises an error that names the node."""
     attributes = load.attributes_of(node)
     if node.domain not in ("", "ai.onnx"):
         refuse(
@@ -147,7 +148,7 @@ def _results(node, given, scope, used):
 
 
 def _branch(node, given, attributes, scope):
-    """Returns what the branch of an `If` puts out that its condition chooses."""
+    """Returns the outputs of the branch that the condition of an `If` chooses."""
     condition = given[0]
     if not isinstance(condition, np.ndarray) or condition.size != 1:
         refuse(
@@ -162,7 +163,7 @@ def _branch(node, given, attributes, scope):
 
 
 def _check_sizes(node, results):
-    """Raises if a node makes more numbers than any model needs, as a damaged one may."""
+    """Raises if a node makes more numbers than any model needs, as a damaged node may."""
     for result in results:
         shape = getattr(getattr(result, "tensor", result), "shape", ())
         known = np.prod(np.array([n for n in shape if n is not None], object), initial=1)

@@ -1,4 +1,4 @@
-"""One recurrent node of a graph of ONNX as a layer, whatever stands around it."""
+"""Reads one recurrent node of a graph of ONNX as a layer, whatever stands around it."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ class _Found(NamedTuple):
 
 
 class _Variable:
-    """What depends on inputs of a graph."""
+    """Stands for a value that depends on inputs of a graph."""
 
 
 def layer_of_node(model, source, wanted, check, insisted):
@@ -29,10 +29,10 @@ def layer_of_node(model, source, wanted, check, insisted):
 
     Args:
         model: An `onnx.ModelProto`.
-        source: What to call it.
+        source: Its name in messages.
         wanted: The name of the node or of one of its outputs, or its place.
-        check: Whether onnxruntime must answer as the layer does.
-        insisted: Whether the caller asked for that: see `checked`.
+        check: Whether to compare the layer's answers with those of onnxruntime.
+        insisted: Whether the caller asked for the comparison: see `checked`.
     """
     scope = Scope(model.graph, source, load.opset_of(model), _run, _variables(model.graph))
     found = list(_recurrent_nodes(model.graph, scope))
@@ -54,7 +54,7 @@ def layer_of_node(model, source, wanted, check, insisted):
         layer.set_weights(weights)
     except RefusedError:
         raise
-    except Exception as error:  # of Keras or NumPy, of what is no valid node
+    except Exception as error:  # an error of Keras or NumPy: the node is not valid
         refuse(
             node,
             f"cannot be read: {first_line(error)} Received: attributes {attributes}",
@@ -75,7 +75,7 @@ def _constant_names(graph):
 
 
 def _recurrent_nodes(graph, scope):
-    """Yields all recurrent nodes, with those of branches and loops, as they stand in the file."""
+    """Yields all recurrent nodes in the order of the file, with those of branches and loops."""
     for node in graph.node:
         of_onnx = node.domain in ("", "ai.onnx") and node.op_type in OPERATORS
         if of_onnx or node.op_type == "DynamicQuantizeLSTM":
@@ -110,7 +110,7 @@ def _chosen(found, wanted, source):
 
 
 def _told(found):
-    """Returns how a list tells a recurrent node."""
+    """Returns the description of a recurrent node in a list."""
     node, shapes = found.node, []
     for name in ("W", "R"):
         try:
@@ -125,7 +125,7 @@ def _told(found):
 
 
 def _given(node, scope):
-    """Returns a node's inputs: its weights, and whether there are lengths and initial states."""
+    """Returns a node's inputs: weights as arrays, lengths and states as a `_Variable` or None."""
     given = [_Variable() if name else None for name in node.input]
     given += [None] * (8 - len(given))
     for name, place in _WEIGHTS.items():
@@ -144,7 +144,7 @@ def _given(node, scope):
 
 
 def _run(node, given, scope):
-    """Returns what a node makes of constants; what depends on inputs stays unknown."""
+    """Returns what a node computes from constants. Results that depend on inputs stay unknown."""
     unknown = [_Variable() for _ in node.output]
     if any(isinstance(value, _Variable) for value in given) or load.graphs_in(node):
         return unknown

@@ -1,4 +1,4 @@
-"""A recurrent node of ONNX as a layer of ours."""
+"""Reads a recurrent node of ONNX as one of our layers."""
 
 import numpy as np
 from keras import ops
@@ -21,7 +21,7 @@ _DEFAULTS = {
     "GRU": ["Sigmoid", "Tanh"],
 }
 _DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
-_FLAT_FROM = {"sigmoid": 20.0, "tanh": 20.0, "hard_sigmoid": 3.0}  # a sigmoid: but for 3e-9
+_FLAT_FROM = {"sigmoid": 20.0, "tanh": 20.0, "hard_sigmoid": 3.0}  # sigmoid: but for 3e-9
 
 
 def recurrent(node, given, attributes, wanted):
@@ -43,7 +43,7 @@ def recurrent(node, given, attributes, wanted):
         steps = ops.cumsum(ops.ones_like(sequences[:, :, 0], dtype="int32"), axis=1)
         call["mask"] = steps <= ops.expand_dims(ops.cast(plain(lengths), "int32"), 1)
     elif keras_private.mask_of(sequences) is not None:
-        sequences = ops.copy(sequences)  # without the mask of the node before, unknown to ONNX
+        sequences = ops.copy(sequences)  # drops the mask of the node before: ONNX has no masks
     results = layer(sequences, **call)
     results = list(results) if isinstance(results, (list, tuple)) else [results]
     layer.set_weights(weights)
@@ -61,10 +61,10 @@ def layer_of(node, given, attributes, return_sequences, return_state):
 
     Args:
         node: The node.
-        given: Its inputs. None in the place of the sequences: they are not looked at.
+        given: Its inputs. The sequences are not used and may be None.
         attributes: Its attributes by name.
-        return_sequences: Whether the layer puts out all steps.
-        return_state: Whether it puts out its final states, too.
+        return_sequences: Whether the layer returns the outputs of all steps.
+        return_state: Whether it returns its final states, too.
     """
     _, W, R, B, lengths, *states = given + [None] * (8 - len(given))
     kind, direction = node.op_type, attributes.get("direction", "forward")
@@ -147,7 +147,7 @@ def _functions(node, attributes, directions):
 
 
 def _check_clip(node, attributes, functions):
-    """Raises if `clip` changes anything: what a function reads is cut off at plus and minus it."""
+    """Raises if `clip` changes an answer. It limits the inputs of functions to [-clip, clip]."""
     clip = abs(attributes.get("clip", 0.0))
     if clip and any(clip < _flat_from(function) for function in functions):
         refuse(
@@ -158,14 +158,14 @@ def _check_clip(node, attributes, functions):
 
 
 def _flat_from(function):
-    """Returns from where on a function has no other value in float32, on either side."""
+    """Returns the distance from 0 beyond which a function is constant in float32."""
     if isinstance(function, HardSigmoid) and function.slope:
         return max(abs(function.offset), abs(1 - function.offset)) / abs(function.slope)
     return _FLAT_FROM.get(function, NO_CLIP)
 
 
 def _check_shapes(node, attributes, directions, given):
-    """Raises if weights, states or lengths are not of the shapes that the node says."""
+    """Raises if the shapes of weights, states or lengths do not fit the node."""
     sequences, W, R, B, lengths, *states = given + [None] * (8 - len(given))
     P = states[2]
     for name, weight in (("W", W), ("R", R), ("B", B), ("P", P)):
@@ -200,7 +200,7 @@ def _check_shapes(node, attributes, directions, given):
         received = getattr(getattr(value, "tensor", value), "shape", None)
         if received is None:
             continue
-        if name == "X":  # read with the batch first; told as the node has it
+        if name == "X":  # read with the batch first; the message gives the order of the node
             received = (received[1], received[0], *received[2:]) if len(received) > 1 else received
         if len(received) != len(shape) or any(
             None not in (a, b) and a != b for a, b in zip(received, shape, strict=True)
@@ -233,7 +233,7 @@ def _weights(gates, W, R, B, options):
 
 
 def _state(node, state):
-    """Returns an initial state, `(directions, batch, units)`, or None where it is zero."""
+    """Returns an initial state, `(directions, batch, units)`, or None if it is zero."""
     if state is None or isinstance(state, Zeros):
         return None
     if isinstance(state, np.ndarray):

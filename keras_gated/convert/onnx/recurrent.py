@@ -1,4 +1,4 @@
-"""How recurrent layers are written as nodes of ONNX: a native node each, no loop."""
+"""Writes recurrent layers as nodes of ONNX: each as one native node, without a loop."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _OPERATORS = {
     GRU: "GRU",
 }
 LAYERS = (*_OPERATORS, Bidirectional)
-PEEPHOLES = ("input", "output", "forget")  # of the node's `P`, in order
+PEEPHOLES = ("input", "output", "forget")  # the order of the gates in the node's `P`
 
 
 @writes(*_OPERATORS)
@@ -47,7 +47,7 @@ def recurrent(graph, layer, sequences, initial_state=None, mask=None, training=N
 
 
 def _output_of_steps(graph, layer, y, mask):
-    """Returns the output of every step, `(batch, time, units)`, in the order computed."""
+    """Returns the output of every step, `(batch, time, units)`, in the order of computation."""
     outputs = graph.add("Transpose", [graph.add("Squeeze", [y, np.array([1])])], perm=[1, 0, 2])
     if mask is None:
         return turned(graph, outputs, [1]) if layer.go_backwards else outputs
@@ -59,7 +59,10 @@ def _output_of_steps(graph, layer, y, mask):
 
 
 def _last_output(graph, layer, final, states, mask):
-    """Returns the output after the last step: zeros where there is none, or it is to be zero."""
+    """Returns the last output. It is zero for a row without valid steps.
+
+    With `zero_output_for_mask` it is also zero if the last step read is masked.
+    """
     if mask is None or not (states or layer.zero_output_for_mask):
         return final
     if layer.zero_output_for_mask:
@@ -127,8 +130,8 @@ def _node(graph, directions, direction, sequences, states, mask):
         initial = [p[0] if len(p) == 1 else graph.add("Concat", p, axis=0) for p in own]
     attributes.update(attributes_of([name for one in directions for name in _functions(one)]))
     if lengths is not None:
-        # OpenVINO (2026.4) reads to the end of every row, whatever the lengths are, if sizes are
-        # free and it has a kernel for the node; it has none for a node with `clip`.
+        # If sizes are free and OpenVINO (2026.4) has a kernel for the node, it ignores the lengths
+        # and reads to the end of every row. It has no kernel for a node with `clip`.
         attributes["clip"] = NO_CLIP
     if isinstance(first, GRU):
         attributes["linear_before_reset"] = int(_resets_after(first))
@@ -150,14 +153,14 @@ def _node(graph, directions, direction, sequences, states, mask):
         direction=direction,
         **attributes,
     )
-    if mask is not None and states:  # the node ends with zeros where it has read no step
+    if mask is not None and states:  # for a row without valid steps the node returns zeros
         some = _some(graph, mask)
         finals = [graph.add("Where", [some, f, i]) for f, i in zip(finals, initial, strict=True)]
     return [y, *finals]
 
 
 def _some(graph, mask):
-    """Returns whether rows have a step that counts, `(batch, 1)`."""
+    """Returns whether rows have a valid step, `(batch, 1)`."""
     some = graph.add("Greater", [graph.packing_of(mask).lengths, np.array(0, "int32")])
     return graph.add("Unsqueeze", [some, np.array([1])])
 

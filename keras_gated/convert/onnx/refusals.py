@@ -1,18 +1,18 @@
-"""How a node that is not read is refused: by name, with what it has and the way out."""
+"""Errors for nodes that cannot be read. They name the node, the reason and the way out."""
 
 from typing import NoReturn
 
 
 class RefusedError(ValueError):
-    """A node that is not read, told by name."""
+    """A node cannot be read. The message names it."""
 
 
 class UnreadableError(Exception):
-    """Why a value cannot be read; whoever knows the node or the output names it."""
+    """A value cannot be read. The message says why; the caller adds the node or the output."""
 
 
 def told(node):
-    """Returns how messages call a node."""
+    """Returns a node's name in messages."""
     return f"the {node.op_type} node {node.name or list(node.output)!r}"
 
 
@@ -21,7 +21,7 @@ def refuse(node, what, way_out="", cause=None) -> NoReturn:
 
 
 def name_of(node):
-    """Returns a layer's name after the node: without what Keras does not allow in it."""
+    """Returns a layer's name made of the node's, without characters that Keras does not allow."""
     name = (node.name or node.output[0]).strip("/").replace("/", "_").replace("::", "_")
     return name or None
 

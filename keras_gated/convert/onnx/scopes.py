@@ -1,19 +1,19 @@
-"""What the names of a graph stand for, worked out as far as it is asked for."""
+"""The values of the names in a graph. A value is computed when it is asked for."""
 
 from keras_gated.convert.onnx import load
 from keras_gated.convert.onnx.refusals import refuse
 
 
 class Scope:
-    """A graph of ONNX, or that of a branch inside another.
+    """A graph of ONNX, or the graph of a branch inside another.
 
     Args:
         graph: The graph.
-        source: What messages call its file.
+        source: The name of its file in messages.
         opset: The version of ONNX's operators that its nodes are of.
-        run: What runs a node: takes the node, its inputs and the scope, and returns a list.
-        values: What its inputs stand for, by name.
-        outer: The scope that it stands in.
+        run: Runs a node: takes the node, its inputs and the scope, and returns a list.
+        values: The values of its inputs, by name.
+        outer: The scope of the graph around it.
     """
 
     def __init__(self, graph, source, opset, run, values=(), outer=None):
@@ -28,7 +28,7 @@ class Scope:
         return Scope(graph, self.source, self.opset, self._run, values, outer=self)
 
     def value(self, name):
-        """Returns what a name stands for. Nodes that it does not need are not run."""
+        """Returns the value of a name. Only the nodes that it needs are run."""
         wanted = [name]
         while wanted:
             name = wanted[-1]

@@ -19,11 +19,11 @@ _OPERATIONS = {
 
 
 class Size:
-    """A whole number made of the sizes of tensors.
+    """A whole number computed from the sizes of tensors.
 
     Attributes:
         operation: `"size"`, or a key of `_OPERATIONS`.
-        parts: The tensor and the axis, or the two numbers, whole ones or sizes.
+        parts: The tensor and the axis, or the two operands: whole numbers or sizes.
     """
 
     def __init__(self, operation, *parts):
@@ -47,7 +47,7 @@ class Size:
     __radd__, __rmul__ = __add__, __mul__
 
     def __eq__(self, other):
-        """Whether two sizes are the same for sure."""
+        """Whether two sizes are known to be the same."""
         if not isinstance(other, Size):
             return False
         if self.operation != other.operation:
@@ -67,7 +67,7 @@ class Size:
                 yield from part.leaves()
 
     def config(self, tensors):
-        """Returns it as lists, with places among the tensors in their stead."""
+        """Returns the size as nested lists, with the index of each tensor in its place."""
         if self.operation == "size":
             tensor, axis = self.parts
             return ["size", next(n for n, t in enumerate(tensors) if t is tensor), axis]
@@ -103,7 +103,7 @@ def are_equal(first, second):
 
 
 def reshaped(x, sizes):
-    """Returns a tensor with its numbers in other axes; one size may be -1."""
+    """Returns a tensor reshaped; one size may be -1."""
     free = [n for n in sizes if isinstance(n, Size) or n == -1]
     if len(free) <= 1:
         return ops.reshape(x, [-1 if isinstance(n, Size) else int(n) for n in sizes])
@@ -111,14 +111,14 @@ def reshaped(x, sizes):
 
 
 def filled(sizes, value):
-    """Returns a tensor of one number, a NumPy scalar."""
+    """Returns a tensor filled with one number, a NumPy scalar."""
     if any(isinstance(n, Size) for n in sizes):
         return _sized(sizes, "fill", [], value=value.item(), of_dtype=str(value.dtype))
     return np.broadcast_to(value, [int(n) for n in sizes])
 
 
 def as_numbers(sizes):
-    """Returns a tensor of sizes, of the axes of an array of them."""
+    """Returns an array of sizes as a tensor of the same shape."""
     flat = _sized(sizes.ravel(), "numbers", [], of_dtype="int64")
     return ops.reshape(flat, sizes.shape)
 
@@ -153,21 +153,21 @@ def _sized(sizes, how, given, **options):
 
 @keras.saving.register_keras_serializable(package="keras_gated")
 class Sized(keras.layers.Layer):
-    """A tensor of sizes that are computed from those of its inputs.
+    """A tensor whose sizes are computed from the sizes of the inputs.
 
     Args:
         sizes: Whole numbers and expressions: `["size", input, axis]`, or an operation and its
-            parts, as `["multiply", ["size", 0, 1], 2]`. -1: what is left.
+            parts, such as `["multiply", ["size", 0, 1], 2]`. -1: the size that is left.
         how: `"reshape"` or `"broadcast"` the first input, `"fill"` with a value, or return the
             sizes themselves as `"numbers"`.
         value: For `"fill"`.
-        of_dtype: The dtype of what is filled, or of the numbers.
+        of_dtype: The dtype for `"fill"` or `"numbers"`.
     """
 
     def __init__(self, sizes, how, value=None, of_dtype=None, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.sizes, self.how, self.value, self.of_dtype = sizes, how, value, of_dtype
-        self.supports_masking = True  # it takes those of its inputs and gives none
+        self.supports_masking = True  # it accepts masks of its inputs and passes none on
 
     def call(self, *tensors):
         sizes = [_computed(size, tensors) for size in self.sizes]

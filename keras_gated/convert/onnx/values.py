@@ -1,8 +1,9 @@
-"""What stands for a tensor while a graph of ONNX is read, besides Keras's symbolic tensors.
+"""Values that stand for tensors while a graph of ONNX is read, besides Keras's symbolic tensors.
 
-Constants are NumPy arrays. `Dims` are numbers of which some are known only when the model runs,
-`Zeros` zeros that an initial state may be made of, `Turned` a tensor whose axes are in another
-order, and `Directions` what a recurrent node puts out before its directions are put together.
+Constants are NumPy arrays. `Dims` are numbers, some of which are known only when the model runs.
+`Zeros` are zeros that an initial state may be made of. `Turned` is a tensor whose axes are to be
+read in another order. `Directions` is the output of a recurrent node before its directions are
+joined.
 """
 
 from typing import Any, NamedTuple
@@ -21,20 +22,20 @@ _MERGED = {
 
 
 class Zeros(NamedTuple):
-    """Zeros; None for sizes that are not looked after."""
+    """Zeros. `sizes` is None once the sizes are not tracked any more."""
 
     sizes: Any
     dtype: str
 
 
 class Dims(NamedTuple):
-    """Whole numbers and `Size`s, an array of objects."""
+    """Whole numbers and `Size`s, in an array of objects."""
 
     sizes: Any
 
 
 def numbers(values):
-    """Returns whole numbers as a constant, or `Dims` where some are not known yet."""
+    """Returns whole numbers as a constant, or as `Dims` if some are not known yet."""
     values = np.array(values, object)
     if any(isinstance(value, Size) for value in values.ravel()):
         return Dims(values)
@@ -64,7 +65,7 @@ class Directions(NamedTuple):
         return cls(tensor, number, "TDBH")
 
     def apply(self, node, others, attributes):
-        """Returns what a node makes of it, or NotImplemented if it needs the tensor itself."""
+        """Returns a node's result, or NotImplemented if the node needs the tensor itself."""
         kind, axes = node.op_type, self.axes
         if kind == "Transpose":
             return self._replace(axes="".join(axes[n] for n in attributes["perm"]))._done()
@@ -97,7 +98,7 @@ class Directions(NamedTuple):
         return [of_axes[letter] for letter in self.axes]
 
     def whole(self):
-        """Returns the tensor itself, with the directions on an axis of their own."""
+        """Returns the tensor itself, with the directions on a separate axis."""
         batch, time, both = sizes_of(self.tensor)
         apart = reshaped(self.tensor, [batch, time, self.number, both // self.number])
         return ops.transpose(apart, ["BTDH".index(letter) for letter in self.axes])
@@ -118,14 +119,14 @@ class Directions(NamedTuple):
         return True
 
     def _is_axis(self, letter, others, attributes):
-        """Whether a node is told this axis alone; a Squeeze without any takes those of size 1."""
+        """Whether a node names only this axis. (A Squeeze without axes takes those of size 1.)"""
         axes = attributes.get("axes", others[0] if others else None)
         if axes is None or len(axes) != 1:
             return False
         return self.axes[int(axes[0])] == letter
 
     def _done(self):
-        """Returns a tensor with its axes in another order, as soon as no direction is apart."""
+        """Returns a tensor, its axes in another order, once the directions have no own axis."""
         if "D" in self.axes:
             return self
         return turned(self.tensor, tuple("BTX".index(letter) for letter in self.axes))
@@ -136,7 +137,7 @@ def turned(tensor, order):
 
 
 def in_order(value, perm, lazily=False):
-    """Returns a value with its axes permuted: what is permuted back is the tensor itself."""
+    """Returns a value with its axes permuted. Two permutations that cancel move nothing."""
     if isinstance(value, (Directions, Zeros, Dims)):
         value = plain(value)
     tensor, order = value if isinstance(value, Turned) else (value, tuple(range(len(perm))))
@@ -169,7 +170,7 @@ def constant(value):
 
 
 def steps_at(node, x, places, attributes):
-    """Returns the steps of each row, `(batch, time, ...)`, at places of that row."""
+    """Returns the steps of each row, `(batch, time, ...)`, at the given places of that row."""
     if attributes.get("batch_dims", 0) != 1 or len(places.shape) != 3 or places.shape[2] != 1:
         refuse(node, "gathers something else than steps of rows", "Known: batch_dims=1.")
     places = places[(..., *(None,) * (len(x.shape) - 3))]

@@ -1,6 +1,6 @@
 """Models as ONNX, with a native `RNN`, `LSTM` or `GRU` node for every recurrent layer.
 
-A functional model is a graph of calls already; every call is written as the nodes of its layer
+A functional model is already a graph of calls. Every call is written as the nodes of its layer
 (`nodes.py`, `recurrent.py`). Text stays outside: a model takes ids or vectors, and
 `assets.extra` of an export holds the vocabulary.
 """
@@ -32,7 +32,7 @@ from keras_gated.convert.onnx.quantize import QuantizedONNX, quantized
 from keras_gated.convert.windows import stepper_of
 
 OPSET = 17  # the oldest with LayerNormalization; onnxruntime 1.12 and newer run it
-_IR = 8  # of the same age, so that those versions read the file
+_IR = 8  # of the same age as the opset, so that those versions read the file
 
 
 def to_onnx(
@@ -45,46 +45,48 @@ def to_onnx(
     representative=None,
     states: bool = False,
 ) -> str | QuantizedONNX:
-    """Writes a functional or sequential model as an ONNX file, and asks onnxruntime about it.
+    """Writes a functional or sequential model as an ONNX file, and checks it with onnxruntime.
 
     Every recurrent layer becomes one `RNN`, `LSTM` or `GRU` node (both directions of a
-    `Bidirectional` one together), not a loop. Layers of `keras.layers` are written, too, as
-    `from_keras` converts them. Batch and time stay as free as they are in the model.
+    `Bidirectional` become one node together), not a loop. Layers of `keras.layers` are written,
+    too, as `from_keras` converts them. Sizes of batch and time that are free in the model stay
+    free.
 
     `PeepholeLSTM` and `CoupledLSTM` are `LSTM` nodes with `P` and with `input_forget`, as
-    onnxruntime reads them. OpenVINO (2026.4) leaves both out without a word, and so answers
-    otherwise.
+    onnxruntime reads them. OpenVINO (2026.4) ignores both without a warning, so its answers
+    differ.
 
-    Masked steps may stand anywhere: those that count move to the start of their rows, the node's
-    `sequence_lens` tells how many they are, and its outputs move back.
+    Masked steps may stand anywhere. Valid steps are moved to the start of their rows, the node's
+    `sequence_lens` gives their number, and the node's outputs are moved back.
 
     `quantize="int8"` stores the weights of LSTMs, Dense layers and embeddings in 8 bits, about a
-    quarter of the size, and computes the products of the first two in 8 bits, too (onnxruntime's
-    dynamic quantisation: `DynamicQuantizeLSTM`, which onnxruntime alone runs). There is none for
-    GRU, SimpleRNN and Conv1D: they stay as they are, and `not_quantized` of what is returned names
-    them. Answers then differ a little, also from one number of threads to another; the caller
-    judges by how much.
+    quarter of the size. It computes the products of LSTMs and Dense layers in 8 bits, too
+    (onnxruntime's dynamic quantisation: `DynamicQuantizeLSTM`, which onnxruntime alone runs). GRU,
+    SimpleRNN and Conv1D stay as they are, and `not_quantized` of the result names them. Answers
+    then differ a little, also from one number of threads to another; the caller judges by how
+    much.
 
-    `states=True` writes a file for streaming: the states of the recurrent layers are further
-    inputs, `<layer>_hidden` and `<layer>_memory` as in `export_model`, `(batch, units)`, zeros to
-    begin with. Behind the model's outputs come the new ones, in the same order, as
-    `new_<layer>_hidden` and `new_<layer>_memory`: ONNX has no two tensors of one name. Masked steps
-    leave the states as they are; their outputs at the start of a piece are zeros.
+    `states=True` writes a file for streaming. The states of the recurrent layers are further
+    inputs, `<layer>_hidden` and `<layer>_memory` as in `export_model`, `(batch, units)`. They begin
+    as zeros. The new states follow after the model's outputs, in the same order, as
+    `new_<layer>_hidden` and `new_<layer>_memory`: in ONNX no two tensors have the same name. Masked
+    steps keep the states; their outputs at the start of a window are zeros.
 
     Args:
-        model: A functional or sequential Keras model of what `nodes.WRITERS` knows, in
-            float32.
+        model: A functional or sequential Keras model in float32, with the layers that
+            `nodes.WRITERS` knows.
         path: Where to write the file. It is replaced as a whole, once everything else is done.
-        lengths: Whether there is a further input `lengths`, int32 `(batch,)`, that tells the number
-            of steps of each row to layers without a mask.
-        check: Whether onnxruntime must answer as the model does, to random batches with masks,
-            states and lengths of all kinds: within 1e-4 of the largest answer (or of 1, if that is
-            more). With `states=True` it is asked step by step. Default: where onnxruntime is
-            installed.
-        quantize: None, or "int8" for weights of 8 bits. The check is of the file before.
+        lengths: Whether the file has a further input `lengths`, int32 `(batch,)`: the number of
+            steps of each row, for layers without a mask.
+        check: Whether to compare the answers of onnxruntime with those of the model, for random
+            batches with masks, states and lengths of all kinds. They must agree within 1e-4 of the
+            largest answer (or of 1, if that is more). With `states=True` the file is read step by
+            step. Default: True if onnxruntime is installed.
+        quantize: None, or "int8" for weights of 8 bits. The check is of the file before it
+            is quantised.
         representative: For `quantize="int8"`, optional: an iterable of typical inputs, each as the
-            model is called with. The difference of 8 bits is measured with them, and with random
-            inputs otherwise.
+            model is called with. The difference of 8 bits is measured with them, by default with
+            random inputs.
         states: Whether the states are inputs and outputs.
 
     Returns:
@@ -92,8 +94,8 @@ def to_onnx(
 
     Raises:
         ValueError: If a layer or one of its options cannot be written (the message names it), or
-            onnxruntime answers otherwise, or no weights can be of 8 bits. Then a file that stood
-            at `path` is as it was.
+            onnxruntime answers otherwise, or no weights can be of 8 bits. A file that stood at
+            `path` then stays as it was.
         ImportError: If onnx is not installed; with `check=True` or `quantize`, if onnxruntime is
             not.
     """
@@ -208,7 +210,7 @@ def written(graph, model, inputs):
     wires = {id(tensor): wire for tensor, wire in zip(model.inputs, inputs, strict=True)}
 
     def wire_of(tensor):
-        if id(tensor) not in wires:  # part of a mask that no call of the model asked for
+        if id(tensor) not in wires:  # part of a mask: it is not among the calls of the model
             made_by, place, _ = tensor._keras_history
             write(made_by._inbound_nodes[place])
         return wires[id(tensor)]
@@ -251,7 +253,10 @@ def _check_dtype(what, dtype):
 
 
 def _backwards(graph, operation, inputs):
-    """Returns whether what an operation returns has its last step first, as far as it matters."""
+    """Returns whether the steps of an operation's output are in reverse order.
+
+    It is always False without `lengths`, because the order then does not matter.
+    """
     if graph.lengths is None:
         return False
     if isinstance(operation, recurrent.LAYERS):
@@ -268,11 +273,9 @@ def _backwards(graph, operation, inputs):
 
 
 def _mask_given(node):
-    """Returns the mask that a call finds at its input, for a call that reads it there, or None.
+    """Returns the mask that a call reads from its input, or None. For attention, a list of masks.
 
-    Attention finds a list of them, one for each input.
-
-    Keras gives no mask to a layer that has an initial state, too; ours look for it themselves. A
+    Keras gives no mask to a layer that has an initial state; our layers read it themselves. A
     model inside the model would find its masks only when it runs.
     """
     masks = [keras_private.mask_of(tensor) for tensor in node.input_tensors]
