@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import zlib
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,9 +43,30 @@ def group(file):
     return next((names for names in GROUPS if file in names), (file,))
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
+    sample(items)
     order = list(GROUPS)
     items.sort(key=lambda item: [*order, group(item.path.stem)].index(group(item.path.stem)))
+
+
+def sample(items):
+    """Marks what is left out of each `sampled` test: of its parameters every fourth is run.
+
+    Two places on from each of these is one for the slow part. The others are for `make test-all`.
+    Tests begin at different places, so that together they hold every family.
+    """
+    sampled = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            sampled[item.nodeid.split("[")[0]].append(item)
+    for name, every in sampled.items():
+        start = zlib.crc32(name.encode()) % min(4, len(every))
+        for place, item in enumerate(every):
+            if (place - start) % 4:
+                item.add_marker("slow")
+                if (place - start) % 2:
+                    item.add_marker("long")
 
 
 def pytest_collection_finish():

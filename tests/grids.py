@@ -1,6 +1,7 @@
-"""Which combinations of a grid are run every time, which in the slow part, and which never.
+"""Which combinations of a grid are run every time, which in the slow part, and which seldom.
 
-Of those that no pair of values needs, every sixth is `slow`. `make test-all` runs all of them.
+Every time: combinations that together hold every value. Slow: every third of those that it takes to
+hold every pair of values, too. `make test-all` runs all combinations.
 """
 
 import itertools
@@ -11,31 +12,31 @@ import pytest
 WHOLE = "WHOLE_GRIDS" in os.environ
 
 
-def parameters(combinations, chosen):
-    """Returns parameters of the chosen combinations, and of every sixth of the others as `slow`."""
-    others = [place for place, c in enumerate(combinations) if not chosen(place)]
-    kept = set(others if WHOLE else others[::6])
+def grid(combinations):
+    """Returns combinations as parameters, those beyond the ones that hold every value as slow."""
+    combinations = list(combinations)
+    values = holding(combinations, 1)
+    pairs = sorted(holding(combinations, 2) - values)
+    kept = {*range(len(combinations))} - values if WHOLE else set(pairs[::3])
     return [
-        pytest.param(*c, marks=() if chosen(place) else pytest.mark.slow)
+        pytest.param(*c, marks=() if place in values else pytest.mark.slow)
         for place, c in enumerate(combinations)
-        if chosen(place) or place in kept
+        if place in values or place in kept
     ]
 
 
-def pairwise(combinations, together=2):
-    """Returns combinations as parameters, those that hold every pair of values run every time.
+def holding(combinations, together):
+    """Returns the places of few combinations that hold whatever values stand together in some.
 
-    They are few, and hold every pair that some combination holds: a fault that hangs on two values
-    is found by them. With `together=1` they hold every value.
+    Two of them, for `together=2`: a fault that hangs on two values is found by these combinations.
     """
-    combinations = list(combinations)
     held = [set(itertools.combinations(enumerate(c), together)) for c in combinations]
     missing, chosen = set().union(*held), set()
     while missing:
         best = max(range(len(held)), key=lambda place: len(held[place] & missing))
         chosen.add(best)
         missing -= held[best]
-    return parameters(combinations, chosen.__contains__)
+    return chosen
 
 
 def every_third(names, start):
@@ -59,6 +60,6 @@ def in_full_for(families, parameters):
     return [p for p in parameters if not p.marks or {*families} & {*map(str, p.values)}]
 
 
-def product(*values, together=2):
-    """Returns `pairwise` of all combinations of some values."""
-    return pairwise(itertools.product(*values), together)
+def product(*values):
+    """Returns the `grid` of all combinations of some values."""
+    return grid(itertools.product(*values))

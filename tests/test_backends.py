@@ -33,6 +33,7 @@ model.fit(data["x"], np.zeros((3, 4), "float32"), verbose=0)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:
@@ -53,6 +54,7 @@ def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_the_contract_holds(backend, grid):
@@ -99,6 +101,7 @@ assert not [name for name in sys.modules if name.startswith("tensorflow.")]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_tensorflow_need_not_be_installed(backend, tmp_path):
     if importlib.util.find_spec(backend) is None:

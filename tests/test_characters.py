@@ -76,6 +76,7 @@ def test_a_cell_without_recurrent_weights_trains_without_their_dropout(monkeypat
     assert "min_gru has none. Received: 0.1. Leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was_read():
     ids = np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100)
     model, _ = characters.build_model(6, "lstm", 16, 1)

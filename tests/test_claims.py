@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 import keras_gated
 
 
+@pytest.mark.slow
 def test_with_initial_weights_only_gates_that_are_set_for_it_carry_a_gradient_over_500_steps():
     """The defaults do not: sigmoid(1) = 0.73 of the LSTM's memory stays at a step, 0.73^500 = 0."""
     for family in how_far_back.FAMILIES:
@@ -20,6 +21,7 @@ def test_with_initial_weights_only_gates_that_are_set_for_it_carry_a_gradient_ov
             assert how_far_back.reach(model, 500) > 0.1, family
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("family", how_far_back.FAMILIES)
 def test_trained_to_remember_lstm_and_gru_carry_the_gradient_and_the_vanilla_network_cannot(family):
     keras.utils.set_random_seed(1)
@@ -34,6 +36,7 @@ def test_trained_to_remember_lstm_and_gru_carry_the_gradient_and_the_vanilla_net
         assert 0.1 < reach < 30 and error < 0.01
 
 
+@pytest.mark.slow
 def test_the_order_of_the_words_changes_the_answer_and_a_bag_of_words_cannot_see_it():
     """Which of two marked words comes first? Every sequence has a twin with the same words."""
     rng = np.random.default_rng(0)
@@ -73,6 +76,7 @@ def test_the_same_parameters_serve_every_number_of_steps(family):
     assert counts == {sum(np.prod(shape) for shape in family.shapes(3, 4))}
 
 
+@pytest.mark.sampled
 def test_one_model_takes_sequences_of_any_length_and_mixes_them_in_a_batch(family):
     ids = keras.Input((None,))
     x = keras.layers.Embedding(9, 3, mask_zero=True)(ids)

@@ -10,7 +10,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import ALL, MASKS, mask_array
-from grids import in_full_for, pairwise
+from grids import grid, in_full_for
 from keras import ops
 from numpy.testing import assert_allclose
 from stand_in import cudnn_stand_in
@@ -152,7 +152,7 @@ OPTIONS = {
     "path, family_name, mask_name, options",
     in_full_for(
         ("lstm", "gru"),
-        pairwise((*case, mask, options) for case in CASES for mask in MASKS for options in OPTIONS),
+        grid((*case, mask, options) for case in CASES for mask in MASKS for options in OPTIONS),
     ),
 )
 def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
@@ -178,7 +178,7 @@ def test_a_masked_step_is_as_if_it_were_not_there(case, mask_name, options):
     "path, family_name, shape, masked",
     in_full_for(
         ("lstm", "gru"),
-        pairwise(
+        grid(
             (*case, shape, masked)
             for case in CASES
             if case[0] != "cell"  # Keras's own loop wants a step
@@ -198,6 +198,7 @@ def test_empty_batches_and_sequences_and_single_steps(case, shape, masked):
         assert_allclose(a, b, **CLOSE)
 
 
+@pytest.mark.sampled
 @needs_tensorflow
 @pytest.mark.parametrize("fused, training", [(False, True), ("auto", False), ("auto", True)])
 def test_nothing_of_a_masked_step_reaches_a_gradient(family, fused, training):
@@ -232,6 +233,7 @@ def test_a_mask_may_come_from_masking_from_an_embedding_or_from_the_caller(famil
     assert np.abs(array(layer(vectors)) - by_embedding).max() > 1e-3
 
 
+@pytest.mark.sampled
 @needs_tensorflow
 def test_ragged_sequences_are_as_long_as_their_rows(family):
     layer = family.make(UNITS, return_sequences=True)

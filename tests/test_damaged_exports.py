@@ -147,6 +147,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_the_next_export_removes_what_a_killed_one_left(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED), tmp_path],

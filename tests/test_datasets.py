@@ -21,6 +21,7 @@ def reviews(split):
     return list(toy_reviews.generate(split))
 
 
+@pytest.mark.slow
 def test_toy_reviews_is_read_through_tfds_with_three_balanced_splits(data_dir):
     splits = datasets.load("toy_reviews", data_dir)
     assert {name: int(s.cardinality()) for name, s in splits.items()} == toy_reviews.SIZES
@@ -52,6 +53,7 @@ def test_a_data_set_that_another_process_prepares_meanwhile_is_read(tmp_path, mo
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_tfds_the_extra_is_named():
     script = (
         "import sys\n"
@@ -120,6 +122,7 @@ def test_a_data_set_that_cannot_be_downloaded_fails_within_seconds_and_says_what
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+@pytest.mark.slow
 def test_a_bag_of_words_sees_only_the_plain_reviews():
     """Logistic regression on word counts, trained on all kinds and to convergence."""
     train, test = reviews("train"), reviews("test")

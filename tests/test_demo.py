@@ -3,8 +3,11 @@
 import csv
 import re
 
+import pytest
 from scripts import ROOT, said_here
 from test_shown_texts import POSITIVE
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_loss_of_the_network_goes_down_from_the_first_epoch(trained):

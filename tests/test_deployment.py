@@ -67,6 +67,7 @@ def test_compose_and_kubernetes_start_the_same_server_on_files_that_are_there():
     assert probed == f"/v1/models/{models_config().config[0].name}/labels/stable/metadata"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["sentiment", "shakespeare"])
 def test_a_trained_model_lies_there_small_with_its_card_and_answers(name):
     version = FOLDER / name / "1"

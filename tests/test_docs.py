@@ -33,6 +33,7 @@ def blocks():
             yield pytest.param(text, name, id=name, marks=marks)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("block, name", list(blocks()))
 def test_each_python_block_runs_when_it_is_copied_alone(block, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def run(layer, x, mask, states, weigh_outputs, weigh_finals):
     return [outputs.numpy(), *(f.numpy() for f in finals)], [g.numpy() for g in gradients]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name, mask_name, go_backwards, fused",
     in_full_for(("lstm", "gru"), product(ALL, MASKS, (False, True), (False, True))),
@@ -75,6 +76,7 @@ def test_layers_follow_the_equations_to_1e_10_in_float64(name, mask_name, go_bac
         assert_allclose(gradient, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("go_backwards", [False, True])
 def test_layers_equal_keras_layers_with_the_same_weights(family, mask_name, go_backwards):
     x, states, weigh_outputs, weigh_finals = data(family, "float32")
@@ -94,6 +96,7 @@ def test_layers_equal_keras_layers_with_the_same_weights(family, mask_name, go_b
         assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sampled
 def test_zero_output_for_mask_zeroes_exactly_the_masked_steps(family, mask_name):
     x, states, *_ = data(family)
     mask, weights = mask_array(mask_name), family.random_weights(FEATURES, UNITS)

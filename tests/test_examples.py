@@ -17,6 +17,8 @@ from scripts import result, run, said_here
 
 from keras_gated.datasets import toy_plays
 
+pytestmark = pytest.mark.slow
+
 
 def learned_order_and_context(answer, folder):
     assert answer["test_accuracy"] > 0.95  # a bag of words stays below 0.63: test_datasets.py
@@ -39,7 +41,6 @@ def test_sentiment_learns_order_and_context_and_its_export_answers(trained):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_sentiment_learns_with_another_cell_and_with_n_grams(tmp_path, data_dir):
     answer = scripts.sentiment("gru", tmp_path, data_dir)
     learned_order_and_context(answer, tmp_path)
@@ -57,7 +58,6 @@ def test_characters_learns_and_its_export_continues_a_prompt(trained):
     assert asked.stdout.startswith("ALMA:\n") and len(asked.stdout) == len("ALMA:\n") + 50 + 1
 
 
-@pytest.mark.slow
 def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
     known = len(set(toy_plays.generate("train")))
     layers = {  # weights by units, of 64 features
@@ -77,7 +77,6 @@ def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
         assert all(float(value) < math.log(known) for value in nats)  # better than blind guesses
 
 
-@pytest.mark.slow
 def test_a_comparison_undoes_what_it_measured_and_ends_with_a_rate_near_zero():
     ids = tf.constant(np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100))
     args = {"minutes": 0.02, "rate": 0.01, "batch_size": 4, "steps": 10, "seed": 1}
@@ -103,7 +102,6 @@ def test_a_pytorch_classifier_is_converted_with_its_answers():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_pytorch_model_answers_the_same_wherever_it_is_taken(tmp_path, data_dir):
     for package in ("torch", "onnxruntime", "ai_edge_litert"):
         pytest.importorskip(package)
@@ -117,7 +115,6 @@ def test_a_pytorch_model_answers_the_same_wherever_it_is_taken(tmp_path, data_di
     assert asked.stdout.split()[0] in ("positive", "negative")
 
 
-@pytest.mark.slow
 def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served(
     tmp_path, data_dir
 ):
@@ -132,7 +129,6 @@ def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_signal_is_answered_alike_step_by_step_in_every_runtime(tmp_path):
     for package in ("onnxruntime", "ai_edge_litert"):
         pytest.importorskip(package)
@@ -146,7 +142,6 @@ def test_a_signal_is_answered_alike_step_by_step_in_every_runtime(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_runtimes_give_the_same_answers_and_8_bits_nearly_the_same(tmp_path):
     for package in ("onnxruntime", "ai_edge_litert", "openvino"):
         pytest.importorskip(package)

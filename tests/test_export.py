@@ -112,6 +112,7 @@ def asking(version, signature="serving_default"):
     return ask
 
 
+@pytest.mark.sampled
 def test_states_in_and_out_let_a_sequence_come_in_pieces(reader, tmp_path):
     model, name, batch = reader
     ask = asking(export_model(model, tmp_path, states=True))
@@ -126,6 +127,7 @@ def test_states_in_and_out_let_a_sequence_come_in_pieces(reader, tmp_path):
     np.testing.assert_allclose(np.concatenate(found, 1), model(batch), atol=1e-6)
 
 
+@pytest.mark.sampled
 def test_lengths_stand_for_the_mask_whatever_the_padding_holds(reader, tmp_path):
     model, name, batch = reader
     version = export_model(model, tmp_path, lengths=True, gates="first")
@@ -141,6 +143,7 @@ def test_lengths_stand_for_the_mask_whatever_the_padding_holds(reader, tmp_path)
     np.testing.assert_allclose(gates["forget"][0, :4], alone["forget"][0], atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("lengths", [[-1, 6, 6], [7, 6, 6]])
 def test_lengths_out_of_range_are_the_nearest_in_it(reader, tmp_path, lengths):
     model, name, batch = reader
@@ -182,6 +185,7 @@ def test_a_layer_that_is_called_twice_cannot_carry_one_state(tmp_path):
         export_model(keras.Model(x, layer(layer(x))), tmp_path, states=True)
 
 
+@pytest.mark.sampled
 def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
     model, name, batch = reader
     version = export_model(model, tmp_path)

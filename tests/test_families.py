@@ -116,6 +116,7 @@ def test_a_mogrifier_without_biases_is_the_same_on_both_paths(options):
 # Training
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", every_third(FURTHER, 0))
 def test_a_family_trains_on_the_fused_path(name):
     x = data(16, 7)
@@ -134,11 +135,12 @@ DROPS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name, drops, mask_name",
     in_full_for(
         ("lstm", "gru"),
-        product(ALL, DROPS, ("no mask", "gaps", "a row without a valid step"), together=1),
+        product(ALL, DROPS, ("no mask", "gaps", "a row without a valid step")),
     ),
 )
 def test_what_is_dropped_is_the_same_on_both_paths_and_so_are_its_gradients(name, drops, mask_name):
@@ -187,6 +189,7 @@ def test_zoneout_leaves_a_unit_as_it_was_or_lets_it_change_at_each_step():
 # What a user does with a layer
 
 
+@pytest.mark.slow
 def test_models_are_saved_and_loaded_in_a_new_process(tmp_path):
     np.save(tmp_path / "x.npy", data())
     expected = {}
@@ -208,6 +211,7 @@ def test_models_are_saved_and_loaded_in_a_new_process(tmp_path):
         assert_allclose(np.load(tmp_path / f"{name}.npy"), answer, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", every_third(FURTHER, 1))
 def test_a_layer_stands_where_a_layer_of_keras_stands(name):
     x, family = data(), ALL[name]
@@ -231,6 +235,7 @@ def test_a_layer_stands_where_a_layer_of_keras_stands(name):
     assert half(x).dtype == "float16" and half.cell.kernel.dtype == "float32"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", every_third(FURTHER, 2))
 def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
     family, mask = ALL[name], mask_array("gaps")
@@ -257,6 +262,7 @@ def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
         assert_allclose(received, gradient, atol=1e-10)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", every_third(FURTHER, 0))
 def test_a_sequence_may_come_in_pieces(name):
     model, x = model_of(name), data()
@@ -266,6 +272,7 @@ def test_a_sequence_may_come_in_pieces(name):
     assert_allclose(np.concatenate([first, second], 1), model(x), atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", every_third(NEW, 1))
 def test_a_model_runs_on_litert(name, tmp_path):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")

@@ -47,6 +47,7 @@ for version in versions:
 """
 
 
+@pytest.mark.slow
 def test_saved_models_of_all_versions_load_without_the_package_and_files_with_its_import():
     folders = [FILES / version for version in VERSIONS]
     subprocess.run([sys.executable, "-c", LOAD, *folders], check=True)

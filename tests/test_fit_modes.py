@@ -39,6 +39,7 @@ def weights_of(shape):
     return np.random.default_rng(sum(shape)).normal(0, 0.4, shape)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("masked", [False, True])
 def test_fit_learns_the_same_in_every_way_of_compiling(masked):
     expected = fitted(False, masked)
@@ -77,5 +78,6 @@ for a, b in zip(two, one, strict=True):
 """
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does(request):
     subprocess.run([sys.executable, "-c", SCRIPT], cwd=request.path.parent, check=True)

@@ -58,9 +58,10 @@ def loss_from(family, t, states, x, mask, y, weights):
     return np.sum(y[0, t] * states[0]) + np.sum(y[:, later] * outputs)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family, mask_name",
-    product(FAMILIES, ("no mask", "right padding", "gaps"), together=1),
+    product(FAMILIES, ("no mask", "right padding", "gaps")),
     indirect=["family"],
 )
 def test_norms_are_those_of_the_loss_by_each_state(family, mask_name):
@@ -94,6 +95,7 @@ def test_norms_are_those_of_the_loss_by_each_state(family, mask_name):
     assert_allclose(flow.mask, np.ones((3, 5), bool) if mask is None else mask)
 
 
+@pytest.mark.sampled
 def test_each_step_contributes_its_own_part_of_the_weight_gradients(family):
     """The oracle with other weights at one step alone."""
     x, y = data(None, rows=2, steps=3)
@@ -127,6 +129,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family, options",
     [  # all families and all options, half of their pairs
@@ -153,9 +156,10 @@ def test_the_sum_over_steps_is_the_ordinary_gradient(family, options):
         assert flow.contributions[name].shape == (5, *gradient.shape)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "mask_name, backwards",
-    product(("no mask", "left padding", "gaps"), (False, True), together=1),
+    product(("no mask", "left padding", "gaps"), (False, True)),
 )
 def test_the_path_is_the_product_of_the_gates_that_keep_the_memory(mask_name, backwards):
     mask = mask_array(mask_name)
@@ -194,9 +198,8 @@ def test_of_an_lstm_without_recurrent_weights_the_path_is_the_gradient():
         assert_allclose(flow.memory[:, t], np.linalg.norm(flow.path[:, t] * y, axis=-1), **CLOSE)
 
 
-@pytest.mark.parametrize(
-    "family, backwards", product(FAMILIES, (False, True), together=1), indirect=["family"]
-)
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, backwards", product(FAMILIES, (False, True)), indirect=["family"])
 def test_a_loss_of_the_gates_themselves_is_followed_back_too(family, backwards):
     options = {"return_sequences": True, "go_backwards": True} if backwards else {}
     inputs = keras.Input((None, FEATURES))
@@ -230,6 +233,7 @@ def test_half_precision_and_stateful_layers_are_followed_back():
         assert_allclose(a, b)
 
 
+@pytest.mark.slow
 def test_all_layers_of_a_model_by_name_and_both_directions_in_reading_order():
     ids = keras.Input((None,))
     x = keras.layers.Embedding(9, 4, mask_zero=True)(ids)
@@ -328,6 +332,7 @@ def test_a_gradient_that_vanishes_is_told_in_words(tmp_path):
         model.fit(x, y, verbose=0, callbacks=[GradientFlowLogger(x, y, tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_gradient_that_explodes_is_told_in_words(tmp_path):
     options = {"recurrent_initializer": keras.initializers.Orthogonal(1.2), "activation": "linear"}
     model, x, y = of_first_step(FAMILIES["simple_rnn"], rate=0.0, **options)

@@ -42,6 +42,7 @@ def with_z_as_in(family, gradients):
     return [x, *family.convert([np.asarray(w) for w in weights])]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_layer_of_keras_and_ours_agree_under_every_mask(name, mask):
@@ -101,6 +102,7 @@ def whole_model():
 TARGETS = {"y": np.ones((4, 2)), "memory": np.zeros((4, 4))}
 
 
+@pytest.mark.slow
 def test_a_whole_model_is_converted_with_names_masks_and_what_compile_said():
     theirs = whole_model()
     ours = from_keras(theirs)
@@ -142,6 +144,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_goes_on_after_a_conversion_as_if_there_had_been_none(optimizer):
     ids = keras.Input((None,), dtype="int32")
@@ -320,6 +323,7 @@ def test_a_subclass_that_changes_something_is_named(make, name, changed):
         from_keras(keras.Sequential([keras.Input((None, 2)), before, make()]))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("what", ["model", "layer", "cell", "stateful"])
 def test_a_conversion_tells_the_largest_difference_that_it_saw(what, capsys):
     keras.utils.set_random_seed(0)

@@ -72,12 +72,14 @@ def names_begin_anew_and_cells_run_as_they_are():
     keras_gated.set_fused("auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_ONE)
 def test_a_layer_answers_as_keras_2_did(name, tmp_path):
     theirs = k2.Sequential([L.Input((None, 2)), OF_ONE[name](return_sequences=True), L.Dense(1)])
     assert_same_answers(saved(theirs, tmp_path), theirs, X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_ONE)
 def test_masks_of_unequal_lengths_are_counted(name, tmp_path):
     ids = L.Input((None,), dtype="int32")
@@ -265,6 +267,7 @@ def test_layers_of_your_own_are_given_by_name(tmp_path):
         from_keras(path)
 
 
+@pytest.mark.slow
 def test_neither_keras_2_nor_code_of_a_file_is_imported(tmp_path):
     _, path = of_one_lstm(tmp_path)
     code = (
@@ -312,6 +315,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_converted_is_named_with_the_file(what, tmp_path):
     change, message = REFUSED[what]
@@ -394,6 +398,7 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SAVED, *WEIGHTS])
 def test_everything_that_keras_2_writes_is_read(name, tmp_path, capsys):
     theirs = everything()
@@ -480,6 +485,7 @@ def test_folders_and_archives_of_other_kinds_are_told_apart(tmp_path):
         from_keras(tmp_path / "own")
 
 
+@pytest.mark.slow
 def test_words_that_a_layer_was_given_are_kept_and_those_it_learned_are_refused(tmp_path):
     texts = tf.constant(["b a", "c b"])
     for words in (["a", "b"], None):

@@ -191,6 +191,7 @@ def test_what_does_not_fit_is_refused_by_name():
         to_torch([built(keras_gated.LSTM(3)), built(keras_gated.LSTM(4))])
 
 
+@pytest.mark.slow
 def test_a_state_dict_of_arrays_is_read_without_torch(tmp_path):
     theirs = module("GRU", batch_first=True)
     np.savez(tmp_path / "w.npz", **{n: v.numpy() for n, v in theirs.state_dict().items()})
@@ -439,6 +440,7 @@ def test_other_parametrizations_are_refused_by_name():
             from_torch(given)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", KINDS)
 def test_scripted_and_traced_modules_are_read(kind, tmp_path):
     options = {"nonlinearity": "relu"} if kind == "RNN" else {}
@@ -458,6 +460,7 @@ def test_scripted_and_traced_modules_are_read(kind, tmp_path):
     assert to_torch(from_torch(scripted)).dropout == 0.25
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "kind, num_layers, bidirectional", product((*KINDS, "projection"), (1, 3), (True, False))
 )
@@ -539,6 +542,7 @@ def test_weights_that_are_no_weights_are_refused_by_name():
             from_torch({**good, **change})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", [{}, {"return_sequences": False}, {"return_state": True}])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"])
 def test_a_conversion_tells_the_largest_difference_that_it_saw(kind, options, capsys):

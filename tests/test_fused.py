@@ -86,6 +86,7 @@ def under_masks(
     return zip(*results, strict=True)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_values_and_gradients_equal_those_of_the_cell(family, masked, training, short_chunks):
@@ -107,6 +108,7 @@ CHANGED = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family, changed, training", product(FUSED, CHANGED, (False, True)), indirect=["family"]
 )
@@ -117,6 +119,7 @@ def test_options_and_modes_change_nothing(family, changed, training, short_chunk
         assert_allclose(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("training", [False, True])
 def test_inside_a_function_that_xla_compiles(family, training):
     fused, cell = both_ways(family, None, training, mode="xla")
@@ -142,6 +145,7 @@ def test_eager_calls_at_inference_and_in_training_may_follow_each_other(family):
     assert_allclose(layer(x, training=True), first, atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family, training, in_a_function",
     product(FUSED, (False, True), (False, True)),
@@ -184,6 +188,7 @@ def test_a_gradient_through_a_function_traced_without_a_tape(family):
         assert_allclose(gradient, expected, atol=1e-9)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("training", [False, True])
 def test_sequences_without_a_step_give_zeros_and_keep_the_state(family, training):
     layer = family.make(UNITS, return_sequences=True, return_state=True)
@@ -293,6 +298,7 @@ def test_half_precision_is_fused_and_equal_to_the_cell_but_for_one_rounding(fami
     assert_allclose(*outputs, rtol=2.0**-10 if policy == "mixed_float16" else 2.0**-7)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("activation", ["softsign", "relu"])
 def test_other_activations_train_on_the_fused_path(family, activation, masked):

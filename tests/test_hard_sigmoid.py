@@ -29,7 +29,8 @@ def test_equal_ones_are_equal_keys():
     assert hard_sigmoid() != hard_sigmoid(0.3)
 
 
-@pytest.mark.parametrize("layer, fused", product(LAYERS, (False, True, "compiled"), together=1))
+@pytest.mark.sampled
+@pytest.mark.parametrize("layer, fused", product(LAYERS, (False, True, "compiled")))
 def test_every_path_has_the_answers_and_gradients_of_a_plain_function(layer, fused):
     def line(x):
         return keras.ops.clip(0.2 * x + 0.5, 0, 1)

@@ -43,6 +43,7 @@ def graphs_of(function):
 # Where they are compiled
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["lstm", "gru", "layer_norm_lstm", "own_Minimal"])
 def test_predict_and_evaluate_and_calls_are_compiled_and_answer_as_the_cells_do(name):
     # Of a width that no other test has, since layers share what is traced.
@@ -128,8 +129,9 @@ WAYS_OUT = [
 ]  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
-    "way, name, before", product(WAYS_OUT, ("lstm", "mgu"), ("nothing", "all of Keras"), together=1)
+    "way, name, before", product(WAYS_OUT, ("lstm", "mgu"), ("nothing", "all of Keras"))
 )
 def test_no_export_holds_a_compiled_function(way, name, before, tmp_path):
     model = model_of(name)
@@ -148,6 +150,7 @@ def graph_of(model):
     return tf.function(lambda ids: model(ids)).get_concrete_function(spec)
 
 
+@pytest.mark.slow
 def test_neither_does_a_function_of_ones_own_nor_what_is_made_of_it(tmp_path):
     model = model_of()
     model(IDS), model.predict(IDS, verbose=0)
@@ -163,6 +166,7 @@ def test_neither_does_a_function_of_ones_own_nor_what_is_made_of_it(tmp_path):
     assert_allclose(next(iter(data)), model(IDS), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tf2onnx_reads_a_model_that_has_predicted(tmp_path):
     tf2onnx = pytest.importorskip("tf2onnx")
     model = model_of("gru")
@@ -173,6 +177,7 @@ def test_tf2onnx_reads_a_model_that_has_predicted(tmp_path):
     assert not [node.op_type for node in proto.graph.node if "Xla" in node.op_type]
 
 
+@pytest.mark.slow
 def test_whoever_asks_for_it_has_compiled_loops_in_functions_and_exports_without(tmp_path):
     model, plain = model_of(fused="compiled"), model_of()
     function = graph_of(model)
@@ -190,6 +195,7 @@ def test_whoever_asks_for_it_has_compiled_loops_in_functions_and_exports_without
 # How often
 
 
+@pytest.mark.slow
 def test_many_lengths_and_batch_sizes_compile_for_few_shapes():
     model = model_of("coupled_lstm")
     loops = []

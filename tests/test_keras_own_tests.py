@@ -16,6 +16,7 @@ MODULES = (
 DIFFERENT = {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "modules", [["lstm", "gru"], pytest.param(MODULES, marks=pytest.mark.slow)]
 )

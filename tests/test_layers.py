@@ -47,6 +47,7 @@ def test_constructors_take_the_arguments_of_keras_in_its_order_with_its_defaults
     assert call == list(inspect.signature(family.keras_layer.call).parameters)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", [
     {},
     {"return_sequences": True},
@@ -84,6 +85,7 @@ def test_cells_plug_into_keras_rnn_and_stack(family, x):
     assert_allclose(stacked(x), second(ours(x)), atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("merge_mode", ["concat", "sum", None])
 def test_bidirectional_equals_the_same_wrapper_around_keras_layers(family, x, merge_mode):
     wrappers = [
@@ -98,6 +100,7 @@ def test_bidirectional_equals_the_same_wrapper_around_keras_layers(family, x, me
         assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.sampled
 def test_functional_models_take_any_batch_and_any_length_and_pass_the_mask_on(family):
     ids = keras.Input((None,), dtype="int32")
     hidden = keras.layers.Embedding(7, 3, mask_zero=True)(ids)
@@ -115,6 +118,7 @@ SWITCHES = ["return_sequences", "return_state", "go_backwards", "stateful", "unr
             "zero_output_for_mask", "unit_forget_bias", "reset_after"]  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("given, meant", [
     (1, True), (0, False), (None, False), (np.bool_(True), True), (np.int64(0), False),
     (np.array(True), True),
@@ -197,7 +201,8 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("family, way", product(FAMILIES, WAYS, together=1), indirect=["family"])
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, way", product(FAMILIES, WAYS), indirect=["family"])
 def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family, x, way):
     options = WAYS[way]
     below, above, expected = backwards_and_on_top(family, x, MASK)
@@ -220,9 +225,8 @@ def test_a_layer_on_top_of_one_that_reads_backwards_reads_its_valid_steps(family
     assert_allclose(model.predict(x * MASK[..., None], verbose=0), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "family, backwards", product(FAMILIES, (False, True), together=1), indirect=["family"]
-)
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, backwards", product(FAMILIES, (False, True)), indirect=["family"])
 def test_the_padding_of_a_ragged_input_is_masked_in_the_next_layer_too(family, x, backwards):
     ragged = tf.RaggedTensor.from_tensor(x[:2], lengths=[6, 4])
     first = family.make(5, return_sequences=True, go_backwards=backwards)
@@ -244,6 +248,7 @@ def test_bidirectional_passes_the_mask_on_as_its_outputs_stand(family, x, wrappe
         assert not np.array(outputs)[~MASK[:, ::-1]].any()
 
 
+@pytest.mark.sampled
 def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
     """An encoder and a decoder: `keras.layers` drops the decoder's mask here."""
     source, target = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
@@ -254,6 +259,7 @@ def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
     assert_allclose(model([padded, padded]), model([short, short]), atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family",
     [  # a compiled loop and the cell's
@@ -280,6 +286,7 @@ def test_a_model_trains_on_batches_of_changing_length(family):
     assert history.history["accuracy"][-1] > 0.95
 
 
+@pytest.mark.slow
 def test_keras_files_load_in_a_new_process_without_custom_objects(tmp_path, x):
     answers = {}
     for name, family in FAMILIES.items():
@@ -457,6 +464,7 @@ def test_an_argument_without_an_attribute_is_named_unless_get_config_holds_it(fa
     assert (again._mine, again.dropout) == (4, 0.5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16", "float16"])
 def test_precision_policies_give_the_float64_answer_within_their_own_precision(family, x, policy):
     reference, _ = pair(family, return_sequences=True, dtype="float64")

@@ -31,6 +31,7 @@ def trained_eagerly(family, masked):
     layer(x, mask=mask)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_layer_that_is_dropped_leaves_no_function(family, masked):
     trained_eagerly(family, masked)
@@ -40,6 +41,7 @@ def test_a_layer_that_is_dropped_leaves_no_function(family, masked):
     assert functions() == before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_dropped_leaves_no_function():
     def fitted():
         ids = keras.Input((None,), dtype="int32")
@@ -58,6 +60,7 @@ def test_a_model_that_is_dropped_leaves_no_function():
     assert functions() == before
 
 
+@pytest.mark.sampled
 def test_many_layers_warn_of_no_retracing(family, caplog):
     x = tf.random.normal((2, 2, 3))
     with caplog.at_level(logging.WARNING, logger="tensorflow"):
@@ -70,6 +73,7 @@ def test_many_layers_warn_of_no_retracing(family, caplog):
     assert "retracing" not in caplog.text
 
 
+@pytest.mark.slow
 def test_an_unknown_number_of_rows_is_compiled_for_few_shapes():
     shapes = set()
     for rows in range(1, 65):
@@ -86,6 +90,7 @@ def test_an_unknown_number_of_rows_is_compiled_for_few_shapes():
     assert shapes - {0} == {8, 16, 24, 32}
 
 
+@pytest.mark.slow
 def test_a_model_with_a_mask_is_differentiated_after_loading_and_holds_no_own_derivative(
     tmp_path, monkeypatch
 ):

@@ -14,6 +14,7 @@ from keras_gated.recipes.ngrams import NGrams
 pytest.importorskip("ai_edge_litert")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_number_of_steps_is_answered_as_the_model_does_with_masks(name, tmp_path):
     ids = keras.Input((None,), dtype="int32")

@@ -62,6 +62,7 @@ def test_an_lstm_of_8_bits_throughout_is_one_operation_of_a_microcontroller(tmp_
     assert np.any(read(file(stored(TYPICAL[0], given))[0], made) != answers[0])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer, given, reason", [
     (layers.GRU(6, name="layer"), {}, "an LSTM alone"),
     (layers.LSTM(6, name="layer"), {"fused": False}, "fused=False"),
@@ -106,6 +107,7 @@ def of_two_families():
 NAMES = ["l_hidden", "l_memory", "g_hidden"]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("steps", [None, 4])
 def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
     model, window = of_two_families(), steps or 1
@@ -126,7 +128,7 @@ def test_windows_with_states_are_the_whole_sequence(steps, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name, quantize", product(ALL, (None, "int8"), together=1))
+@pytest.mark.parametrize("name, quantize", product(ALL, (None, "int8")))
 def test_every_family_is_read_in_windows_and_in_8_bits(name, quantize, tmp_path):
     model = sequences(ALL[name].make(6, return_sequences=True, name="r"))
     options = {"quantize": quantize, "representative": TYPICAL if quantize else None}
@@ -159,6 +161,7 @@ def test_masked_steps_of_a_window_change_no_state(tmp_path):
     np.testing.assert_allclose(answer, model(given), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_states_of_8_bits_go_in_as_they_came_out(tmp_path):
     model = of_two_families()
     options = {"quantize": "int8", "representative": TYPICAL, "states": True}

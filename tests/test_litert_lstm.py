@@ -74,6 +74,7 @@ MODELS = [alone, all_steps, stacked, both_directions, backwards, given_states, h
 MODELS += [constant_states, one_layer_twice]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", MODELS)
 def test_an_lstm_of_keras_is_one_operation_and_every_call_begins_anew(make, tmp_path):
     theirs, count = make(layers.LSTM)
@@ -108,6 +109,7 @@ def made(layer):
     return keras.Model(x, layer(x)), x
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("layer, reason", [
     (keras_gated.GRU(4), "operation for an LSTM alone"),
     (keras_gated.CoupledLSTM(4), "operation for an LSTM alone"),
@@ -143,6 +145,7 @@ class Inside(layers.Layer):
         return shape[0], 4
 
 
+@pytest.mark.slow
 def test_what_the_model_does_with_an_lstm_may_forbid_it(tmp_path):
     ids, x = keras.Input((None,), dtype="int32", name="ids"), steps()
     masked = keras_gated.LSTM(4, name="masked")(layers.Embedding(9, 3, mask_zero=True)(ids))

@@ -12,6 +12,8 @@ from scripts import said_here
 
 import keras_gated
 
+pytestmark = pytest.mark.slow
+
 REVIEW = 'The plot was not <b>dull</b>, it was "gripping" & zzyzx.'
 LINES = "ALMA:\n</script><script>document.title='broken'</script>&amp; <i>$x$</i> \u00e9\U0001f600"
 

@@ -5,7 +5,6 @@ shapes. `fused="auto"` must give what the cell's own loop gives, `fused=False`, 
 """
 
 import functools
-import itertools
 import threading
 
 import keras
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from families import ALL
-from grids import parameters, product
+from grids import product
 from numpy.testing import assert_allclose
 
 ROWS, TIME, FEATURES, UNITS = 3, 5, 2, 4
@@ -311,25 +310,8 @@ def run(mode, family, masked, fused):
 expected = functools.cache(functools.partial(run, fused=False))
 
 
-def chosen(family, mode, masked):
-    """Whether a combination is run every time.
-
-    Every mode is, with and without a mask, each time with another family; of those that are there
-    both eagerly and in a function one is with a mask, the other without.
-    """
-    name = mode.removesuffix(", in a function")
-    twin = name in IN_A_FUNCTION
-    if twin and masked == (IN_A_FUNCTION.index(name) + (mode == name)) % 2:
-        return False
-    return (FUSED.index(family) + list(MODES).index(mode) + masked) % 3 == 0
-
-
-CASES = list(itertools.product(FUSED, MODES, (False, True)))
-
-
-@pytest.mark.parametrize(
-    "family, mode, masked", parameters(CASES, lambda place: chosen(*CASES[place]))
-)
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, mode, masked", product(FUSED, MODES, (False, True)))
 def test_a_layer_gives_what_its_cell_gives_in_every_mode(family, mode, masked):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, masked)
     for ours, theirs in zip(run(MODES[mode], family, masked, "auto"), wanted, strict=True):
@@ -342,7 +324,8 @@ MODES_OF_OTHERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("family, mode", product(OTHERS, MODES_OF_OTHERS, together=1))
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, mode", product(OTHERS, MODES_OF_OTHERS))
 def test_so_does_a_layer_whose_derivative_is_derived(family, mode):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, True)
     for ours, theirs in zip(run(MODES[mode], family, True, "auto"), wanted, strict=True):

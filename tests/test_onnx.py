@@ -65,6 +65,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, options, mask_zero", product(FAMILIES, OPTIONS, (True, False)))
 def test_a_layer_is_one_node_that_answers_as_it_does(name, options, mask_zero, tmp_path):
     options = {"use_bias": False} if options == "no bias" else dict.fromkeys(options.split(), True)
@@ -208,6 +209,7 @@ def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_node_without_lengths_reads_all_steps_of_one_with_them(tmp_path):
     helper, rng = onnx.helper, np.random.default_rng(0)
     sizes = {"W1": (1, 16, 3), "W2": (1, 16, 4), "R1": (1, 16, 4), "R2": (1, 16, 4)}
@@ -270,6 +272,7 @@ BOTH = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind, options, dynamo", [
     *((kind, options, dynamo) for kind, options in BOTH.items() for dynamo in (False, True)),
     # PyTorch's newer exporter does not write its RNN, nor always what is time-major.
@@ -298,6 +301,7 @@ def test_what_pytorch_exports_is_read_as_our_layers(kind, options, dynamo, tmp_p
     assert_allclose(keras.models.load_model(tmp_path / "ours.keras")(IDS), expected, atol=1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", [keras_gated.PeepholeLSTM, keras_gated.CoupledLSTM])

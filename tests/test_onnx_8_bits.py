@@ -34,6 +34,7 @@ def classifier(*stack, mask_zero=True):
     return model
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("stack", [
     lambda: [keras_gated.LSTM(32)],
     lambda: [keras_gated.Bidirectional(keras_gated.LSTM(24, return_sequences=True))],

@@ -61,6 +61,7 @@ def test_an_activation_around_is_written_exactly_or_refused_by_name(name, tmp_pa
     assert not path.exists()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", [
     lambda name: keras_gated.SimpleRNN(3, activation=name),
     lambda name: keras_gated.LSTM(3, activation=name),
@@ -132,6 +133,7 @@ READ = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind, functions, alpha, beta, known", READ, ids=str)
 def test_values_of_functions_are_read_in_order_with_the_defaults_of_onnx(
     kind, functions, alpha, beta, known
@@ -170,6 +172,7 @@ def test_the_two_functions_of_a_memory_are_one():
         from_onnx(graph)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("slope, offset", [(0.2, 0.5), (1 / 6, 0.5), (0.31, 0.4), (1e-3, 0.0)])
 def test_a_hard_sigmoid_of_any_values_goes_both_ways(slope, offset, tmp_path):
     own = keras_gated.hard_sigmoid(slope, offset)

@@ -93,6 +93,7 @@ def test_without_onnxruntime_a_file_is_written_unchecked_unless_a_check_is_asked
         to_onnx(of_ids(keras_gated.LSTM(5)), old, check="yes")
 
 
+@pytest.mark.slow
 def test_every_kind_of_input_is_made_up_and_compared(tmp_path):
     """Fixed and free sizes, states, masks, ids as floats, vectors with a `Masking` layer."""
     path = tmp_path / "model.onnx"
@@ -120,6 +121,7 @@ def test_every_kind_of_input_is_made_up_and_compared(tmp_path):
 BACKWARDS = {"go_backwards": True, "return_sequences": True}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("stack", [
     lambda: [keras_gated.LSTM(4, **BACKWARDS), keras_gated.LSTM(3)],
     lambda: [keras_gated.GRU(4, **BACKWARDS), layers.Dense(3), keras_gated.GRU(3, **BACKWARDS)],
@@ -190,6 +192,7 @@ def test_a_full_disk_destroys_nothing(write, old):
     assert old.read_bytes() == b"old"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("write", [to_onnx, to_litert])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_an_interrupted_write_leaves_nothing_behind(write, call, old, monkeypatch):

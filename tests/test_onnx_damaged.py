@@ -79,6 +79,7 @@ def test_a_recurrent_node_that_does_not_fit_is_refused_by_name(name):
         from_onnx(model)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_sound_nodes_of_all_kinds_are_read(kind, direction):
@@ -230,6 +231,7 @@ def test_inputs_of_absurd_sizes_are_refused():
         from_onnx(changed(change))
 
 
+@pytest.mark.slow
 def test_no_cut_of_a_file_of_many_operators_ends_otherwise_than_in_words(tmp_path):
     """Whatever is left of it is read, or refused by `from_onnx` itself."""
     arrays = {**ONE, "k": np.ones((3, 3, 2), "float32"), "shape": np.array([0, 0, -1])}

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from grids import pairwise, product
+from grids import grid, product
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -63,7 +63,7 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("kind, read, direction", pairwise(
+@pytest.mark.parametrize("kind, read, direction", grid(
     (kind, read, direction)
     for kind in ("LSTM", "GRU", "RNN") for read in READ for direction in NUMBER
     if kind == "LSTM" or "y_c" not in READ[read][0]
@@ -87,8 +87,9 @@ def test_a_node_is_a_layer_of_the_outputs_that_the_graph_reads(kind, read, direc
         assert_allclose(received, final, atol=1e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
-    "kind, direction", product(("RNN", "LSTM", "GRU"), NUMBER, together=1)
+    "kind, direction", product(("RNN", "LSTM", "GRU"), NUMBER)
 )  # fmt: skip
 def test_lengths_of_a_node_are_a_mask_of_its_layer(kind, direction):
     model = alone(kind, direction, ("y", "y_h", "y_c", "lengths"))
@@ -125,6 +126,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_of_a_node_are_those_of_its_layer(name):
     kind, extra, attributes = OPTIONS[name]
@@ -220,6 +222,7 @@ FOLDED = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", FOLDED)
 def test_weights_that_nodes_make_of_constants_are_worked_out(name):
     nodes, arrays, weight = FOLDED[name]

@@ -265,6 +265,7 @@ def test_there_is_a_case_for_everything_that_is_written():
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_written_is_read_back(name, tmp_path):
     model, path, given, expected = written(CASES[name], tmp_path / "model.onnx")
@@ -354,6 +355,7 @@ def test_openvino_answers_as_onnxruntime(name, tmp_path):
     assert_same(ask_openvino(path, given), expected)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["a mask", "lengths", "neither"])
 @pytest.mark.parametrize("options", [
     {}, {"return_sequences": True, "return_state": True},

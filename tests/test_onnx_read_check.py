@@ -27,6 +27,7 @@ def swapped_gates(monkeypatch):
     ])  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("options", [{}, {"node": "told"}, {"node": 0, "check": True}], ids=str)
 def test_what_answers_otherwise_is_refused(kind, options, swapped_gates):

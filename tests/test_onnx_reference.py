@@ -49,6 +49,7 @@ def evaluate(op, x, states, weights, **attributes):
     return y[:, 0, 0], [f[0, 0] for f in finals]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, op, attributes", [
     ("simple_rnn", "RNN", {}),
     ("lstm", "LSTM", {}),

@@ -43,7 +43,8 @@ def in_pieces(runtime, ends, widths, **given):
     return answers, states
 
 
-@pytest.mark.parametrize("name, sequences", product(WRITTEN, (True, False), together=1))
+@pytest.mark.sampled
+@pytest.mark.parametrize("name, sequences", product(WRITTEN, (True, False)))
 def test_pieces_of_any_length_are_the_whole_sequence(name, sequences, tmp_path):
     x = keras.Input((None, 4), name="x")
     layer = WRITTEN[name].make(5, return_sequences=True, name="one")

@@ -240,6 +240,7 @@ def exported(name, path, dynamo):
     return inputs
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, dynamo", EXPORTS)
 def test_what_pytorch_exports_around_recurrent_layers_is_read(name, dynamo, tmp_path):
     if dynamo:

@@ -48,12 +48,14 @@ def assert_answers(read, model):
             assert_allclose(results[name], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, mask_zero", product(FAMILIES, (True, False), together=1))
+@pytest.mark.sampled
+@pytest.mark.parametrize("name, mask_zero", product(FAMILIES, (True, False)))
 def test_onnx(name, mask_zero, tmp_path):
     model = model_of(name, mask_zero)
     assert_answers(keras_gated.to_onnx(model, tmp_path / "model.onnx", check=False), model)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name, reason", WRONG.items())
 def test_what_openvino_leaves_out_is_known(name, reason, tmp_path):
     """It fails once OpenVINO has mended it: the family then goes to those above."""
@@ -73,7 +75,7 @@ def test_every_family_is_asked_as_onnx_or_known_to_be_none(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name, mask_zero", product(ALL, (True, False), together=1))
+@pytest.mark.parametrize("name, mask_zero", product(ALL, (True, False)))
 def test_a_saved_model(name, mask_zero, tmp_path):
     model = model_of(name, mask_zero)
     assert_answers(openvino.convert_model(keras_gated.export_model(model, tmp_path)), model)

@@ -124,6 +124,7 @@ CHANGES = (
 )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family, change, masked", product(FAMILIES, CHANGES, (False, True)), indirect=["family"]
 )

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tarfile
 
+import pytest
+
 import keras_gated
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -26,6 +28,7 @@ def test_the_public_names_are_these():
     assert all(getattr(keras_gated, name).__doc__ for name in keras_gated.__all__)
 
 
+@pytest.mark.slow
 def test_what_saved_models_name_is_known_once_the_package_is_imported():
     names = "clean NGrams Bidirectional LSTM GRU SimpleRNN LSTMCell GRUCell SimpleRNNCell"
     names += " HardSigmoid"
@@ -37,6 +40,7 @@ def test_what_saved_models_name_is_known_once_the_package_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_its_extras():
     script = (
         "import sys, keras\n"

@@ -173,6 +173,7 @@ def drawn(seed, count, temperature):
     return "".join(tokens)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("seed", [0, 1, 2, 4294967295])
 def test_a_seed_brings_the_same_text_again(page, seed):
     fill(page, prompt="A", length=40, temperature=10, seed=seed)

@@ -4,6 +4,8 @@ import exported
 import pytest
 from stand_in_process import wait
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["stand_in_process"]
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import oracles
+import pytest
 from families import FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ def cases(draw):
     }
 
 
+@pytest.mark.slow
 @given(cases())
 @SETTINGS
 def test_fused_layer_cell_loop_and_numpy_agree(case):

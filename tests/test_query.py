@@ -34,6 +34,7 @@ def test_a_streamed_text_is_the_one_generated_at_once(client):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+@pytest.mark.slow
 def test_the_command_asks_and_explains(server, tmp_path):
     def run(*arguments):
         command = [sys.executable, ROOT / "examples" / "query.py", *arguments]

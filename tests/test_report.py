@@ -56,6 +56,7 @@ def logits_of(model, ids, part):
     return np.array([float(alone(ids[:, : t + 1])[0, 0]) for t in range(ids.shape[1])])
 
 
+@pytest.mark.slow
 def test_both_parts_of_a_prediction_are_shown_word_by_word(model, ids, report, browser):
     opened(browser, report)
     network, runs = (logits_of(model, ids, part) for part in ("network", "n_grams"))
@@ -88,6 +89,7 @@ def test_a_text_can_be_coloured_by_one_part_of_the_prediction_alone(model, ids, 
         np.testing.assert_allclose(strengths, 0.55 * expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_mean_over_units_is_of_absolute_values(model, ids, report, browser):
     """Signed values of many units would cancel out."""
     opened(browser, report)
@@ -175,6 +177,7 @@ def test_on_a_phone_nothing_is_cut_off_and_the_charts_text_can_be_read(report, b
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("steps", [1, 10, 59, 200])
 @pytest.mark.parametrize("layers", [["gru"], ["bidirectional/forward", "bidirectional/backward"],
                                     [f"bidirectional_{n}/forward" for n in range(5)]])  # fmt: skip
@@ -204,6 +207,7 @@ def test_the_legend_of_a_picture_covers_nothing(steps, layers, tmp_path, monkeyp
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
 
 
+@pytest.mark.slow
 def test_without_matplotlib_there_is_the_page_and_a_sentence(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
     monkeypatch.setattr(look_inside, "load", lambda _: (model, READER))

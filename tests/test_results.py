@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [
     ["memory-100"], pytest.param(list(results.ROWS), marks=(pytest.mark.slow, pytest.mark.long))
 ])  # fmt: skip
@@ -82,6 +83,7 @@ def test_sequences_to_add_have_a_mark_in_each_half_and_who_says_1_errs_by_a_sixt
     assert np.array_equal(again, x) and not np.array_equal(other, x)
 
 
+@pytest.mark.slow
 def test_a_gru_learns_to_add_and_the_picture_is_drawn(tmp_path):
     script = ROOT / "examples" / "long_memory.py"
     options = "--length 20 --cell GRU --units 16 --minutes 2".split()

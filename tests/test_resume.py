@@ -59,6 +59,7 @@ def trained(directory, epochs=2, settings=()):
     return [weight.tobytes() for weight in model.get_weights()]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_file_operation_changes_nothing_and_leaves_nothing(tmp_path):
     expected = trained(None)
     state, kills = tmp_path / "state", 0

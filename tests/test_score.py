@@ -395,6 +395,7 @@ def test_a_runner_that_is_not_installed_is_told(runner, tmp_path, capsys, monkey
     assert "apache-beam[gcp]" in message if runner == "DataflowRunner" else "java" in message
 
 
+@pytest.mark.slow
 def test_without_beam_the_way_to_it_is_told():
     code = "import sys; sys.modules['apache_beam'] = None; sys.argv = ['score.py']; import score"
     process = subprocess.run(

@@ -33,6 +33,7 @@ def train(model, epochs, initial=0):
     return [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, options", [
     pytest.param("lstm", {"dropout": 0.3}, marks=pytest.mark.slow),
     ("gru", {"dropout": 0.2, "recurrent_dropout": 0.2}),
@@ -49,6 +50,7 @@ def test_two_trainings_are_one_and_may_be_saved_and_loaded_between(name, options
         np.testing.assert_array_equal(a, c)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("wrap", ["layer", "cell", "stacked", "bidirectional"])
 def test_inference_graphs_hold_no_random_op_and_no_assignment(family, wrap):
     options = {"dropout": 0.3, "recurrent_dropout": 0.3}
@@ -82,6 +84,7 @@ RANDOM = {"kernel_initializer": "he_normal", "recurrent_initializer": "glorot_no
           "bias_initializer": "random_normal"}  # fmt: skip
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", [
     {}, RANDOM, {"dropout": 0.2}, {**RANDOM, "dropout": 0.2, "recurrent_dropout": 0.1},
 ], ids=str)  # fmt: skip

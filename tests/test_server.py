@@ -97,6 +97,7 @@ def small(tmp_path):
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_a_client_that_hangs_up_leaves_no_trace(small, tmp_path):
     head = b"POST /v1/models/sentiment:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     slow = {"signature_name": "slow", "inputs": [20_000]}
@@ -136,6 +137,7 @@ ROWS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rows", [65, pytest.param(1000, marks=pytest.mark.slow)])
 def test_large_requests_are_answered_by_every_signature(client, rows):
     for model, row in ROWS.items():
@@ -176,6 +178,7 @@ def test_32_clients_at_once_each_get_their_own_answer(server):
                 np.testing.assert_allclose(answer["probability"], expected[number], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_roll_forth_and_back_under_load_fails_no_request(small, tmp_path):
     config, base = small / "models.config", small / "sentiment"
 

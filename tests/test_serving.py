@@ -98,6 +98,7 @@ def logits(characters, written):
     return characters.model(characters.lookup(tf.constant([list(written)])))[0].numpy()
 
 
+@pytest.mark.slow
 def test_generation_without_temperature_takes_the_likeliest_character_each_time(characters):
     prompt = "abca"
     for _ in range(12):
@@ -106,6 +107,7 @@ def test_generation_without_temperature_takes_the_likeliest_character_each_time(
     assert generate(characters, ("abca", 12, 5.0, 1, 1)) == [prompt[4:]]  # the one likeliest
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("top_k", [0, 3, 99])
 def test_sampled_characters_follow_the_probabilities_of_the_model(characters, top_k):
     expected = np.exp(logits(characters, "ba")[-1] / 0.7)
@@ -153,10 +155,12 @@ def test_a_long_prompt_is_read_on_from_piece_to_piece(characters):
     assert whole == written[len(prompt) :] != forgotten
 
 
+@pytest.mark.slow
 def test_a_prompt_of_100_000_characters_is_answered(characters):
     assert len(generate(characters, ("abca cb" * 14_286, 1, 0.0, 0, 1))[0]) == 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("temperature", [1e-38, 1e-30, 1e30, 3e38])
 def test_extreme_temperatures_give_characters(characters, temperature):
     [drawn] = generate(characters, ("ab", 9, temperature, 0, 1))
@@ -165,6 +169,7 @@ def test_extreme_temperatures_give_characters(characters, temperature):
         assert [drawn] == generate(characters, ("ab", 9, 0.0, 0, 1))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("row, name", [
     (("a", -1, 1.0, 0, 1), "length"), (("a", 10_001, 1.0, 0, 1), "length"),
     (("a", 1, -1.0, 0, 1), "temperature"), (("a", 1, math.nan, 0, 1), "temperature"),
@@ -181,6 +186,7 @@ def test_numbers_that_make_no_sense_are_errors_of_their_row_alone(characters, ro
     assert answer["error"].tolist() == [b"", answer["error"][1], b""]
 
 
+@pytest.mark.slow
 def test_scores_are_the_mean_nats_of_the_characters_the_model_knows(characters):
     texts = ["abca c", "", "b", "a\U0001f600bc", b"a\xffbc", "abc \n" * 20_000]
     answer = characters.ask("score", text=texts)
@@ -270,6 +276,7 @@ def test_a_model_without_a_line_break_cannot_begin(characters):
 # In other processes
 
 
+@pytest.mark.slow
 def test_ask_answers_in_a_process_that_never_imports_keras_gated(sentiment, characters, tmp_path):
     script = (
         f"import runpy, sys; sys.argv = ['ask.py', *sys.argv[1:]]\n"

@@ -83,6 +83,7 @@ def test_texts_are_found_in_all_kinds_of_files():
     assert {"examples.md", "try_models.html", "ask.py", "look_inside.py", "query.py"} <= files
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("text", sorted(SHOWN))
 def test_a_shown_text_is_read_rightly_by_the_shipped_classifier(text, classifier):
     assert text in POSITIVE | NEGATIVE, f"{SHOWN[text]}: is this text positive or negative?"

@@ -29,7 +29,8 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("family, kind", product(FAMILIES, LAYERS, together=1), indirect=["family"])
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, kind", product(FAMILIES, LAYERS), indirect=["family"])
 def test_a_mask_of_another_length_is_an_error(family, kind):
     layer = LAYERS[kind](family)
     layer.build((None, None, FEATURES))
@@ -50,6 +51,7 @@ def test_a_mask_of_another_length_is_an_error(family, kind):
             call(x_of(), tf.ones((2, steps), tf.bool))
 
 
+@pytest.mark.sampled
 def test_a_mask_of_another_length_is_an_error_in_training(family):
     layer = family.make(UNITS)
     layer.build((None, None, FEATURES))
@@ -64,6 +66,7 @@ def test_a_mask_of_another_length_is_an_error_in_training(family):
         call(x_of(), tf.ones((2, 3), tf.bool))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rows", [1, 3])
 def test_states_of_another_batch_size_are_an_error(family, rows):
     for layer in (family.make(UNITS), family.make(UNITS, fused=False)):

@@ -91,6 +91,7 @@ def stateful_model(family, batch=2):
     return keras.Model(inputs, last(both(keras.layers.Masking()(x))[0]))
 
 
+@pytest.mark.sampled
 def test_the_states_of_a_whole_model_are_read_set_and_reset(stateful):
     model = stateful_model(stateful)
     x = np.random.default_rng(0).normal(size=(2, 4, FEATURES))
@@ -107,6 +108,7 @@ def test_the_states_of_a_whole_model_are_read_set_and_reset(stateful):
         keras_gated.get_state(keras.Sequential([keras.layers.Dense(1)]))
 
 
+@pytest.mark.sampled
 @needs_tensorflow
 def test_rows_may_be_reset_inside_a_training_step(stateful):
     """Documents end in different batches: a row begins anew where its document does."""
@@ -151,9 +153,10 @@ def test_a_batch_of_another_size_is_an_error_where_sizes_are_unknown(stateful):
         call(np.zeros((3, 3, FEATURES), "float32"))
 
 
+@pytest.mark.sampled
 @needs_tensorflow
 @pytest.mark.parametrize(
-    "stateful, fused", product(STATEFUL, (False, "auto"), together=1), indirect=["stateful"]
+    "stateful, fused", product(STATEFUL, (False, "auto")), indirect=["stateful"]
 )
 def test_a_short_last_batch_is_an_error_in_our_words(stateful, fused):
     inputs = keras.Input(batch_shape=(2, None, FEATURES))
@@ -172,6 +175,7 @@ def one_layer(family, batch=2):
     return keras.Model(inputs, family.make(UNITS, stateful=True, name="last")(both(inputs)))
 
 
+@pytest.mark.slow
 def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
     x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
     answers = {}
@@ -193,6 +197,7 @@ def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 
 
+@pytest.mark.sampled
 def test_weights_trained_with_one_batch_size_serve_another(stateful, tmp_path):
     model, single = one_layer(stateful), one_layer(stateful, batch=1)
     x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
@@ -251,9 +256,8 @@ class Learned(keras.layers.Layer):
         return [keras.ops.convert_to_tensor(state) for state in self.states]
 
 
-@pytest.mark.parametrize(
-    "family, both", product(FAMILIES, (False, True), together=1), indirect=["family"]
-)
+@pytest.mark.sampled
+@pytest.mark.parametrize("family, both", product(FAMILIES, (False, True)), indirect=["family"])
 def test_an_initial_state_can_be_learned(family, both):
     x = np.random.default_rng(0).normal(size=(5, 4, FEATURES)).astype("float32")
     inputs = keras.Input((None, FEATURES))
@@ -329,6 +333,7 @@ def stream_model(family, batch, **options):
     return model
 
 
+@pytest.mark.sampled
 def test_one_window_as_long_as_the_stream_is_full_back_propagation(stateful):
     rng = np.random.default_rng(0)
     stream, targets = rng.normal(size=(24, FEATURES)), rng.normal(size=(24, UNITS))
@@ -365,6 +370,7 @@ def test_a_window_carries_the_state_and_cuts_the_gradient(stateful):
         assert_allclose(after, before - gradient, **CLOSE)
 
 
+@pytest.mark.sampled
 def test_validation_begins_anew_and_leaves_the_states_of_training(stateful):
     model = stream_model(stateful, 2, stateful=True)
     rng = np.random.default_rng(0)

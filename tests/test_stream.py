@@ -24,6 +24,7 @@ def in_pieces(stream, x, ends):
     return [stream.step(x[:, a:b]) for a, b in zip([0, *ends], [*ends, None], strict=True)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("sequences", [True, False])
 def test_pieces_of_any_length_are_the_whole_sequence_of_keras(sequences):
     model = theirs(sequences)
@@ -38,6 +39,7 @@ def test_pieces_of_any_length_are_the_whole_sequence_of_keras(sequences):
     assert stream.flush() is None and stream.states is None
 
 
+@pytest.mark.slow
 def test_rows_begin_anew_alone_and_states_can_be_kept():
     model = theirs()
     stream = keras_gated.stream(keras_gated.from_keras(model))

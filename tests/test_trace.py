@@ -6,7 +6,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import FAMILIES, MASKS, mask_array
-from grids import in_full_for, pairwise
+from grids import grid, in_full_for
 from numpy.testing import assert_allclose
 
 import keras_gated
@@ -54,7 +54,7 @@ OPTIONS = {
     "named, options, fused, mask_name",
     in_full_for(
         ("lstm", "gru"),
-        pairwise(
+        grid(
             (name, options, fused, mask)
             for name in NAMES
             for options in OPTIONS
@@ -80,6 +80,7 @@ def test_every_gate_is_the_oracles_under_every_mask(named, mask_name, options, f
         assert_allclose(gates[name], expected[name], rtol=0, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.sampled
 def test_gates_can_be_differentiated(named):
     """The sum of a random weighing of all gates, against the complex step."""
     family, names = named
@@ -182,6 +183,7 @@ def test_dropout_is_off():
 # As outputs of a functional model
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "named",
     [  # a compiled loop and the cell's
@@ -219,6 +221,7 @@ def test_gates_are_outputs_of_a_functional_model_that_saves_trains_and_exports(n
     assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_gates_carry_the_mask_and_can_be_regularised():
     """A penalty on open update gates closes them."""
 

@@ -41,6 +41,7 @@ def test_a_unit_that_counts_is_found_first_with_its_correlation():
     assert other.correlation == pytest.approx(-1, abs=1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_correlations_are_those_of_numpy_over_the_steps_that_count(batch_size):
     model = counting_model()

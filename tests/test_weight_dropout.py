@@ -26,6 +26,7 @@ def trained_once(layer):
     return outputs, tape.gradient(loss, layer.trainable_variables)
 
 
+@pytest.mark.sampled
 def test_a_call_is_that_of_a_layer_without_the_dropped_weights(family):
     """What was dropped has no gradient; the rest is scaled, as in any dropout."""
     layer = make(family)

@@ -79,6 +79,7 @@ def test_an_export_is_written_without_tensorflow_serving_api(tmp_path, monkeypat
     )
 
 
+@pytest.mark.sampled
 def test_the_c_library_answers_as_recorded_without_tensorflow_in_python(version, tmp_path):
     assert replayed(sys.executable, version, tmp_path) == len(list(records(version)))
 
@@ -115,6 +116,7 @@ def loader():
     return program
 
 
+@pytest.mark.slow
 def test_the_loader_of_the_server_answers_as_recorded(loader, version, tmp_path):
     def field(content):
         content = content if isinstance(content, bytes) else str(content).encode()

@@ -88,7 +88,7 @@ class SimpleRNNStep(NamedTuple):
 
 
 class LSTMStep(NamedTuple):
-    """What one step of an LSTM computes, each `(batch, units)`."""
+    """What one step of an LSTM computes, each `(batch, units)`; projected: `hidden` is narrower."""
 
     input: Any
     forget: Any
@@ -104,5 +104,6 @@ class GRUStep(NamedTuple):
     update: Any
     reset: Any
     candidate: Any
-    recalled: Any  # the candidate's term of h_{t-1}, before the reset: U_h h_{t-1} + c_h
+    # The candidate's term of h_{t-1}: U_h h_{t-1} + c_h before the reset, or U_h (r * h_{t-1}).
+    recalled: Any
     hidden: Any

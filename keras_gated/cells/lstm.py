@@ -52,7 +52,7 @@ class LSTMCell(GatedCell):
         training: Whether dropout is applied.
 
     Returns:
-        `h_t`, `(batch, units)`, and `[h_t, c_t]`.
+        `h_t` and `[h_t, c_t]`, of the shapes of the states.
 
     Raises:
         ValueError: For an argument that is not accepted; the message names it.

@@ -17,7 +17,7 @@ from keras_gated.paths.derivative import number_of
 # If the input product of a chunk has more numbers than this, it is computed in two halves, which
 # stay in the processor's cache (measured: 10 % of a forward pass of 32 rows and 512 columns).
 CACHED = 1 << 17
-# A recurrent matrix of this many numbers or more is multiplied gate by gate. Its product with a few
+# A matrix of this many numbers or more is multiplied gate by gate. Its product with a few
 # rows then uses all cores (measured on two: 256 units and 4 gates, 16 rows: 1.9 times as fast;
 # below: slower).
 LARGE = 3 << 16

@@ -38,7 +38,7 @@ def recording(what, states=None, weights=None):
     Args:
         what: "gates" of every step, or "states" after the last step.
         states: Optional dict: the `id` of a layer to its initial states, used if a call gives none.
-        weights: Optional dict: the `id` of a layer to what `plain.weights` returned for its cell.
+        weights: Optional dict: the `id` of a layer to what `plain.weights_of` gives for its cell.
     """
     current = Recording(what, [], states or {}, weights or {}, _graph())
     token = _RECORDING.set(current)

@@ -132,7 +132,7 @@ class Stream:
         draws, examples = np.random.default_rng(0), []
         embeddings = (
             layer.input_dim
-            for layer in self._model._flatten_layers()
+            for layer in keras_private.parts_of(self._model)
             if isinstance(layer, keras.layers.Embedding)
         )
         ids = max(2, min(embeddings, default=2))
