@@ -21,7 +21,7 @@ def test_with_initial_weights_only_gates_that_are_set_for_it_carry_a_gradient_ov
             assert how_far_back.reach(model, 500) > 0.1, family
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("family", how_far_back.FAMILIES)
 def test_trained_to_remember_lstm_and_gru_carry_the_gradient_and_the_vanilla_network_cannot(family):
     keras.utils.set_random_seed(1)

@@ -185,7 +185,7 @@ def test_a_layer_that_is_called_twice_cannot_carry_one_state(tmp_path):
         export_model(keras.Model(x, layer(layer(x))), tmp_path, states=True)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
     model, name, batch = reader
     version = export_model(model, tmp_path)

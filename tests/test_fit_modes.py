@@ -39,7 +39,7 @@ def weights_of(shape):
     return np.random.default_rng(sum(shape)).normal(0, 0.4, shape)
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_fit_learns_the_same_in_every_way_of_compiling(masked):
     expected = fitted(False, masked)

@@ -60,7 +60,7 @@ def test_a_model_that_is_dropped_leaves_no_function():
     assert functions() == before
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 def test_many_layers_warn_of_no_retracing(family, caplog):
     x = tf.random.normal((2, 2, 3))
     with caplog.at_level(logging.WARNING, logger="tensorflow"):

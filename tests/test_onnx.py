@@ -272,7 +272,7 @@ BOTH = {
 }
 
 
-@pytest.mark.sampled
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, options, dynamo", [
     *((kind, options, dynamo) for kind, options in BOTH.items() for dynamo in (False, True)),
     # PyTorch's newer exporter does not write its RNN, nor always what is time-major.
