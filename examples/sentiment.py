@@ -13,7 +13,9 @@ trained on the mean nothing to learn.
 
 Reviews alone do not teach the network to negate: few of them hang on a "not". So it also reads
 short texts that are made of the training reviews by rule (`recipes.edits`), in which one word
-decides, said or denied. `challenge.py` tries what it learned.
+decides, said or denied. And it reads reviews in which words gave way to their opposites, with the
+other label (`recipes.opposites`): what a film is about decides less then. `challenge.py` tries what
+it learned.
 """
 
 import pathlib
@@ -41,8 +43,9 @@ from keras_gated import datasets
 from keras_gated.recipes import classification, text
 from keras_gated.recipes.edits import Edits
 from keras_gated.recipes.ngrams import NGrams
+from keras_gated.recipes.opposites import Opposites
 
-EDITS = {"imdb_reviews": 40_000, "toy_reviews": 0}
+EDITS = {"imdb_reviews": 60_000, "toy_reviews": 0}
 
 
 def arguments():
@@ -54,7 +57,8 @@ def arguments():
     p.add_argument(
         "--edits",
         type=whole,
-        help="short texts made of the training texts by rule; default: "
+        help="short texts made of the training texts by rule, and with any of them all reviews "
+        "that can be turned; default: "
         + ", ".join(f"{number:,} for {name}" for name, number in EDITS.items()),
     )
     p.add_argument(
@@ -119,14 +123,16 @@ def compiled(model):
 
 
 def edited(reviews, number, seed):
-    """Returns short texts made of reviews by rule, a data set of `text` and `label`.
+    """Returns texts made of reviews by rule, a data set of `text` and `label`.
 
-    None of them is a text of `challenge.py`.
+    These are a number of short texts, and the reviews that can be turned. None is a text of
+    `challenge.py`.
     """
     rows = [(row["text"].decode(), row["label"]) for row in reviews.as_numpy_iterator()]
     asked = text.clean([asked for case in challenge.cases() for asked in case.texts]).numpy()
     asked = {tuple(words.decode().split()) for words in asked}
-    drawn = Edits(*zip(*rows, strict=True)).draw(number, seed)
+    reviews, labels = zip(*rows, strict=True)
+    drawn = [*Edits(reviews, labels).draw(number, seed), *Opposites(reviews, labels).turned(seed)]
     texts, labels = zip(*((t, label) for t, label in drawn if tuple(t) not in asked), strict=True)
     return tf.data.Dataset.from_tensor_slices(
         {"text": [" ".join(words) for words in texts], "label": tf.constant(labels, tf.int64)}

@@ -9,6 +9,7 @@ import re
 import challenge
 import pytest
 import scripts
+import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -57,3 +58,15 @@ def test_the_card_of_the_shipped_model_tells_what_the_script_measures():
     }
     assert told == measured
     assert measured["all"] >= 0.9
+
+
+@pytest.mark.parametrize("said, denied", [
+    ("I liked it.", "I did not like it."),
+    ("I enjoyed this film.", "I didn't enjoy this film."),
+    ("A good film.", "Not a good film."),
+    ("A film that I loved.", "A film that I hated."),
+])  # fmt: skip
+def test_the_shipped_model_tells_praise_from_its_denial(said, denied):
+    model = tf.saved_model.load(str(ROOT / "saved_models" / "sentiment" / "1"))
+    answers = model.signatures["serving_default"](text=tf.constant([said, denied]))
+    assert answers["label"].numpy().tolist() == [1, 0]

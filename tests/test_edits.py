@@ -1,6 +1,7 @@
 """Short texts whose label hangs on one word and its negation, made of labelled reviews."""
 
 import collections
+import itertools
 
 import pytest
 
@@ -16,12 +17,14 @@ def reviews():
     texts, labels = [], []
     for number in range(20):
         subject = SUBJECTS[number % len(SUBJECTS)]
+        liked = " ".join(f"i really {verb} it . we {verb} it ." for verb in ("liked", "like"))
+        hated = liked.replace("like", "hate")
         street = f"we saw it in {subject.split()[-1]} street ."
         plain = f"{street} nobody sang or spoke in it . we met Anna Petrova ."
         for label, words in enumerate((BAD, ["moving", "superb"])):
             own = " ".join(f"{subject} was {word} . very {word} ." for word in words)
             good = f"{subject} was {'' if label else 'not '}good . very good ."
-            texts.append(f"{own} {good} {plain}")
+            texts.append(f"{own} {good} {liked if label else hated} {plain}")
             labels.append(label)
     return texts, labels
 
@@ -30,29 +33,32 @@ def test_the_reviews_tell_which_words_praise():
     texts, labels = reviews()
     polarity = Polarity([review.lower().split() for review in texts], labels)
     assert polarity.words == {**dict.fromkeys(GOOD, 1), **dict.fromkeys(BAD, 0)}
+    assert polarity.verbs == {("like", "liked"): 1, ("hate", "hated"): 0}
     assert "plot" not in polarity.loaded
 
 
 def test_the_label_of_a_sentence_hangs_on_its_word_and_on_whether_that_is_denied():
     drawn = list(Edits(*reviews()).draw(500, seed=1))
     assert any({"anna", "petrova"} < set(tokens) for tokens, _ in drawn)
+    praise = (*GOOD, "like", "liked")
     checked = collections.Counter()
     for tokens, label in drawn:
-        told = [word for word in tokens if word in (*GOOD, *BAD)]
+        told = [word for word in tokens if word in (*praise, *BAD, "hate", "hated")]
         if len(told) == 1:
             denied = not edits.NEGATIONS.isdisjoint(tokens)
-            assert label == (told[0] in GOOD) ^ denied, tokens
-            checked[label, denied] += 1
-    assert min(checked[label, denied] for label in (0, 1) for denied in (0, 1)) > 20
+            assert label == (told[0] in praise) ^ denied, tokens
+            checked[label, denied, len(told[0]) > 3 and told[0][:4] in ("like", "hate")] += 1
+    every = itertools.product((0, 1), (False, True), (False, True))
+    assert min(checked[case] for case in every) > 5
 
 
 def test_in_a_contrast_the_part_of_the_label_is_not_the_conceded_one():
-    drawn = [" ".join(tokens) for tokens, label in Edits(*reviews()).draw(2000, seed=1) if label]
+    drawn = [" ".join(tokens) for tokens, label in Edits(*reviews()).draw(3000, seed=1) if label]
     conceded = [text for text in drawn if text.startswith("although ")]
     for text in conceded:
         clause = text.split(" , ")[0]
         denied = not edits.NEGATIONS.isdisjoint(clause.split())
-        assert any(word in clause for word in BAD) != denied, text
+        assert any(word in clause for word in (*BAD, "hate")) != denied, text
     assert len(conceded) > 20
 
 

@@ -23,6 +23,10 @@ DEGREES = frozenset(
     "completely utterly incredibly fairly particularly".split()
 )
 GRADES = frozenset("very extremely truly absolutely incredibly utterly".split())
+OF_VERBS = frozenset(
+    "really absolutely thoroughly truly totally completely particularly genuinely simply".split()
+)
+OBJECTS = frozenset("it this the every him her them that all".split())
 BEFORE_VERBS = frozenset("to i you would don't".split())
 NEGATIONS = frozenset(
     "not no never nothing nobody none neither nor without hardly barely far anything cannot can't "
@@ -48,6 +52,18 @@ DENIED_FRAGMENTS = (
     "not {}", "not {} at all", "not a {} film", "not a very {} movie", "not even {}", "never {}",
     "nothing {} here", "nothing {} about it", "far from {}", "hardly {}", "anything but {}",
 )  # fmt: skip
+# {0} is a verb, {1} its past tense, {of} what it is said of.
+OPINIONS = (
+    "i {1} {of}", "i {1} {of}", "we {1} {of}", "i really {1} {of}", "i think i {1} {of}",
+    "i {0} {of}", "you will {0} {of}", "my friends {1} {of}", "i must say that i {1} {of}",
+)  # fmt: skip
+DENIED_OPINIONS = (
+    "i did not {0} {of}", "i didn't {0} {of}", "i did not {0} {of} at all", "i don't {0} {of}",
+    "i do not {0} {of}", "i didn't really {0} {of}", "we did not {0} {of}", "i never {1} {of}",
+    "you will not {0} {of}", "i can't say that i {1} {of}", "i don't think you will {0} {of}",
+    "nobody {1} {of}", "i cannot say that i {1} {of}", "my friends didn't {0} {of}",
+)  # fmt: skip
+OF = "it", "it", "it", "this film", "the film", "this movie", "this one", "the whole thing"
 NAME = r"(?<=[a-z,] )[A-Z][a-z]+ [A-Z][a-z]+\b"  # two capitalized words within a sentence
 OF_PERSONS = (
     "{name} is {} .", "{name} is {} .", "{name} was {} in this film .", "{name} is {} here .",
@@ -97,17 +113,19 @@ class Polarity:
 
     Attributes:
         words: Words that stand after a form of "to be", to 1 if they praise and 0 if they blame.
+        verbs: Verbs of an opinion, pairs such as ("like", "liked"), to 1 if they praise or 0.
         loaded: All words that are much more frequent in reviews of one label than of the other.
 
     A word praises if reviews with it do, and if it is more often said than denied where reviews
     praise: "good" stands in as many reviews of either label, "not good" in bad ones. It must be a
     word of degree, as in "very dull", more often than a verb, as in "to like": that leaves
-    adjectives.
+    adjectives. A verb is one that somebody says of itself: "i liked it". Its two tenses must agree,
+    and it must be of degree, too, as in "i really liked it".
     """
 
     def __init__(self, reviews, labels, least=8, threshold=0.4):
-        said, denied, of_reviews = ([collections.Counter() for _ in range(2)] for _ in range(3))
-        of_degree, as_verb = collections.Counter(), collections.Counter()
+        said, denied, of_reviews = (_counters(2) for _ in range(3))
+        of_degree, as_verb = _counters(2)
         for tokens, label in zip(reviews, labels, strict=True):
             of_reviews[label].update(set(tokens))
             of_degree.update(b for a, b in itertools.pairwise(tokens) if a in GRADES)
@@ -119,15 +137,46 @@ class Polarity:
                     if not NEGATIONS.isdisjoint(sentence[max(0, n - 3) : n]):
                         denied[label][token] += 1
         counts = of_reviews, said, denied
-        of, as_said, as_denied = (_ratios(*count) for count in counts)
+        of, as_said, as_denied = (ratios(*count) for count in counts)
         seen = said[0] + said[1]
         adjectives = [w for w in seen if seen[w] >= least and of_degree[w] >= max(2, as_verb[w])]
         score = {w: of(w) + (as_said(w) - as_denied(w)) / 2 for w in adjectives}
         self.words = {w: int(s > 0) for w, s in score.items() if abs(s) > threshold}
+        self.verbs = opinions(reviews, labels, least)
         self.loaded = {w for w in of_reviews[0] + of_reviews[1] if abs(of(w)) > 0.5}
 
 
-def _ratios(of_0, of_1, prior=5):
+def opinions(reviews, labels, least=8, threshold=0.3, of_degree=0.05):
+    """Returns verbs of an opinion that reviews say of themselves, as `Polarity.verbs` has them.
+
+    Regular verbs, that is: the two tenses of any others cannot be told from the reviews.
+    """
+    said, (degrees, every) = _counters(2), _counters(2)
+    for tokens, label in zip(reviews, labels, strict=True):
+        every.update(tokens)
+        degrees.update(b for a, b in itertools.pairwise(tokens) if a in OF_VERBS)
+        for n in range(1, len(tokens) - 1):
+            before = n - 1
+            while before and tokens[before] in OF_VERBS:
+                before -= 1
+            if tokens[before] in ("i", "we") and tokens[n + 1] in OBJECTS:
+                said[label][tokens[n]] += 1
+    tells, verbs = ratios(*said), {}
+    for verb in said[0] + said[1]:
+        for past in (f"{verb}d", f"{verb}ed", f"{verb}{verb[-1]}ed", f"{verb[:-1]}ied"):
+            both = tells(verb), tells(past)
+            often = said[0][past] + said[1][past] >= least
+            often = often and degrees[past] >= of_degree * every[past]
+            if often and (min(both) > threshold or max(both) < -threshold):
+                verbs[verb, past] = int(both[0] > 0)
+    return verbs
+
+
+def _counters(number):
+    return [collections.Counter() for _ in range(number)]
+
+
+def ratios(of_0, of_1, prior=5):
     """Returns a function from a word to the log of how much more often it stands with label 1."""
 
     def ratio(a, b):
@@ -160,9 +209,13 @@ class Edits:
         self.names = [name.lower() for review in reviews for name in re.findall(NAME, review)]
         reviews = [of.decode().split() for of in text.clean(tf.constant(reviews)).numpy()]
         polarity = Polarity(reviews, labels)
-        self.words = [[w for w, of in polarity.words.items() if of == label] for label in (0, 1)]
+        self.words, self.verbs = (
+            [[w for w, of in told.items() if of == label] for label in (0, 1)]
+            for told in (polarity.words, polarity.verbs)
+        )
         self.frames, self.clauses, self.neutral = [], [], []
-        telling = polarity.loaded | set(polarity.words) | NEGATIONS | TURNS
+        verbs = set().union(*polarity.verbs)
+        telling = polarity.loaded | set(polarity.words) | verbs | NEGATIONS | TURNS
         for tokens in reviews:
             for sentence in sentences(tokens):
                 if len(sentence) > longest:
@@ -183,6 +236,8 @@ class Edits:
         parts = {
             "words that blame": self.words[0],
             "words that praise": self.words[1],
+            "verbs that blame": self.verbs[0],
+            "verbs that praise": self.verbs[1],
             "sentences with one such word": self.clauses,
             "sentences without any": self.neutral,
             "names": self.names,
@@ -196,7 +251,7 @@ class Edits:
     def draw(self, number, seed):
         """Yields a number of texts with their labels, half of them 1."""
         rng = random.Random(seed)
-        kinds = [self.sentence, self.fragment, self.person, self.contrast, self.distant]
+        kinds = self.sentence, self.opinion, self.fragment, self.person, self.contrast, self.distant
         for n in range(number):
             yield kinds[n // 2 % len(kinds)](rng, n % 2).split(), n % 2
 
@@ -218,24 +273,41 @@ class Edits:
             return said
         return f"{rng.choice(DOUBTS if denied else BELIEFS)} {said}"
 
+    def opinion(self, rng, label):
+        denied = rng.random() < 0.6
+        verb = rng.choice(self.verbs[label ^ denied])
+        way = rng.choice(DENIED_OPINIONS if denied else OPINIONS)
+        return way.format(*verb, of=rng.choice(OF)) + " ."
+
     def fragment(self, rng, label):
         denied = rng.random() < 0.7
         word = rng.choice(self.words[label ^ denied])
         return rng.choice(DENIED_FRAGMENTS if denied else FRAGMENTS).format(word) + " ."
 
     def person(self, rng, label):
+        name = rng.choice(self.names)
+        if rng.random() < 0.4:
+            return f"{self.fragment(rng, label).removesuffix(' .')} by {name} ."
         denied = rng.random() < 0.5
         said = rng.choice(self.words[label ^ denied])
         said = rng.choice(DENIALS).format(said) if denied else said
-        return rng.choice(OF_PERSONS).format(said, name=rng.choice(self.names))
+        return rng.choice(OF_PERSONS).format(said, name=name)
+
+    def clause(self, rng, label):
+        return (
+            self.sentence(rng, label, self.clauses)
+            if rng.random() < 0.7
+            else self.opinion(rng, label)
+        )
 
     def contrast(self, rng, label):
-        two = [self.sentence(rng, of, self.clauses).strip(" .!?") for of in (1 - label, label)]
+        two = [self.clause(rng, of).strip(" .!?") for of in (1 - label, label)]
         return rng.choice(CONTRASTS).format(*two)
 
     def distant(self, rng, label):
-        """A verdict, and sentences around it that tell none, most of them after it."""
-        verdict = rng.choice((self.sentence, self.fragment, self.person))(rng, label)
-        others = [" ".join(rng.choice(self.neutral)) for _ in range(rng.randint(2, 10))]
-        place = rng.choice((0, 0, 1, len(others)))
-        return " ".join([*others[:place], verdict, *others[place:]])
+        """One verdict to three, and more sentences that tell none, most of them after it."""
+        kinds = self.sentence, self.opinion, self.fragment, self.person
+        told = [" ".join(rng.choice(self.neutral)) for _ in range(rng.randint(2, 10))]
+        for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            told.insert(rng.choice((0, 0, 1, len(told))), rng.choice(kinds)(rng, label))
+        return " ".join(told)
