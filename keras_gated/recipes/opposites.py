@@ -1,10 +1,10 @@
 """Whole reviews with the other verdict, made by rule: words give way to their opposites.
 
-A classifier of whole reviews also learns from what a film is about. In a review that is turned, all
-of that is as it was, and only the label and the words that praise or blame are others. Texts of
-this kind, written by people, are those of Kaushik, Hovy and Lipton 2020, arXiv:1909.12434; texts
-made by replaced words are those of Wang and Culotta 2021, arXiv:2012.10040. Here the reviews alone
-tell which words are opposites.
+A classifier of whole reviews also learns from the subject of a film. A turned review has the same
+subject as before. Only its label and the words that praise or blame are different. Kaushik, Hovy
+and Lipton 2020, arXiv:1909.12434, let people write such texts. Wang and Culotta 2021,
+arXiv:2012.10040, made them by replacing words. Here the reviews alone tell which words are
+opposites.
 """
 
 import collections
@@ -25,8 +25,8 @@ class Opposites:
     """Words and their opposites, found in labelled reviews.
 
     Two words are opposites if one is much more frequent in reviews of label 1, the other in those
-    of label 0, and if they stand between the same words: "the worst film", "the best film". Names
-    have none.
+    of label 0, and if they stand between the same words: "it is poorly written", "it is brilliantly
+    written". Names have none.
 
     Args:
         reviews: Strings.
@@ -51,7 +51,7 @@ class Opposites:
         every = collections.Counter(itertools.chain.from_iterable(reviews))
         words = [
             word
-            for word in seen
+            for word in sorted(seen)  # in one order, whatever the hashes of a process
             if seen[word] >= least and word.isalnum() and capitalized[word] <= 0.3 * every[word]
         ]
         self._reviews, self._labels = reviews, labels
