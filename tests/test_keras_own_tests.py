@@ -18,7 +18,7 @@ DIFFERENT = {}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "modules", [["lstm", "gru"], pytest.param(MODULES, marks=pytest.mark.slow)]
+    "modules", [["lstm", "gru"], pytest.param(MODULES, marks=pytest.mark.long)]
 )
 def test_every_case_passes(modules, tmp_path):
     here = str(pathlib.Path(__file__).parent)

@@ -82,7 +82,8 @@ def test_a_saved_model(name, mask_zero, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["export_model", pytest.param("export", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["export_model", "export"])
 def test_a_masked_lstm_as_a_saved_model(how, tmp_path):
     model = model_of("lstm", mask_zero=True, small=True)
     if how == "export":

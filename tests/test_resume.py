@@ -126,7 +126,9 @@ def history(folder):
 
 
 @pytest.mark.slow  # `test_a_kill_at_any_file_operation` holds it for a small training
-@pytest.mark.parametrize("script", ["sentiment.py", "characters.py"])
+@pytest.mark.parametrize(
+    "script", [pytest.param("sentiment.py", marks=pytest.mark.long), "characters.py"]
+)
 def test_interrupted_and_killed_trainings_end_as_an_uninterrupted_one(script, tmp_path, data_dir):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()

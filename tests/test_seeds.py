@@ -35,7 +35,7 @@ def train(model, epochs, initial=0):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, options", [
-    pytest.param("lstm", {"dropout": 0.3}, marks=pytest.mark.slow),
+    pytest.param("lstm", {"dropout": 0.3}, marks=pytest.mark.long),
     ("gru", {"dropout": 0.2, "recurrent_dropout": 0.2}),
 ])  # fmt: skip
 def test_two_trainings_are_one_and_may_be_saved_and_loaded_between(name, options, tmp_path):
