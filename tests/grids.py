@@ -4,6 +4,7 @@ Every time: combinations that together hold every value. Slow: every third of th
 hold every pair of values, too. `make test-all` runs all combinations.
 """
 
+import collections
 import itertools
 import os
 
@@ -29,13 +30,20 @@ def holding(combinations, together):
     """Returns the places of few combinations that hold whatever values stand together in some.
 
     Two of them, for `together=2`: a fault that hangs on two values is found by these combinations.
+    Of equally good ones the combination is chosen whose values were chosen least, so that families
+    and masks take turns.
     """
-    held = [set(itertools.combinations(enumerate(c), together)) for c in combinations]
-    missing, chosen = set().union(*held), set()
+    values = [list(enumerate(c)) for c in combinations]
+    held = [set(itertools.combinations(of, together)) for of in values]
+    missing, chosen, used = set().union(*held), set(), collections.Counter()
     while missing:
-        best = max(range(len(held)), key=lambda place: len(held[place] & missing))
+        best = max(
+            range(len(held)),
+            key=lambda place: (len(held[place] & missing), -sum(used[v] for v in values[place])),
+        )
         chosen.add(best)
         missing -= held[best]
+        used.update(values[best])
     return chosen
 
 
