@@ -1,7 +1,8 @@
 """Which combinations of a grid are run every time, which in the slow part, and which seldom.
 
-Every time: combinations that together hold every value. Slow: every third of those that it takes to
-hold every pair of values, too. `make test-all` runs all combinations.
+Every time: combinations that together hold every value, or a fourth of these if the test is also
+`sampled`. Slow: every third of those that it takes to hold every pair of values, too. `make
+test-all` runs all combinations.
 """
 
 import collections
@@ -45,19 +46,6 @@ def holding(combinations, together):
         missing -= held[best]
         used.update(values[best])
     return chosen
-
-
-def every_third(names, start):
-    """Returns every third of some names as parameters; the others are for `make test-all`.
-
-    Tests of many families begin at different places, so that together they hold every family.
-    """
-    places = [(place + start) % 3 for place in range(len(names))]
-    return [
-        pytest.param(name, marks=pytest.mark.slow if third else ())
-        for name, third in zip(names, places, strict=True)
-        if not third or WHOLE
-    ]
 
 
 def in_full_for(families, parameters):

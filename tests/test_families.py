@@ -14,7 +14,7 @@ import oracles
 import pytest
 import tensorflow as tf
 from families import ALL, FAMILIES, NEW, OWN, mask_array
-from grids import every_third, in_full_for, product
+from grids import in_full_for, product
 from keras import ops
 from numpy.testing import assert_allclose
 
@@ -117,7 +117,7 @@ def test_a_mogrifier_without_biases_is_the_same_on_both_paths(options):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", every_third(FURTHER, 0))
+@pytest.mark.parametrize("name", FURTHER)
 def test_a_family_trains_on_the_fused_path(name):
     x = data(16, 7)
     y = np.cumsum(x[..., :1], axis=1)
@@ -212,7 +212,7 @@ def test_models_are_saved_and_loaded_in_a_new_process(tmp_path):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", every_third(FURTHER, 1))
+@pytest.mark.parametrize("name", FURTHER)
 def test_a_layer_stands_where_a_layer_of_keras_stands(name):
     x, family = data(), ALL[name]
     layer = family.make(UNITS, return_sequences=True)
@@ -236,7 +236,7 @@ def test_a_layer_stands_where_a_layer_of_keras_stands(name):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", every_third(FURTHER, 2))
+@pytest.mark.parametrize("name", FURTHER)
 def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
     family, mask = ALL[name], mask_array("gaps")
     x = np.where(mask[..., None], data(), 0).astype("float64")
@@ -263,7 +263,7 @@ def test_gates_are_traced_and_the_gradient_flow_sums_to_the_gradient(name):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", every_third(FURTHER, 0))
+@pytest.mark.parametrize("name", FURTHER)
 def test_a_sequence_may_come_in_pieces(name):
     model, x = model_of(name), data()
     stepper = Stepper(model)
@@ -273,7 +273,7 @@ def test_a_sequence_may_come_in_pieces(name):
 
 
 @pytest.mark.sampled
-@pytest.mark.parametrize("name", every_third(NEW, 1))
+@pytest.mark.parametrize("name", NEW)
 def test_a_model_runs_on_litert(name, tmp_path):
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
     model, x = model_of(name), data(1)
