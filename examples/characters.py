@@ -8,8 +8,13 @@ A held-out play has other speakers than the training plays. A network that learn
 plays by heart expects their speakers: labels such as "PETRUCHIO:", 8 of 100 characters, are then a
 sixth of the loss. So in training speakers get invented names, others in every scene. The network
 thus learns to take the speakers' names from the text that it has read.
+
+Each row of a batch goes on where that of the last batch stopped, with the states that the networks
+had there. So a window can be short, which makes more steps of the optimizer out of the same text,
+and the networks still read with all that came before.
 """
 
+import functools
 import math
 import pathlib
 import random
@@ -38,13 +43,13 @@ from keras_gated.recipes import generation, text
 
 
 def arguments():
-    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=11, batch_size=32)
-    p.add_argument("--steps", type=positive, default=200, help="characters of one training window")
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=352, epochs=8, batch_size=16)
+    p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
-    p.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
+    p.add_argument("--rate", type=float, default=6e-3, help="the highest learning rate")
     p.add_argument("--dropout", type=float, default=0.25, help="of what a layer puts out")
     p.add_argument("--weight-dropout", type=float, default=0.0, help="of recurrent weights")
-    p.add_argument("--networks", type=positive, default=1, help="their logits are averaged")
+    p.add_argument("--networks", type=positive, default=2, help="their logits are averaged")
     p.add_argument(
         "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
     )
@@ -59,21 +64,21 @@ def arguments():
 
 
 def build_model(
-    characters, cell, units, depth, dropout=0.25, weight_dropout=0.0, networks=1, stateful=False
+    characters, cell, units, depth, dropout=0.25, weight_dropout=0.0, networks=1, rows=None
 ):
     """Returns the model from ids to the logits of the next character, and the model to train.
 
-    The second model has the outputs `network` (and `network_2`, ...) and `logits`, their mean. A
-    stateful model has one row.
+    The second model has the outputs `network` (and `network_2`, ...) and `logits`, their mean. With
+    a number of `rows`, both are stateful: a row of a batch goes on where that of the last stopped.
     """
-    ids = keras.Input((None,), batch_size=1 if stateful else None, dtype="int64", name="ids")
+    ids = keras.Input((None,), batch_size=rows, dtype="int64", name="ids")
     # Left out if nothing is dropped: not every family has recurrent weights.
     drops = {"recurrent_weight_dropout": weight_dropout} if weight_dropout else {}
     parts = {}
     for name in ["network", *(f"network_{n}" for n in range(2, networks + 1))]:
         x = layers.Embedding(characters + text.FIRST, 64, mask_zero=True)(ids)
         for _ in range(depth):
-            x = CELLS[cell](units, return_sequences=True, stateful=stateful, **drops)(x)
+            x = CELLS[cell](units, return_sequences=True, stateful=rows is not None, **drops)(x)
             x = layers.Dropout(dropout)(x)
         parts[name] = layers.Dense(characters, name=name)(x)
     logits = mean(list(parts.values()), "logits")
@@ -116,32 +121,24 @@ def renamed(play, names, part, seed, speeches=8):
     return "\n\n".join(scene("\n\n".join(lines)) for lines in scenes)
 
 
-def windows(texts, steps, batch_size, seed, number, first=0):
-    """Returns endless batches of windows from random places, with the characters after them.
+def windows(texts, steps, batch_size):
+    """Returns the batches of all epochs, and how many of them are an epoch.
 
-    A window's place depends on the seed and the window's number alone. The first window has the
-    number `first`.
+    A row of the batches reads on from batch to batch, until the epoch ends.
 
     Args:
         texts: Ids, a tensor for each epoch.
-        number: The number of windows of an epoch.
     """
-    sizes = tf.constant([len(ids) for ids in texts])
-    ids, starts = tf.concat(texts, 0), tf.cumsum(sizes, exclusive=True)
-
-    def window(count):
-        epoch = tf.minimum(count // number, len(texts) - 1)
-        last = sizes[epoch] - steps
-        place = tf.random.stateless_uniform([], [seed, count], 0, last, dtype=tf.int32)
-        place += starts[epoch]
-        return ids[place : place + steps], ids[place + 1 : place + steps + 1] - text.FIRST
-
-    return tf.data.Dataset.counter(first).map(window).batch(batch_size).prefetch(2)
+    number = (min(map(len, texts)) - 1) // batch_size // steps  # whole windows
+    epochs = [
+        keras_gated.windows(ids[:-1], ids[1:] - text.FIRST, batch_size=batch_size, steps=steps)
+        for ids in texts
+    ]
+    return functools.reduce(tf.data.Dataset.concatenate, [e.take(number) for e in epochs]), number
 
 
 class Texts(NamedTuple):
     plays: list  # ids of the training text, once for each draw of the speakers' names
-    size: int  # characters of the training text before names are replaced
     validation: Any  # ids of the last part of the training split
     held_out: Any  # ids of the other splits
     lookup: Any  # from characters to ids
@@ -166,7 +163,7 @@ def texts_of(splits, seed, draws, rename):
     def ids(characters):
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
-    return Texts([ids(play) for play in plays], cut, ids(train[cut:]), ids(held_out), lookup)
+    return Texts([ids(play) for play in plays], ids(train[cut:]), ids(held_out), lookup)
 
 
 def streams(ids, rows=8):
@@ -194,6 +191,17 @@ def dynamic_evaluation(model, ids, steps=20, rate=3e-4):
     return model.fit(data, shuffle=False, callbacks=[keras_gated.ResetState()]).history["loss"][0]
 
 
+def rows_of(strategy, args):
+    """Returns how many rows of a batch each worker reads."""
+    rows, rest = divmod(args.batch_size, strategy.num_replicas_in_sync)
+    if rest:
+        raise SystemExit(
+            f"--batch-size: the rows must be shared evenly by {strategy.num_replicas_in_sync} "
+            f"workers, since each worker reads on in its own rows. Received: {args.batch_size}."
+        )
+    return rows
+
+
 def main():
     args = arguments()
     strategy = cluster(args)
@@ -202,13 +210,17 @@ def main():
     texts = texts_of(splits, args.seed, args.epochs, args.rename)
     lookup = texts.lookup
     size = [lookup.vocabulary_size() - text.FIRST, args.cell, args.units, args.layers]
-    steps = texts.size // (args.steps * args.batch_size)
+    batches, steps = windows(texts.plays, args.steps, args.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
     )
     with strategy.scope():
-        writer, model = build_model(*size, args.dropout, args.weight_dropout, args.networks)
+        writer, _ = build_model(*size, networks=args.networks)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        writer.compile(loss=loss)
+        of_rows, model = build_model(
+            *size, args.dropout, args.weight_dropout, args.networks, rows=rows_of(strategy, args)
+        )
         model.compile(
             keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),
             # Each network has its own loss. The mean of their logits is measured, but not trained.
@@ -224,34 +236,25 @@ def main():
     best = keras.callbacks.EarlyStopping(
         "val_logits_nats", mode="min", patience=args.epochs, restore_best_weights=True
     )
-    *others, interrupt, resume = callbacks(args, model, best)
-    number = steps * args.batch_size
-    batches = windows(
-        texts.plays,
-        args.steps,
-        args.batch_size,
-        args.seed,
-        number,
-        resume.epoch * number,
-    )
+    *others, interrupt, resume = callbacks(args, model, best, keras_gated.ResetState())
 
     def for_networks(ids, targets):
         return ids, dict.fromkeys(model.output, targets)
 
     history = model.fit(
-        batches.map(for_networks),
+        batches.skip(resume.epoch * steps).map(for_networks),
         steps_per_epoch=steps,
-        validation_data=streams(texts.validation).map(for_networks),
+        validation_data=streams(texts.validation, args.batch_size).map(for_networks),
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],
-        shuffle=False,  # the batches are shuffled already
+        shuffle=False,  # rows go on from batch to batch
     )
     seconds = resume.time()
-    tested = model.evaluate(streams(texts.held_out).map(for_networks), return_dict=True)
+    writer.set_weights(of_rows.get_weights())
+    nats = {"loss_nats": writer.evaluate(streams(texts.held_out))}
     if not strategy.extended.should_checkpoint:
         return
-    nats = {"loss_nats": tested["logits_nats"]}
 
     signatures = generation.characters(writer, lookup)
     saved_model = keras_gated.export_model(
@@ -270,7 +273,7 @@ def main():
     sample = server(**{s.name: tf.constant([asked[s.name]], s.dtype) for s in specs})["text"]
     print(args.prompt + sample.numpy()[0].decode())
     if args.dynamic:
-        reader, _ = build_model(*size, networks=args.networks, dropout=0, stateful=True)
+        reader, _ = build_model(*size, networks=args.networks, dropout=0, rows=1)
         reader.set_weights(writer.get_weights())
         nats["dynamic_loss_nats"] = dynamic_evaluation(reader, texts.held_out)
     report(

@@ -18,6 +18,7 @@ one draw: to establish a small difference, run several seeds.
 """
 
 import argparse
+import itertools
 import time
 
 import quiet_tensorflow  # noqa: F401
@@ -27,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 from training import CELLS, positive, share
 
+import keras_gated
 from keras_gated import datasets
 from keras_gated.recipes import text
 
@@ -46,7 +48,7 @@ def arguments():
     p.add_argument("--minutes", type=minutes, default=3, help="of training, a family")
     p.add_argument("--layers", type=positive, default=1)
     p.add_argument("--batch-size", type=positive, default=32)
-    p.add_argument("--steps", type=positive, default=200, help="characters of one training window")
+    p.add_argument("--steps", type=positive, default=50, help="characters of one training window")
     p.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
     p.add_argument("--dropout", type=share, default=0.0, help="of what a layer puts out")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
@@ -86,14 +88,12 @@ def units_for(parameters, *size):
 
 def train(model, args, plays):
     """Trains a model for the time given. Returns its steps, and milliseconds a step."""
+    batches, _ = characters.windows(plays, args.steps, args.batch_size)
 
-    def batches(steps):
-        number = -(-steps * args.batch_size // len(plays))  # equally many windows of each draw
-        return iter(characters.windows(plays, args.steps, args.batch_size, args.seed, number))
-
-    def run(batches, rates, seconds=np.inf):
+    def run(rates, seconds=np.inf):
+        keras_gated.reset_state(model)
         start, done = time.perf_counter(), 0
-        for rate, batch in zip(rates, batches, strict=False):
+        for rate, batch in zip(rates, batches.repeat(), strict=False):
             model.optimizer.learning_rate = rate
             model.train_on_batch(*batch)
             done += 1
@@ -105,9 +105,8 @@ def train(model, args, plays):
     model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
     before = [v.numpy() for v in variables]
-    run(batches(2), 2 * [args.rate])  # compiles
-    few = batches(1 << 20)
-    _, time_of_a_step = run(few, iter(lambda: args.rate, None), min(5, seconds / 5))
+    run(2 * [args.rate])  # compiles
+    _, time_of_a_step = run(itertools.repeat(args.rate), min(5, seconds / 5))
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)
     steps = max(round(seconds / time_of_a_step), 1)
@@ -115,7 +114,7 @@ def train(model, args, plays):
     rate = keras.optimizers.schedules.CosineDecay(
         args.rate / 100, steps - up, warmup_target=args.rate, warmup_steps=up
     )
-    steps, time_of_a_step = run(batches(steps), [float(rate(step)) for step in range(steps)])
+    steps, time_of_a_step = run([float(rate(step)) for step in range(steps)])
     return steps, 1000 * time_of_a_step
 
 
@@ -124,12 +123,14 @@ def compared(cell, args, texts):
     keras.utils.set_random_seed(args.seed)
     known = texts.lookup.vocabulary_size() - text.FIRST
     units = units_for(args.parameters, known, cell, args.layers)
-    model, _ = characters.build_model(known, cell, units, args.layers, args.dropout)
-    model.compile(
-        keras.optimizers.Adam(args.rate, beta_2=0.99, clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    steps, ms = train(model, args, texts.plays)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    size = [known, cell, units, args.layers]
+    of_rows, _ = characters.build_model(*size, args.dropout, rows=args.batch_size)
+    of_rows.compile(keras.optimizers.Adam(args.rate, beta_2=0.99, clipnorm=1.0), loss)
+    steps, ms = train(of_rows, args, texts.plays)
+    model, _ = characters.build_model(*size)
+    model.set_weights(of_rows.get_weights())
+    model.compile(loss=loss)
     nats = [
         model.evaluate(characters.streams(ids), verbose=0)
         for ids in (texts.validation, texts.held_out)

@@ -57,4 +57,6 @@ def sentiment(cell, cwd, data_dir):
 
 def characters(cwd, data_dir):
     options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--cell", "gru", "--units", 64]
-    return result(run("characters.py", *options, "--epochs", 2, "--batch-size", 16, cwd=cwd))
+    return result(
+        run("characters.py", *options, "--epochs", 2, "--batch-size", 16, "--networks", 1, cwd=cwd)
+    )

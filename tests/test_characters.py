@@ -54,15 +54,17 @@ def test_every_scene_has_names_of_its_own():
     assert all(word.upper() == label for word, label in found)  # and the same one throughout
 
 
-def test_windows_come_from_the_text_of_their_epoch_with_the_characters_after_them():
+def test_rows_read_on_from_batch_to_batch_in_the_text_of_their_epoch():
     texts = [tf.range(100, 150, dtype=tf.int64), tf.range(200, 290, dtype=tf.int64)]
-    batches = list(characters.windows(texts, 10, 4, seed=1, number=8).take(5).as_numpy_iterator())
-    for count, (ids, targets) in enumerate(batches):
-        low, high = ((100, 150), (200, 290))[min(count // 2, 1)]  # the last text goes on
-        assert ids.min() >= low and targets.max() + 2 < high
-        assert (ids == ids[:, :1] + np.arange(10)).all() and (targets + 2 == ids + 1).all()
-    resumed = next(iter(characters.windows(texts, 10, 4, seed=1, number=8, first=8)))
-    np.testing.assert_array_equal(resumed[0], batches[2][0])
+    batches, number = characters.windows(texts, steps=5, batch_size=4)
+    batches = list(batches.as_numpy_iterator())
+    assert number == 2 and len(batches) == 4  # of 12 characters a row, the last two are left out
+    for epoch, (first, strip) in enumerate([(100, 12), (200, 22)]):
+        ids, targets = (
+            np.concatenate(part, 1) for part in zip(*batches[2 * epoch :][:2], strict=True)
+        )
+        np.testing.assert_array_equal(ids, first + strip * np.arange(4)[:, None] + np.arange(10))
+        np.testing.assert_array_equal(targets, ids + 1 - 2)  # of the characters after them
 
 
 def test_a_cell_without_recurrent_weights_trains_without_their_dropout(monkeypatch, capsys):
@@ -85,7 +87,7 @@ def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was
     nats = -p[np.arange(len(p)), ids[1:] - 2]
 
     def read(ids, **options):
-        reader, _ = characters.build_model(6, "lstm", 16, 1, dropout=0, stateful=True)
+        reader, _ = characters.build_model(6, "lstm", 16, 1, dropout=0, rows=1)
         reader.set_weights(model.get_weights())
         return characters.dynamic_evaluation(reader, ids, steps=20, **options)
 
