@@ -43,11 +43,11 @@ from keras_gated.recipes import generation, text
 
 
 def arguments():
-    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=352, epochs=8, batch_size=16)
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=5, batch_size=16)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
     p.add_argument("--rate", type=float, default=6e-3, help="the highest learning rate")
-    p.add_argument("--dropout", type=float, default=0.25, help="of what a layer puts out")
+    p.add_argument("--dropout", type=float, default=0.2, help="of what a layer puts out")
     p.add_argument("--weight-dropout", type=float, default=0.0, help="of recurrent weights")
     p.add_argument("--networks", type=positive, default=2, help="their logits are averaged")
     p.add_argument(
@@ -64,7 +64,7 @@ def arguments():
 
 
 def build_model(
-    characters, cell, units, depth, dropout=0.25, weight_dropout=0.0, networks=1, rows=None
+    characters, cell, units, depth, dropout=0.2, weight_dropout=0.0, networks=1, rows=None
 ):
     """Returns the model from ids to the logits of the next character, and the model to train.
 

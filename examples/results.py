@@ -41,9 +41,10 @@ ROWS = {
     ),
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
     "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, f"{QUICK_TEXTS} --networks 2"),
+    "characters-small": Row("characters.py --units 352", NATS, QUICK_PLAYS),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
-        "characters.py --networks 4 --units 512 --epochs 6 --dynamic",
+        "characters.py --networks 4 --dynamic",
         (*NATS, ("dynamic_loss_nats", "with dynamic evaluation", 4)),
         f"{QUICK_PLAYS} --networks 2",
         seeds=(1,),
