@@ -9,9 +9,9 @@ plays by heart expects their speakers: labels such as "PETRUCHIO:", 8 of 100 cha
 sixth of the loss. So in training speakers get invented names, others in every scene. The network
 thus learns to take the speakers' names from the text that it has read.
 
-Each row of a batch goes on where that of the last batch stopped, with the states that the networks
-had there. So a window can be short, which makes more steps of the optimizer out of the same text,
-and the networks still read with all that came before.
+Each row of a batch goes on where that row of the last batch stopped. The networks keep their states
+from there. So they read with all that came before, though a window is short. Short windows make
+more steps of the optimizer out of the same text. The gradient stops where a window begins.
 """
 
 import functools
@@ -43,7 +43,7 @@ from keras_gated.recipes import generation, text
 
 
 def arguments():
-    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=512, epochs=5, batch_size=16)
+    p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=480, epochs=5, batch_size=16)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
     p.add_argument("--rate", type=float, default=6e-3, help="the highest learning rate")
@@ -69,7 +69,7 @@ def build_model(
     """Returns the model from ids to the logits of the next character, and the model to train.
 
     The second model has the outputs `network` (and `network_2`, ...) and `logits`, their mean. With
-    a number of `rows`, both are stateful: a row of a batch goes on where that of the last stopped.
+    a number of `rows`, both are stateful: a row goes on where that row of the last batch stopped.
     """
     ids = keras.Input((None,), batch_size=rows, dtype="int64", name="ids")
     # Left out if nothing is dropped: not every family has recurrent weights.
@@ -122,9 +122,10 @@ def renamed(play, names, part, seed, speeches=8):
 
 
 def windows(texts, steps, batch_size):
-    """Returns the batches of all epochs, and how many of them are an epoch.
+    """Returns the batches of all epochs, and the number of batches of an epoch.
 
-    A row of the batches reads on from batch to batch, until the epoch ends.
+    A row reads on from batch to batch, until the epoch ends. Then it begins with its part of the
+    next text. What does not fill a whole window is left out.
 
     Args:
         texts: Ids, a tensor for each epoch.
@@ -167,8 +168,13 @@ def texts_of(splits, seed, draws, rename):
 
 
 def streams(ids, rows=8):
-    """Returns one batch that covers a held-out text in a few long rows."""
+    """Returns one batch that covers a held-out text in long rows."""
     steps = (len(ids) - 1) // rows
+    if not steps:
+        raise SystemExit(
+            f"--batch-size: {len(ids)} characters of validation do not fill so many rows. "
+            f"Received: {rows}."
+        )
     inputs = tf.reshape(ids[: rows * steps], [rows, steps])
     targets = tf.reshape(ids[1 : rows * steps + 1], [rows, steps]) - text.FIRST
     return tf.data.Dataset.from_tensors((inputs, targets))
@@ -191,13 +197,14 @@ def dynamic_evaluation(model, ids, steps=20, rate=3e-4):
     return model.fit(data, shuffle=False, callbacks=[keras_gated.ResetState()]).history["loss"][0]
 
 
-def rows_of(strategy, args):
-    """Returns how many rows of a batch each worker reads."""
-    rows, rest = divmod(args.batch_size, strategy.num_replicas_in_sync)
+def rows_of(strategy, batch_size):
+    """Returns the number of rows of a batch that each replica of the model reads."""
+    replicas = strategy.num_replicas_in_sync
+    rows, rest = divmod(batch_size, replicas)
     if rest:
         raise SystemExit(
-            f"--batch-size: the rows must be shared evenly by {strategy.num_replicas_in_sync} "
-            f"workers, since each worker reads on in its own rows. Received: {args.batch_size}."
+            f"--batch-size: must be a multiple of {replicas}, the number of replicas, since each "
+            f"reads on in rows of its own. Received: {batch_size}."
         )
     return rows
 
@@ -205,6 +212,7 @@ def rows_of(strategy, args):
 def main():
     args = arguments()
     strategy = cluster(args)
+    rows = rows_of(strategy, args.batch_size)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
     keras.utils.set_random_seed(args.seed)  # now: preparing data draws random numbers, too
     texts = texts_of(splits, args.seed, args.epochs, args.rename)
@@ -219,7 +227,7 @@ def main():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         writer.compile(loss=loss)
         of_rows, model = build_model(
-            *size, args.dropout, args.weight_dropout, args.networks, rows=rows_of(strategy, args)
+            *size, args.dropout, args.weight_dropout, args.networks, rows=rows
         )
         model.compile(
             keras.optimizers.Adam(rate, beta_2=0.99, clipnorm=1.0),

@@ -88,12 +88,14 @@ def units_for(parameters, *size):
 
 def train(model, args, plays):
     """Trains a model for the time given. Returns its steps, and milliseconds a step."""
-    batches, _ = characters.windows(plays, args.steps, args.batch_size)
+    batches, of_a_play = characters.windows(plays, args.steps, args.batch_size)
 
     def run(rates, seconds=np.inf):
-        keras_gated.reset_state(model)
+        data = iter(batches.repeat().prefetch(2))
         start, done = time.perf_counter(), 0
-        for rate, batch in zip(rates, batches.repeat(), strict=False):
+        for rate, batch in zip(rates, data, strict=False):
+            if done % of_a_play == 0:
+                keras_gated.reset_state(model)
             model.optimizer.learning_rate = rate
             model.train_on_batch(*batch)
             done += 1

@@ -57,8 +57,13 @@ PROPERTIES = {
 }  # fmt: skip
 
 
-def plot(written, best, memory, path, lines=14):
-    """Draws the same excerpt for each property, coloured by its unit's memory."""
+def plot(written, best, path, lines=14):
+    """Draws the same excerpt for each property, coloured by its unit's memory.
+
+    Args:
+        written: The excerpt.
+        best: The unit, and its memory at every character, by the property's name.
+    """
     from matplotlib import pyplot as plt
 
     rows = written.split("\n")[:lines]
@@ -66,8 +71,7 @@ def plot(written, best, memory, path, lines=14):
     figure, axes = plt.subplots(
         len(best), 1, figsize=(0.085 * width + 0.4, 0.19 * (lines + 2) * len(best)), squeeze=False
     )
-    for axis, (name, unit) in zip(axes[:, 0], best.items(), strict=True):
-        values = memory[:, unit.unit]
+    for axis, (name, (unit, values)) in zip(axes[:, 0], best.items(), strict=True):
         values = np.sign(unit.correlation) * (values - np.median(values))
         strength = np.full((lines, width), np.nan)
         place = 0
@@ -80,7 +84,9 @@ def plot(written, best, memory, path, lines=14):
             for column, character in enumerate(row):
                 axis.text(column, number, character.replace("$", r"\$"), ha="center", va="center",
                           family="monospace", fontsize=8, color="black")  # fmt: skip
-        axis.set_title(f"{name}: unit {unit.unit}, correlation {unit.held_out:.2f}", fontsize=10)
+        axis.set_title(
+            f"{name}: {unit.layer} {unit.unit}, correlation {unit.held_out:.2f}", fontsize=10
+        )
         axis.axis("off")
     figure.tight_layout()
     figure.savefig(path)
@@ -119,10 +125,15 @@ def main():
 
     row = held_out[:STEPS]
     start = row.index("\n\n", SETTLING) + 2
-    clearest = dict(sorted(best.items(), key=lambda item: -abs(item[1].held_out))[:2])
-    gates = trace_gates(model, ids[:1])[next(iter(clearest.values())).layer]
-    memory = np.asarray(gates.get("memory", gates["hidden"]))[0]
-    picture(plot, row[start:], clearest, memory[start:], path=pathlib.Path(args.output))
+    traced = trace_gates(model, ids[:1])
+
+    def memory(unit):
+        gates = traced[unit.layer]
+        return np.asarray(gates.get("memory", gates["hidden"]))[0, start:, unit.unit]
+
+    clearest = sorted(best.items(), key=lambda item: -abs(item[1].held_out))[:2]
+    coloured = {name: (unit, memory(unit)) for name, unit in clearest}
+    picture(plot, row[start:], coloured, path=pathlib.Path(args.output))
     chosen = {name: {**unit._asdict()} for name, unit in best.items()}
     print(json.dumps({"dataset": args.dataset, "units": chosen}))
 

@@ -44,7 +44,7 @@ ROWS = {
     "characters-small": Row("characters.py --units 352", NATS, QUICK_PLAYS),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
-        "characters.py --networks 4 --dynamic",
+        "characters.py --networks 4 --units 512 --dynamic",
         (*NATS, ("dynamic_loss_nats", "with dynamic evaluation", 4)),
         f"{QUICK_PLAYS} --networks 2",
         seeds=(1,),

@@ -1,6 +1,7 @@
 """What `characters.py` does to the plays that it learns from."""
 
 import re
+import types
 
 import characters
 import numpy as np
@@ -65,6 +66,17 @@ def test_rows_read_on_from_batch_to_batch_in_the_text_of_their_epoch():
         )
         np.testing.assert_array_equal(ids, first + strip * np.arange(4)[:, None] + np.arange(10))
         np.testing.assert_array_equal(targets, ids + 1 - 2)  # of the characters after them
+
+
+def test_a_batch_that_replicas_cannot_share_or_that_no_text_fills_is_refused():
+    three = types.SimpleNamespace(num_replicas_in_sync=3)
+    assert characters.rows_of(three, 12) == 4
+    with pytest.raises(SystemExit, match=r"multiple of 3, .* Received: 16\."):
+        characters.rows_of(three, 16)
+    with pytest.raises(SystemExit, match=r"20 characters .* Received: 20\."):
+        characters.streams(tf.range(20), rows=20)
+    [(ids, _)] = characters.streams(tf.range(20), rows=19).as_numpy_iterator()
+    assert ids.shape == (19, 1)
 
 
 def test_a_cell_without_recurrent_weights_trains_without_their_dropout(monkeypatch, capsys):

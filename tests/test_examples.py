@@ -80,7 +80,7 @@ def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
 def test_a_comparison_undoes_what_it_measured_and_ends_with_a_rate_near_zero():
     ids = tf.constant(np.tile([2, 3, 5, 2, 4, 6, 7, 3, 2, 5], 100))
     args = {"minutes": 0.02, "rate": 0.01, "batch_size": 4, "steps": 10, "seed": 1}
-    model, _ = characters.build_model(6, "gru", 4, 1, dropout=0)
+    model, _ = characters.build_model(6, "gru", 4, 1, dropout=0, rows=4)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     steps, _ = compare_cells.train(model, types.SimpleNamespace(**args), [ids, ids])
     assert model.optimizer.iterations == steps

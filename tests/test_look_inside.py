@@ -5,12 +5,16 @@ import pathlib
 import re
 import shutil
 
+import characters
+import find_units
+import keras
 import look_inside
 import numpy as np
 import pytest
 from scripts import said_here
 
 import keras_gated
+from keras_gated.datasets import toy_plays
 
 pytestmark = pytest.mark.slow
 
@@ -260,3 +264,31 @@ def test_units_of_a_character_model_are_listed_and_drawn(models, data_dir):
     assert all(abs(unit["correlation"]) > 0.1 for unit in found.values())
     assert max(abs(unit["held_out"]) for unit in found.values()) > 0.5
     assert (models / "units.png").stat().st_size > 10_000
+
+
+def test_a_unit_is_drawn_with_the_memory_of_its_own_network(monkeypatch, data_dir):
+    letters = sorted(set(toy_plays.generate("train")))
+    model, _ = characters.build_model(len(letters), "lstm", 8, 1, networks=2)
+    drawn = {}
+    monkeypatch.setattr(
+        find_units, "load", lambda path: (model, {"vocabulary": ["", "[UNK]", *letters]})
+    )
+    monkeypatch.setattr(
+        find_units, "picture", lambda draw, text, found, path: drawn.update(found, text=text)
+    )
+    names = iter([layer.name for layer in model.layers if isinstance(layer, keras.layers.RNN)])
+    monkeypatch.setattr(  # the best unit of one network, then of the other
+        find_units, "find_units", lambda *given, top: keras_gated.find_units(*given, next(names))
+    )
+    monkeypatch.setattr(find_units, "PROPERTIES", dict(list(find_units.PROPERTIES.items())[:2]))
+    options = ["--dataset", "toy_plays", "--data-dir", data_dir]
+    monkeypatch.setattr("sys.argv", ["find_units.py", "two networks", *options])
+    find_units.main()
+    held_out = toy_plays.generate("validation")[: find_units.STEPS]
+    start = len(held_out) - len(drawn.pop("text"))
+    ids = np.array([[letters.index(letter) + 2 for letter in held_out]])
+    traced = keras_gated.trace_gates(model, ids)
+    assert {unit.layer for unit, _ in drawn.values()} == set(traced)  # one of each network
+    for unit, memory in drawn.values():
+        expected = traced[unit.layer]["memory"][0, start:, unit.unit]
+        np.testing.assert_allclose(memory, expected, atol=1e-6)
