@@ -260,9 +260,9 @@ def test_units_of_a_character_model_are_listed_and_drawn(models, data_dir):
     said = said_here("find_units.py", models / "toy_plays", *options)
     found = json.loads(said.splitlines()[-1])["units"]
     assert {"position in the line", "in the name of who speaks"} <= set(found)
-    # Two epochs of 64 units: what a character class gives away is there, by more than chance.
+    # Two epochs of 64 units: the properties are there, by more than chance.
     assert all(abs(unit["correlation"]) > 0.1 for unit in found.values())
-    assert max(abs(unit["held_out"]) for unit in found.values()) > 0.5
+    assert max(abs(unit["held_out"]) for unit in found.values()) > 0.3
     assert (models / "units.png").stat().st_size > 10_000
 
 
