@@ -55,8 +55,8 @@ def sentiment(cell, cwd, data_dir):
     return result(run("sentiment.py", *options, cwd=cwd))
 
 
-def characters(cwd, data_dir):
-    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--cell", "gru", "--units", 64]
+def characters(cwd, data_dir, cell="gru"):
+    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--cell", cell, "--units", 64]
     return result(
         run("characters.py", *options, "--epochs", 2, "--batch-size", 16, "--networks", 1, cwd=cwd)
     )

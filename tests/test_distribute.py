@@ -138,15 +138,8 @@ def two(records, data_dir):
 
 
 def as_one_process(found, expected):
-    assert {
-        "weights 0",
-        "weights 11",
-        "carried 4",
-        "loss",
-        "mae",
-        "val_loss",
-        "val_mae",
-    } < expected.keys()
+    assert {"weights 0", "weights 11", "carried 4"} < expected.keys()
+    assert {"loss", "mae", "val_loss", "val_mae"} < expected.keys()
     for name in expected.keys() - {"ms"}:
         assert_allclose(found[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 

@@ -11,6 +11,7 @@ import keras
 import look_inside
 import numpy as np
 import pytest
+import scripts
 from scripts import said_here
 
 import keras_gated
@@ -255,15 +256,17 @@ def test_a_model_without_its_keras_model_says_where_one_comes_from(models, tmp_p
         look_inside.load(tmp_path / "nowhere")
 
 
-def test_units_of_a_character_model_are_listed_and_drawn(models, data_dir):
-    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--output", models / "units.png"]
-    said = said_here("find_units.py", models / "toy_plays", *options)
+def test_units_of_a_character_model_are_listed_and_drawn(tmp_path, data_dir):
+    # An LSTM: its memory counts more clearly than what a GRU puts out.
+    version = tmp_path / scripts.characters(tmp_path, data_dir, "lstm")["saved_model"]
+    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--output", tmp_path / "units.png"]
+    said = said_here("find_units.py", version, *options)
     found = json.loads(said.splitlines()[-1])["units"]
     assert {"position in the line", "in the name of who speaks"} <= set(found)
-    # Two epochs of 64 units: the properties are there, by more than chance.
+    # Two epochs of 64 units: what a character class gives away is there, by more than chance.
     assert all(abs(unit["correlation"]) > 0.1 for unit in found.values())
-    assert max(abs(unit["held_out"]) for unit in found.values()) > 0.3
-    assert (models / "units.png").stat().st_size > 10_000
+    assert max(abs(unit["held_out"]) for unit in found.values()) > 0.5
+    assert (tmp_path / "units.png").stat().st_size > 10_000
 
 
 def test_a_unit_is_drawn_with_the_memory_of_its_own_network(monkeypatch, data_dir):
