@@ -185,6 +185,17 @@ def test_a_layer_that_is_called_twice_cannot_carry_one_state(tmp_path):
         export_model(keras.Model(x, layer(layer(x))), tmp_path, states=True)
 
 
+@pytest.mark.parametrize("around", [
+    lambda x: keras_gated.GRU(3)(keras.layers.Conv1D(4, 3, padding="causal")(x)),
+    lambda x: keras.layers.GlobalMaxPooling1D()(keras_gated.GRU(3, return_sequences=True)(x)),
+], ids=["convolution", "pool"])  # fmt: skip
+def test_a_model_that_looks_at_several_steps_cannot_carry_states(around, tmp_path):
+    x = keras.Input((None, 3))
+    with pytest.raises(ValueError, match=r"export_model: .*looks at more than one step"):
+        export_model(keras.Model(x, around(x)), tmp_path, states=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
     model, name, batch = reader

@@ -210,6 +210,16 @@ def growing():
 
 @pytest.mark.parametrize("recurrent, options, message", [
     ([layers.Conv1D(3, 2, padding="causal"), layers.LSTM(4)], {}, "looks at more than one step"),
+    (
+        [layers.Conv1D(3, 2, padding="causal"), layers.LSTM(4)],
+        {"quantize": "int8", "representative": [np.ones((1, 4, 5))]},
+        "looks at more than one step",
+    ),
+    (
+        [layers.LSTM(4, return_sequences=True), layers.GlobalAveragePooling1D()],
+        {"quantize": "dynamic"},
+        "looks at more than one step",
+    ),
     ([layers.Bidirectional(layers.LSTM(4))], {}, "reads the sequence from its end"),
     ([layers.GlobalAveragePooling1D()], {}, "holds no recurrent layer"),
     ([growing()], {"quantize": "int8", "representative": [np.ones((1, 4, 5))]}, "go on growing"),

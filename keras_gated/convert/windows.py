@@ -6,12 +6,6 @@ from keras import tree
 
 from keras_gated.convert.examples import difference
 
-# A reason why a model that was written with its states may answer otherwise window by window.
-MIXED = (
-    "It cannot be read window by window if a layer besides the recurrent ones looks at more than "
-    "one step (`Conv1D`, pooling, attention)."
-)
-
 
 def timed_of(model):
     """Returns for every input of a functional model whether it has a free number of steps."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import tree
 
 from keras_gated.inside.trace import named, trace_gates
 from keras_gated.paths.recorder import recording
-from keras_gated.serve.streaming import Stepper, check_masked, masks_of_inputs
+from keras_gated.serve.inputs import example_of, packed
+from keras_gated.serve.streaming import Stepper, check_masked, check_pieces, masks_of_inputs
 
 
 class Signature(NamedTuple):
@@ -53,7 +53,8 @@ def functional(model, lengths=False, states=False, gates=None):
 
     Raises:
         ValueError: If the inputs are not known or have a fixed batch size, if no layer takes
-            lengths or states, or if the mask of `lengths` does not reach a recurrent layer.
+            lengths or states, if the mask of `lengths` does not reach a recurrent layer, or if
+            pieces of a sequence would be answered differently from the whole one.
     """
     symbolic = _inputs_of(model)
     timed = [len(x.shape) > 1 and x.shape[1] is None for x in symbolic]
@@ -63,6 +64,8 @@ def functional(model, lengths=False, states=False, gates=None):
             f"(batch, None, ...). Received: {[(x.name, x.shape) for x in symbolic]}."
         )
     stepper = Stepper(model) if states else None
+    if states and any(timed):
+        check_pieces(stepper, "export_model")
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=x.name) for x in symbolic]
     length_specs = [tf.TensorSpec((None,), tf.int32, name="lengths")] if lengths else []
     state_specs = [
@@ -149,14 +152,6 @@ def _masked(values, timed, lengths):
     return values, masks if len(masks) > 1 else masks[0]
 
 
-def packed(model, values):
-    """Returns the values in the structure that the model is called with."""
-    inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
-    if len(values) == 1 and not isinstance(inputs, dict):
-        return values[0]
-    return tree.pack_sequence_as(inputs, values)
-
-
 def _called(model, inputs, mask):
     with recording("states") as calls, masks_of_inputs():
         outputs = model(inputs, training=False, mask=mask)
@@ -186,14 +181,3 @@ def _examples(specs, steps=8):
     if "lengths" in request:
         request["lengths"] = [steps]
     return [request]
-
-
-def example_of(shape, dtype, steps):
-    """Returns one row of an input: sines for floats, ones for ids (0 would be padding)."""
-    shape, dtype = [1, *(steps if n is None else n for n in shape[1:])], tf.as_dtype(dtype)
-    if dtype == tf.string:
-        return np.full(shape, b"")
-    if dtype.is_floating:
-        values = np.sin(np.arange(np.prod(shape, dtype=int)))
-        return values.reshape(shape).astype(dtype.as_numpy_dtype)
-    return np.ones(shape, dtype.as_numpy_dtype)

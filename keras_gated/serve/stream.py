@@ -6,12 +6,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_gated import keras_private
-from keras_gated.serve.signatures import example_of, packed
-from keras_gated.serve.streaming import Stepper
-
-_PIECES = (1, 2, 3)  # steps, of the sequence that a model must answer as it does to the whole
-_ROWS = 16  # that a model of any batch size is checked with, so that no luck hides a difference
-_TOLERANCE = 1e-4  # of the largest answer, and at least of 1
+from keras_gated.serve.streaming import Stepper, check_pieces
 
 
 def stream(model: keras.Model) -> "Stream":
@@ -23,8 +18,8 @@ def stream(model: keras.Model) -> "Stream":
         stream.flush()
 
     What the pieces give, one after the other, is what the whole sequence gives. In other runtimes
-    `export_model(..., states=True)` and `to_litert(..., states=True)` do the same, with the states
-    as inputs and outputs.
+    `export_model`, `to_onnx` and `to_litert` do the same with `states=True`: the states are then
+    inputs and outputs.
 
     Args:
         model: A functional or sequential model with a free number of steps, whose recurrent layers
@@ -53,7 +48,7 @@ class Stream:
                 "stream: `model` must be a functional model, or a sequential one that knows its "
                 f"input. Received: {model!r}."
             )
-        self._model, self._stepper, self._last = model, Stepper(model), None
+        self._stepper, self._last = Stepper(model), None
         timed = [len(x.shape) > 1 and x.shape[1] is None for x in functional.inputs]
         if not any(timed):
             raise ValueError(
@@ -63,7 +58,7 @@ class Stream:
         self._call = tf.function(self._stepper, autograph=False, reduce_retracing=True)
         self._shapes = [tuple(x.shape) for x in functional.inputs]
         self.states = None
-        self._check(functional.inputs, timed)
+        check_pieces(self._stepper, "stream")
 
     def step(self, inputs):
         """Returns what the model answers to the next steps, as arrays.
@@ -126,46 +121,3 @@ class Stream:
                     f"rows.shape={rows.shape}."
                 )
             self.states = {n: np.where(rows[:, None], 0, s) for n, s in self.states.items()}
-
-    def _examples(self, inputs):
-        """Returns rows that differ from step to step: numbers around 0, and ids of no padding."""
-        draws, examples = np.random.default_rng(0), []
-        embeddings = (
-            layer.input_dim
-            for layer in keras_private.parts_of(self._model)
-            if isinstance(layer, keras.layers.Embedding)
-        )
-        ids = max(2, min(embeddings, default=2))
-        for x in inputs:
-            one = example_of(x.shape, x.dtype, sum(_PIECES))
-            shape = (x.shape[0] or _ROWS, *one.shape[1:])
-            if np.issubdtype(one.dtype, np.floating):
-                one = draws.normal(size=shape).astype(one.dtype)
-            elif np.issubdtype(one.dtype, np.integer):
-                one = draws.integers(1, ids, size=shape).astype(one.dtype)
-            examples.append(np.broadcast_to(one, shape))
-        return examples
-
-    def _check(self, inputs, timed):
-        """Raises unless a sequence in pieces is answered as the whole one."""
-        whole = self._examples(inputs)
-        expected = self._model(packed(self._model, whole), training=False)
-        start, received = 0, []
-        for steps in _PIECES:
-            piece = [
-                x[:, start : start + steps] if t else x for x, t in zip(whole, timed, strict=True)
-            ]
-            received.append(tree.flatten(self.step(packed(self._model, piece))))
-            start += steps
-        self.reset()
-        for parts, answer in zip(zip(*received, strict=True), tree.flatten(expected), strict=True):
-            answer = np.asarray(answer)
-            last = parts[-1].shape == answer.shape
-            joined = parts[-1] if last else np.concatenate(parts, axis=1)
-            scale = max(1, np.max(np.abs(answer), initial=0))
-            if joined.shape != answer.shape or np.max(np.abs(joined - answer)) > _TOLERANCE * scale:
-                raise ValueError(
-                    f"stream: {self._model.name!r} answers a sequence in pieces differently from "
-                    "the whole one: a layer besides the recurrent ones looks at more than one step "
-                    "(`Conv1D`, pooling, attention). Stream the model without it."
-                )

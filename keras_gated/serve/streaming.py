@@ -4,12 +4,20 @@ import contextlib
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import tree
 
 from keras_gated import keras_private
 from keras_gated.layers.base import RNN
 from keras_gated.paths import plain
+from keras_gated.paths.path import exporting
 from keras_gated.paths.recorder import recording
+from keras_gated.serve.inputs import example_of, packed
+
+_PIECES = (1, 2, 3)  # steps, of the sequence that a model must answer as it does to the whole
+_ROWS = 16  # that a model of any batch size is checked with, so that no luck hides a difference
+_TOLERANCE = 1e-4  # of the largest answer, and at least of 1
 
 
 class Stepper:
@@ -94,6 +102,60 @@ class Stepper:
             )
         }
         return outputs, {name: new[name] for name in self.states}
+
+
+def check_pieces(stepper, owner):
+    """Raises unless a model answers a sequence in pieces as it answers the whole one.
+
+    Args:
+        stepper: The `Stepper` of a model, of which an input has a free number of steps.
+        owner: The function that a user called.
+    """
+    model = stepper.model
+    timed = [len(x.shape) > 1 and x.shape[1] is None for x in model.inputs]
+    whole = _examples(model)
+    states = stepper.zeros(len(whole[0]))
+    start, received = 0, []
+    with exporting():  # compiled loops would be compiled for each length
+        expected = model(packed(model, whole), training=False)
+        for steps in _PIECES:
+            piece = [
+                x[:, start : start + steps] if t else x for x, t in zip(whole, timed, strict=True)
+            ]
+            answer, states = stepper(packed(model, piece), states)
+            received.append(tree.flatten(answer))
+            start += steps
+    for parts, answer in zip(zip(*received, strict=True), tree.flatten(expected), strict=True):
+        parts, answer = [np.asarray(part) for part in parts], np.asarray(answer)
+        last = parts[-1].shape == answer.shape
+        joined = parts[-1] if last else np.concatenate(parts, axis=1)
+        scale = max(1, np.max(np.abs(answer), initial=0))
+        if joined.shape != answer.shape or np.max(np.abs(joined - answer)) > _TOLERANCE * scale:
+            raise ValueError(
+                f"{owner}: {model.name!r} answers a sequence in pieces differently from the whole "
+                "one: a layer besides the recurrent ones looks at more than one step (`Conv1D`, "
+                "pooling, attention). Leave it out of the model."
+            )
+
+
+def _examples(model):
+    """Returns rows that differ from step to step: numbers around 0, and ids of no padding."""
+    draws, examples = np.random.default_rng(0), []
+    embeddings = (
+        layer.input_dim
+        for layer in keras_private.parts_of(model)
+        if isinstance(layer, keras.layers.Embedding)
+    )
+    ids = max(2, min(embeddings, default=2))
+    for x in model.inputs:
+        one = example_of(x.shape, x.dtype, sum(_PIECES))
+        shape = (x.shape[0] or _ROWS, *one.shape[1:])
+        if np.issubdtype(one.dtype, np.floating):
+            one = draws.normal(size=shape).astype(one.dtype)
+        elif np.issubdtype(one.dtype, np.integer):
+            one = draws.integers(1, ids, size=shape).astype(one.dtype)
+        examples.append(np.broadcast_to(one, shape))
+    return examples
 
 
 def _widths(cell):

@@ -6,7 +6,8 @@ import tensorflow as tf
 from keras_gated.layers import config
 from keras_gated.paths import keras_loop, written_out
 from keras_gated.paths.litert import Operation
-from keras_gated.serve.signatures import outputs_by_name, packed
+from keras_gated.serve.inputs import packed
+from keras_gated.serve.signatures import outputs_by_name
 from keras_gated.serve.streaming import masks_of_inputs
 
 _MEMORY_READ = "its final memory is read, which the operation keeps to itself"

@@ -31,7 +31,7 @@ def samples(examples, specs, stepper, model, steps, timed):
     names = [spec.name for spec in specs]
     if stepper is None:
         return [dict(zip(names, values, strict=True)) for values in examples]
-    from keras_gated.serve.signatures import packed
+    from keras_gated.serve.inputs import packed
 
     found, fed = [], _Extremes(stepper.states)
 

@@ -18,7 +18,7 @@ from keras_gated.convert import files
 from keras_gated.convert.examples import TOLERANCE, random_inputs, typical_inputs
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
 from keras_gated.convert.litert import check, operations, typical
-from keras_gated.convert.windows import MIXED, of_windows, stepper_of, timed_of
+from keras_gated.convert.windows import of_windows, stepper_of, timed_of
 from keras_gated.layers.base import RNN
 
 _STEPS = 5  # in the batch that tests a written model, if the number of steps is free
@@ -113,7 +113,8 @@ def to_litert(
 
     Raises:
         ValueError: If the model needs more than built-in operations, keeps its states itself,
-            answers the same inputs differently at another time, or (without `quantize`) if the
+            answers the same inputs differently at another time, if pieces of a sequence would be
+            answered differently from the whole one (`states=True`), or (without `quantize`) if the
             file's answers differ by more than 1e-4 of the largest answer, or of 1. A file that
             stood at `path` then stays as it was.
         ImportError: If ai-edge-litert is not installed.
@@ -146,8 +147,11 @@ def to_litert(
     steps = steps or (1 if states else _STEPS)
     stepper = stepper_of(model, "to_litert") if states else None
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
-    from keras_gated.convert.litert.graph import Graph  # needs TensorFlow
+    from keras_gated.convert.litert.graph import Graph  # these need TensorFlow
+    from keras_gated.serve.streaming import check_pieces
 
+    if states:
+        check_pieces(stepper, "to_litert")
     graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None
     content = _converted(graph, quantize, samples)
@@ -171,8 +175,7 @@ def to_litert(
     if not quantize and not differs <= TOLERANCE:
         raise ValueError(
             f"to_litert: {model.name!r} answers differently in LiteRT, by {differs:.2g} of its "
-            f"largest answer (accepted: {TOLERANCE:.0e}). Nothing was written. "
-            + (MIXED if states else "Please report it.")
+            f"largest answer (accepted: {TOLERANCE:.0e}). Nothing was written. Please report it."
         )
     files.write_whole(target, content)
     return LiteRT(

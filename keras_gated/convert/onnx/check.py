@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_gated.convert.examples import TOLERANCE, difference, fixed_sizes, random_inputs
-from keras_gated.convert.windows import MIXED, answers, of_windows, timed_of
+from keras_gated.convert.windows import answers, of_windows, timed_of
 
 _BATCHES = [(1, 1), (3, 7), (4, 12)]  # rows and steps, where the model leaves them free
 _SHORTEN = {"Conv1D", "MaxPooling1D", "AveragePooling1D", "GetItem", "Functional", "Sequential"}
@@ -132,7 +132,9 @@ def check_windows(asked, model, stepper):
         raise ValueError(
             f"to_onnx: {model.name!r} answers otherwise in onnxruntime step by step, by "
             f"{differs:.2g} of its largest answer (accepted: {TOLERANCE:.0e}). Nothing was "
-            f"written. {MIXED} check=False writes the file all the same."
+            "written. It cannot be read window by window if a layer besides the recurrent ones "
+            "looks at more than one step (`Conv1D`, pooling, attention). check=False writes the "
+            "file all the same."
         )
 
 
