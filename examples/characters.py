@@ -12,6 +12,10 @@ thus learns to take the speakers' names from the text that it has read.
 Each row of a batch goes on where that row of the last batch stopped. The networks keep their states
 from there. So they read with all that came before, though a window is short. Short windows make
 more steps of the optimizer out of the same text. The gradient stops where a window begins.
+
+With `--n-grams`, the networks are averaged with the shares of the n-grams of the training text. The
+networks count twice. They generalize better. The n-grams remember spellings and phrases that the
+networks have forgotten. They are counted, not trained, and the networks' training is the same.
 """
 
 import functools
@@ -23,6 +27,7 @@ from typing import Any, NamedTuple
 
 import quiet_tensorflow  # noqa: F401
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
 from training import (
@@ -35,11 +40,13 @@ from training import (
     report,
     share,
     to_look_inside,
+    whole,
 )
 
 import keras_gated
 from keras_gated import datasets
 from keras_gated.recipes import generation, text
+from keras_gated.recipes.kneser_ney import KneserNey
 
 
 def arguments():
@@ -51,6 +58,12 @@ def arguments():
     p.add_argument("--weight-dropout", type=float, default=0.0, help="of recurrent weights")
     p.add_argument("--networks", type=positive, default=2, help="their logits are averaged")
     p.add_argument(
+        "--n-grams",
+        type=whole,
+        default=0,
+        help="the longest n-grams of characters that are counted; 0: the networks alone",
+    )
+    p.add_argument(
         "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
     )
     p.add_argument("--prompt", default="\n", help="the printed sample continues it")
@@ -60,6 +73,8 @@ def arguments():
             f"--weight-dropout drops recurrent weights, and {args.cell} has none. Received: "
             f"{args.weight_dropout}. Leave it out, or choose another --cell."
         )
+    if args.n_grams == 1:
+        p.error("--n-grams 1 has no context. Give 0, or 2 and more.")
     return args
 
 
@@ -83,6 +98,32 @@ def build_model(
         parts[name] = layers.Dense(characters, name=name)(x)
     logits = mean(list(parts.values()), "logits")
     return keras.Model(ids, logits), keras.Model(ids, {**parts, "logits": logits})
+
+
+def with_n_grams(model, counts, stateful=False):
+    """Returns the model whose logits are the mean of those of n-grams and twice the model's.
+
+    Args:
+        model: The model from ids to logits.
+        counts: A `KneserNey` that has counted a text.
+        stateful: Whether the model is.
+    """
+    number = layers.Embedding(counts.ids, 1, mask_zero=True, trainable=False, name="number")
+    # The last characters are a state like any other: the server and the streams carry it.
+    width = counts.longest - 1
+    last = keras_gated.SimpleRNN(
+        width,
+        activation="linear",
+        use_bias=False,
+        return_sequences=True,
+        stateful=stateful,
+        trainable=False,
+        name="last_ids",
+    )
+    logits = counts(last(number(model.input)))
+    number.set_weights([np.arange(counts.ids)[:, None]])
+    last.set_weights([np.eye(1, width), np.eye(width, k=1)])  # the newest id moves the others on
+    return keras.Model(model.input, mean([model.output, model.output, logits], "with_n_grams"))
 
 
 def speakers(play):
@@ -139,6 +180,7 @@ def windows(texts, steps, batch_size):
 
 
 class Texts(NamedTuple):
+    train: Any  # ids of the training text, as it is
     plays: list  # ids of the training text, once for each draw of the speakers' names
     validation: Any  # ids of the last part of the training split
     held_out: Any  # ids of the other splits
@@ -164,7 +206,8 @@ def texts_of(splits, seed, draws, rename):
     def ids(characters):
         return lookup(tf.strings.unicode_split(characters, "UTF-8"))
 
-    return Texts([ids(play) for play in plays], ids(train[cut:]), ids(held_out), lookup)
+    plays = [ids(play) for play in plays]
+    return Texts(ids(train[:cut]), plays, ids(train[cut:]), ids(held_out), lookup)
 
 
 def streams(ids, rows=8):
@@ -223,9 +266,8 @@ def main():
         args.rate / 100, steps * args.epochs, warmup_target=args.rate, warmup_steps=steps // 2
     )
     with strategy.scope():
-        writer, _ = build_model(*size, networks=args.networks)
+        networks, _ = build_model(*size, networks=args.networks)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        writer.compile(loss=loss)
         of_rows, model = build_model(
             *size, args.dropout, args.weight_dropout, args.networks, rows=rows
         )
@@ -240,6 +282,12 @@ def main():
                 ]
             },
         )
+        counts = None
+        if args.n_grams:
+            counts = KneserNey(lookup.vocabulary_size(), args.n_grams, name="n_grams")
+            counts.adapt(texts.train)
+        writer = with_n_grams(networks, counts) if counts else networks
+        writer.compile(loss=loss)
     model.summary()
     best = keras.callbacks.EarlyStopping(
         "val_logits_nats", mode="min", patience=args.epochs, restore_best_weights=True
@@ -259,7 +307,7 @@ def main():
         shuffle=False,  # rows go on from batch to batch
     )
     seconds = resume.time()
-    writer.set_weights(of_rows.get_weights())
+    networks.set_weights(of_rows.get_weights())
     nats = {"loss_nats": writer.evaluate(streams(texts.held_out))}
     if not strategy.extended.should_checkpoint:
         return
@@ -282,7 +330,8 @@ def main():
     print(args.prompt + sample.numpy()[0].decode())
     if args.dynamic:
         reader, _ = build_model(*size, networks=args.networks, dropout=0, rows=1)
-        reader.set_weights(writer.get_weights())
+        reader.set_weights(networks.get_weights())
+        reader = with_n_grams(reader, counts, stateful=True) if counts else reader
         nats["dynamic_loss_nats"] = dynamic_evaluation(reader, texts.held_out)
     report(
         args,
@@ -290,7 +339,7 @@ def main():
         seconds=round(seconds, 1),
         **{name: round(value, 4) for name, value in nats.items()},
         bits_per_character=round(nats["loss_nats"] / math.log(2), 4),
-        parameters=model.count_params(),
+        parameters=writer.count_params(),
         saved_model=saved_model,
     )
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_gated
+from keras_gated.recipes.kneser_ney import KneserNey
+
 PLAY = """First Citizen:
 Where is Menenius? A citizen must know.
 
@@ -108,3 +111,42 @@ def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was
     # The first window is read with the weights of before, however fast the learning.
     assert read(ids[:21], rate=1.0) == pytest.approx(nats[:20].mean(), rel=1e-5)
     assert read(ids, rate=1e-2) < 0.9 * nats.mean()
+
+
+def test_the_n_grams_judge_with_the_networks_also_piece_by_piece():
+    ids = np.random.default_rng(1).integers(2, 8, 90)
+    counts = KneserNey(8, 4)
+    counts.adapt(np.tile(ids, 3))
+    networks, _ = characters.build_model(6, "lstm", 8, 1, networks=2)
+    both = characters.with_n_grams(networks, counts)
+    before = np.concatenate([[0, 0], ids])
+    newest_first = np.stack([before[2:], before[1:-1], before[:-2]], axis=1)
+    expected = (2 * networks(ids[None]).numpy() + counts(newest_first[None]).numpy()) / 3
+    np.testing.assert_allclose(both(ids[None]), expected, atol=1e-5)
+    assert both.trainable_variables == networks.trainable_variables
+
+    stream = keras_gated.stream(both)
+    pieces = [stream.step(piece[None]) for piece in np.split(ids, [1, 2, 30])]
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-5)
+
+    reader, _ = characters.build_model(6, "lstm", 8, 1, networks=2, rows=1)
+    reader.set_weights(networks.get_weights())
+    reader = characters.with_n_grams(reader, counts, stateful=True)
+    windows = [reader(ids[None, start : start + 30]) for start in (0, 30, 60)]
+    np.testing.assert_allclose(np.concatenate(windows, axis=1), expected, atol=1e-5)
+
+
+def test_padding_does_not_move_the_last_characters_on():
+    counts = KneserNey(8, 3)
+    counts.adapt([2, 3, 4, 5, 6, 7] * 5)
+    networks, _ = characters.build_model(6, "lstm", 4, 1)
+    both = characters.with_n_grams(networks, counts)
+    padded = both(np.array([[2, 3, 0, 4]]))
+    np.testing.assert_allclose(padded[0, -1], both(np.array([[2, 3, 4]]))[0, -1], atol=1e-5)
+
+
+def test_n_grams_of_one_character_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["characters.py", "--n-grams", "1"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        characters.arguments()
+    assert "--n-grams 1 has no context" in capsys.readouterr().err

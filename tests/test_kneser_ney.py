@@ -1,0 +1,116 @@
+"""The counts of `KneserNey`, against the definition of Chen and Goodman 1998."""
+
+import collections
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_gated.recipes.kneser_ney import KneserNey
+
+IDS = 6  # padding, unknown and four letters
+TEXT = np.random.default_rng(1).choice([2, 3, 4, 5], 400, p=[0.55, 0.25, 0.15, 0.05])
+
+
+def expected(text, longest, context, least):
+    """Returns the probability of each id after a context, by the definition, from short to long."""
+    text, p = [int(n) for n in text], {n: 1 / (IDS - 2) for n in range(2, IDS)}
+    grams = collections.Counter(
+        tuple(text[n : n + longest]) for n in range(len(text) - longest + 1)
+    )
+    counts = {longest: grams}
+    for length in range(longest - 1, 0, -1):
+        befores = collections.defaultdict(set)
+        for gram in counts[length + 1]:
+            befores[gram[1:]].add(gram[0])
+        counts[length] = {gram: len(before) for gram, before in befores.items()}
+    for length in range(1, longest + 1):
+        n = collections.Counter(counts[length].values())
+        y = n[1] / max(n[1] + 2 * n[2], 1)
+        discounts = {m: m - (m + 1) * y * n[m + 1] / max(n[m], 1) for m in (1, 2, 3)}
+        if not all(0 < discounts[m] < m for m in discounts):
+            discounts = {1: 0.5, 2: 1, 3: 1.5}
+        after = {
+            gram[-1]: count
+            for gram, count in counts[length].items()
+            if gram[:-1] == tuple(context)[len(context) - length + 1 :]
+        }
+        total = sum(after.values())
+        if total:
+            kept = {
+                last: count for last, count in after.items() if length < longest or count >= least
+            }
+            shares = {
+                last: (count - discounts[min(count, 3)]) / total for last, count in kept.items()
+            }
+            left = 1 - sum(shares.values())
+            p = {n: shares.get(n, 0) + left * p[n] for n in p}
+    return [p[n] for n in range(2, IDS)]
+
+
+def adapted(longest=4, least=1, **kwargs):
+    layer = KneserNey(IDS, longest, **kwargs)
+    layer.adapt(TEXT, least=least)
+    return layer
+
+
+@pytest.mark.parametrize("longest, least", [(2, 1), (4, 1), (4, 2), (6, 2)])
+def test_the_probabilities_are_those_of_the_definition(longest, least):
+    layer = adapted(longest, least)
+    contexts = [TEXT[n : n + longest - 1] for n in range(0, 60, 7)] + [[5] * (longest - 1)]
+    newest_first = np.array([context[::-1] for context in contexts], "float32")
+    found = np.exp(layer(newest_first[None]))[0]
+    for context, row in zip(contexts, found, strict=True):
+        np.testing.assert_allclose(row, expected(TEXT, longest, context, least), rtol=1e-5)
+
+
+def test_probabilities_sum_to_one_where_no_id_came_before_and_after_unknown_ones():
+    found = adapted()(np.array([[[0, 0, 0], [2, 0, 0], [1, 2, 3], [3, 1, 2]]], "int32"))
+    np.testing.assert_allclose(np.exp(found).sum(-1), np.ones((1, 4)), rtol=1e-5)
+    np.testing.assert_allclose(found[0, 0], found[0, 2], rtol=1e-5)  # neither has a context
+
+
+def test_a_text_without_a_repeated_n_gram_is_read_by_shorter_ones():
+    layer = KneserNey(IDS, 4)
+    layer.adapt([2, 3, 4, 5, 5, 4, 3, 2])
+    assert layer.sizes[-1] == 0
+    assert np.isfinite(layer(np.array([[[3, 2, 0]]]))).all()
+
+
+def test_a_text_of_one_letter_leaves_something_to_the_others():
+    layer = KneserNey(IDS, 3)
+    layer.adapt(np.full(50, 2))
+    found = np.asarray(layer(np.full((1, 1, 2), 2)))[0, 0]
+    assert np.all(np.isfinite(found)) and found.argmax() == 0
+    assert math.isclose(np.exp(found).sum(), 1, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_model_with_the_layer_is_saved_and_loaded(policy, tmp_path):
+    x = keras.Input((None, 3))
+    layer = KneserNey(400, 4, dtype=policy)
+    layer.adapt(np.tile(np.arange(2, 400), 3))  # ids that 16 bits would not hold
+    model = keras.Model(x, layer(x))
+    model.save(tmp_path / "model.keras")
+    given = np.array([[[301, 300, 299], [397, 396, 395]]], "float32")
+    np.save(tmp_path / "given.npy", given)
+    program = (
+        "import sys, numpy as np, keras, keras_gated.recipes.kneser_ney\n"
+        "model = keras.models.load_model(sys.argv[1] + '/model.keras')\n"
+        "np.save(sys.argv[1] + '/found.npy', model(np.load(sys.argv[1] + '/given.npy')))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True)
+    found = np.load(tmp_path / "found.npy")
+    np.testing.assert_array_equal(found, model(given))
+    assert (found.argmax(-1) + 2).tolist() == [[302, 398]]
+    assert not model.trainable_variables
+
+
+def test_what_cannot_be_counted_is_refused():
+    with pytest.raises(ValueError, match=r"more than fit into 64 bits. Received: ids=70000"):
+        KneserNey(70_000, 4)
+    with pytest.raises(ValueError, match="call `adapt`"):
+        KneserNey(IDS, 3)(np.zeros((1, 1, 2)))
