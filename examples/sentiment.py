@@ -64,6 +64,13 @@ def arguments():
     p.add_argument(
         "--exclude", metavar="FILE", help="texts to leave out of training, one in each line"
     )
+    p.add_argument(
+        "--held-out",
+        type=share,
+        default=0.1,
+        help="share of the training texts that chooses the epoch; 0: all are trained on, for "
+        "--epochs epochs",
+    )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
     p.add_argument(
         "--dropout",
@@ -151,9 +158,12 @@ def main():
         print(
             f"Left out {number - int(train.cardinality())} of {number} texts of the training split"
         )
-    held_out = train.cardinality() // 10
-    validation = splits.get("validation", train.take(held_out))
-    train = train if "validation" in splits else train.skip(held_out)
+    held_out = int(args.held_out * int(train.cardinality()))
+    if held_out == train.cardinality():
+        raise SystemExit(f"--held-out {args.held_out} leaves no text to train on.")
+    validation = splits.get("validation")
+    if validation is None:
+        train, validation = train.skip(held_out), train.take(held_out)
 
     vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
 
@@ -206,13 +216,13 @@ def main():
     best = keras.callbacks.EarlyStopping(
         "val_review_nats", mode="min", patience=2, restore_best_weights=True
     )
-    *others, interrupt, resume = callbacks(args, model, best, average)
+    *others, interrupt, resume = callbacks(args, model, best if held_out else None, average)
     epochs = range(resume.epoch, args.epochs)
     batches, steps = text.shuffled_buckets(training_rows, args.batch_size, args.seed, epochs)
     history = model.fit(
         batches.map(for_parts),
         steps_per_epoch=steps,
-        validation_data=bucketed(validation),
+        validation_data=bucketed(validation) if held_out else None,
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],
