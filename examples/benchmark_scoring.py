@@ -1,12 +1,13 @@
-"""Compare `score.py` with a loop: rows a second, share of padding, accuracy.
+"""Compare `score.py` with `model.predict` and a loop: rows a second, share of padding, accuracy.
 
     .venv-beam/bin/python examples/benchmark_scoring.py --workers 2
     .venv-beam/bin/python examples/benchmark_scoring.py --rows 2000
 
-The loop calls `serving_default` in this process, with batches of a fixed size, in the order of the
-rows. Its time begins when the model is loaded and has answered a batch. The time of `score.py`
-includes its start, that of the workers, and the reading. `seconds_in_model` is without these, and
-summed over the workers. A line of JSON is printed for the loop, and one for `score.py`.
+`model.predict` runs the Keras model in this process, and the loop calls `serving_default`: with
+batches of a fixed size, in the order of the rows. Their time begins when the model is loaded and
+has answered a batch. The time of `score.py` includes its start, that of the workers, and the
+reading. `seconds_in_model` is without these, and summed over the workers. A line of JSON is printed
+for each way.
 """
 
 import argparse
@@ -20,10 +21,47 @@ import time
 from importlib.metadata import version
 
 import quiet_tensorflow  # noqa: F401
+import keras
+import tensorflow as tf
 from score import SavedModelHandler
 from training import positive
 
 from keras_gated import datasets
+from keras_gated.recipes import text
+
+
+def result(right, seconds, words, slots):
+    """Returns the line of one way: `right` says of every row whether its label was found."""
+    return {
+        "scored": len(right),
+        "accuracy": sum(right) / len(right),
+        "seconds": round(seconds, 1),
+        "rows_per_second": round(len(right) / seconds, 1),
+        "padding": round(1 - words / slots, 4),
+    }
+
+
+def predict(model, rows, batch_size):
+    extras = pathlib.Path(model, "assets.extra")
+    reader = json.loads((extras / "reader.json").read_text())
+    vectorizer = keras.layers.TextVectorization(
+        standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
+    )
+
+    def ids(texts):
+        return text.head_and_tail(vectorizer(texts), reader["head"], reader["tail"])
+
+    texts = tf.data.Dataset.from_tensor_slices([row["text"] for row in rows]).batch(batch_size)
+    batches = texts.map(lambda t: text.dense(ids(t))).prefetch(2)
+    loaded = keras.models.load_model(extras / "model.keras")
+    loaded.predict(batches.take(1), verbose=0)
+    start = time.perf_counter()
+    found = loaded.predict(batches, verbose=0)[:, 0] > 0.5
+    seconds = time.perf_counter() - start
+    lengths = [ids(t).row_lengths().numpy() for t in texts]
+    slots = sum(max(of_batch) * len(of_batch) for of_batch in lengths)
+    right = [answer == row["label"] for answer, row in zip(found, rows, strict=True)]
+    return result(right, seconds, sum(map(sum, lengths)), slots)
 
 
 def loop(model, rows, batch_size):
@@ -39,14 +77,9 @@ def loop(model, rows, batch_size):
     seconds = time.perf_counter() - start
     lines = [json.loads(line) for kind, line in results if kind == "scored"]
     counts = [counts for kind, counts in results if kind == "batch"]
-    padding = 1 - sum(c["words"] for c in counts) / sum(c["slots"] for c in counts)
-    return {
-        "scored": len(lines),
-        "accuracy": sum(line["label"] == rows[line["row"]]["label"] for line in lines) / len(lines),
-        "seconds": round(seconds, 1),
-        "rows_per_second": round(len(lines) / seconds, 1),
-        "padding": round(padding, 4),
-    }
+    words, slots = (sum(c[name] for c in counts) for name in ("words", "slots"))
+    right = [line["label"] == rows[line["row"]]["label"] for line in lines]
+    return result(right, seconds, words, slots)
 
 
 def main():
@@ -63,7 +96,9 @@ def main():
     print(platform.python_version(), *(f"{name} {version(name)}" for name in packages), flush=True)
     reviews = datasets.load("imdb_reviews", args.data_dir, "toy_reviews")["test"].take(args.rows)
     rows = [{**row, "label": int(row["label"])} for row in reviews.as_numpy_iterator()]
-    print(json.dumps({"way": "loop", **loop(args.model, rows, args.batch_size)}), flush=True)
+    for way in (predict, loop):
+        found = way(args.model, rows, args.batch_size)
+        print(json.dumps({"way": way.__name__, **found}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "rows.jsonl")
         with path.open("w") as file:
