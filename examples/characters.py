@@ -100,28 +100,33 @@ def build_model(
     return keras.Model(ids, logits), keras.Model(ids, {**parts, "logits": logits})
 
 
-def with_n_grams(model, counts, stateful=False):
+def with_n_grams(model, ids, train, longest, stateful=False):
     """Returns the model whose logits are the mean of those of n-grams and twice the model's.
 
     Args:
         model: The model from ids to logits.
-        counts: A `KneserNey` that has counted a text.
+        ids: The number of ids.
+        train: The ids of the text that is counted.
+        longest: The most characters in an n-gram.
         stateful: Whether the model is.
     """
-    number = layers.Embedding(counts.ids, 1, mask_zero=True, trainable=False, name="number")
+    counts = KneserNey(ids, longest, name="n_grams")
+    counts.adapt(train)
+    width = longest - 1
+    exact = {"dtype": "float32", "trainable": False}  # 16 bits would not hold all ids
+    number = layers.Embedding(ids, 1, mask_zero=True, name="number", **exact)
     # The last characters are a state like any other: the server and the streams carry it.
-    width = counts.longest - 1
     last = keras_gated.SimpleRNN(
         width,
         activation="linear",
         use_bias=False,
         return_sequences=True,
         stateful=stateful,
-        trainable=False,
         name="last_ids",
+        **exact,
     )
     logits = counts(last(number(model.input)))
-    number.set_weights([np.arange(counts.ids)[:, None]])
+    number.set_weights([np.arange(ids)[:, None]])
     last.set_weights([np.eye(1, width), np.eye(width, k=1)])  # the newest id moves the others on
     return keras.Model(model.input, mean([model.output, model.output, logits], "with_n_grams"))
 
@@ -282,11 +287,9 @@ def main():
                 ]
             },
         )
-        counts = None
+        writer, counted = networks, (lookup.vocabulary_size(), texts.train, args.n_grams)
         if args.n_grams:
-            counts = KneserNey(lookup.vocabulary_size(), args.n_grams, name="n_grams")
-            counts.adapt(texts.train)
-        writer = with_n_grams(networks, counts) if counts else networks
+            writer = with_n_grams(networks, *counted)
         writer.compile(loss=loss)
     model.summary()
     best = keras.callbacks.EarlyStopping(
@@ -318,7 +321,7 @@ def main():
         pathlib.Path(args.output, args.name or args.dataset),
         signatures,
         track=[lookup],
-        extras=to_look_inside(writer, "characters", lookup.get_vocabulary()),
+        extras=to_look_inside(networks, "characters", lookup.get_vocabulary()),
     )
     if not interrupt.came:
         resume.finish()
@@ -331,7 +334,8 @@ def main():
     if args.dynamic:
         reader, _ = build_model(*size, networks=args.networks, dropout=0, rows=1)
         reader.set_weights(networks.get_weights())
-        reader = with_n_grams(reader, counts, stateful=True) if counts else reader
+        if args.n_grams:
+            reader = with_n_grams(reader, *counted, stateful=True)
         nats["dynamic_loss_nats"] = dynamic_evaluation(reader, texts.held_out)
     report(
         args,

@@ -36,15 +36,14 @@ ACCURACY = (("test_accuracy", "accuracy", 4),)
 NATS = (("loss_nats", "nats", 4), ("bits_per_character", "bits a character", 3))
 ERROR = (("error", "error", 5),)
 ROWS = {
-    "sentiment-small": Row(
-        "sentiment.py --vocabulary 8000 --buckets 110017 --units 32", ACCURACY, QUICK_TEXTS
-    ),
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
-    "sentiment-large": Row("sentiment.py --networks 3", ACCURACY, f"{QUICK_TEXTS} --networks 2"),
+    "sentiment-large": Row(
+        "sentiment.py --networks 2 --held-out 0 --epochs 6", ACCURACY, QUICK_TEXTS
+    ),
     "characters-small": Row("characters.py --units 352", NATS, QUICK_PLAYS),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),
     "characters-large": Row(
-        "characters.py --networks 4 --units 512 --dynamic",
+        "characters.py --networks 4 --units 448 --epochs 7 --dropout 0.25 --n-grams 7 --dynamic",
         (*NATS, ("dynamic_loss_nats", "with dynamic evaluation", 4)),
         f"{QUICK_PLAYS} --networks 2",
         seeds=(1,),

@@ -37,7 +37,7 @@ class Resume(keras.callbacks.Callback):
         directory: The directory of the state. With None no state is kept.
         settings: The settings of the training, a dict. A state of other settings is refused.
         model: The compiled model; its state is restored here.
-        stopping: The `EarlyStopping` callback of the same `fit`, or None.
+        stopping: The `EarlyStopping` callback of the same `fit`.
 
     Attributes:
         epoch: The epoch to begin with: `fit(initial_epoch=...)`.
@@ -104,7 +104,7 @@ class Resume(keras.callbacks.Callback):
         self.model.save_weights(unfinished / "model.weights.h5")
         kept = {"epoch": epoch, "seconds": self.time(), "settings": self.settings}
         kept.update(logs=self.logs, best=None)
-        if self.stopping and self.stopping.best_weights is not None:
+        if self.stopping.best_weights is not None:
             names = ("best", "wait", "best_epoch")
             kept.update((name, float(getattr(self.stopping, name))) for name in names)
             best = {str(i): w for i, w in enumerate(self.stopping.best_weights)}

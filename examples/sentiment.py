@@ -49,10 +49,10 @@ EDITS = {"imdb_reviews": 60_000, "toy_reviews": 0}
 
 
 def arguments():
-    p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=64, epochs=8)
-    p.add_argument("--vocabulary", type=positive, default=30_000, help="number of words")
+    p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=32, epochs=8)
+    p.add_argument("--vocabulary", type=positive, default=8_000, help="number of words")
     p.add_argument(
-        "--buckets", type=whole, default=1_000_003, help="for n-grams; 0: the network alone"
+        "--buckets", type=whole, default=110_017, help="for n-grams; 0: the network alone"
     )
     p.add_argument(
         "--edits",
@@ -62,14 +62,17 @@ def arguments():
         + ", ".join(f"{number:,} for {name}" for name, number in EDITS.items()),
     )
     p.add_argument(
-        "--exclude", metavar="FILE", help="texts to leave out of training, one in each line"
+        "--exclude",
+        metavar="FILE",
+        help="texts to leave out of training, one in each line, matched by "
+        "their letters; of a line with tabs, the longest field",
     )
     p.add_argument(
         "--held-out",
         type=share,
         default=0.1,
-        help="share of the training texts that chooses the epoch; 0: all are trained on, for "
-        "--epochs epochs",
+        help="share of the training texts that chooses the epoch, if the data set has no "
+        "validation texts; 0: all texts are trained on, for --epochs epochs",
     )
     p.add_argument("--networks", type=positive, default=1, help="networks that judge together")
     p.add_argument(
@@ -154,16 +157,20 @@ def main():
     train, test = splits["train"], splits["test"]
     if args.exclude:
         number = int(train.cardinality())
-        train = text.without(train, pathlib.Path(args.exclude).read_text().splitlines())
+        train = text.without(train, pathlib.Path(args.exclude).read_text("utf-8").split("\n"))
         print(
             f"Left out {number - int(train.cardinality())} of {number} texts of the training split"
         )
-    held_out = int(args.held_out * int(train.cardinality()))
-    if held_out == train.cardinality():
-        raise SystemExit(f"--held-out {args.held_out} leaves no text to train on.")
     validation = splits.get("validation")
-    if validation is None:
-        train, validation = train.skip(held_out), train.take(held_out)
+    if args.held_out and validation is None:
+        texts = int(train.cardinality())
+        number = int(args.held_out * texts)
+        if not 0 < number < texts:
+            raise SystemExit(
+                f"--held-out: some texts must be held out, and some trained on. Received: "
+                f"{args.held_out} of {texts} texts. 0 trains on all."
+            )
+        train, validation = train.skip(number), train.take(number)
 
     vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
 
@@ -213,16 +220,18 @@ def main():
         training_rows = training_rows.concatenate(rows(edits, whole=False))
     model.summary()
     average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    # Without texts held out, all epochs are trained: the loss in training goes on falling.
+    measure, patience = ("val_review_nats", 2) if args.held_out else ("loss", args.epochs)
     best = keras.callbacks.EarlyStopping(
-        "val_review_nats", mode="min", patience=2, restore_best_weights=True
+        measure, mode="min", patience=patience, restore_best_weights=True
     )
-    *others, interrupt, resume = callbacks(args, model, best if held_out else None, average)
+    *others, interrupt, resume = callbacks(args, model, best, average)
     epochs = range(resume.epoch, args.epochs)
     batches, steps = text.shuffled_buckets(training_rows, args.batch_size, args.seed, epochs)
     history = model.fit(
         batches.map(for_parts),
         steps_per_epoch=steps,
-        validation_data=bucketed(validation) if held_out else None,
+        validation_data=bucketed(validation) if args.held_out else None,
         initial_epoch=resume.epoch,
         epochs=args.epochs,
         callbacks=[*others, interrupt, resume],

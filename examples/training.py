@@ -116,14 +116,13 @@ def callbacks(args, model, best, *before):
     Args:
         args: Parsed by `parser`.
         model: The compiled model.
-        best: The `EarlyStopping` that keeps the best weights, or None: all epochs are trained.
+        best: The `EarlyStopping` that keeps the best weights.
         before: Callbacks that come before all others.
     """
     resume = Resume(args.resume, vars(args), model, best)
     distribute.check_workers(model, epoch=resume.epoch)
-    before = [*before, best] if best else before
     if not model.distribute_strategy.extended.should_checkpoint:
-        return [*before, Interrupt(), resume]
+        return [*before, best, Interrupt(), resume]
     moment = time.strftime("%Y%m%d-%H%M%S")
     logs = pathlib.Path(resume.logs or pathlib.Path(args.logs, args.name or args.dataset, moment))
     logs.mkdir(parents=True, exist_ok=True)
@@ -134,6 +133,7 @@ def callbacks(args, model, best, *before):
         table.write_text("".join(table.read_text().splitlines(True)[: resume.epoch + 1]))
     return [
         *before,
+        best,
         keras.callbacks.CSVLogger(table, append=True),
         keras.callbacks.TensorBoard(logs, write_graph=False),
         TimeLeft(),

@@ -51,6 +51,7 @@ from keras_gated.layers.states import ResetState, get_state, reset_state, window
 if keras.backend.backend() == "tensorflow":
     from keras_gated.inside.callbacks import GradientFlowLogger
     from keras_gated.inside.flow import gradient_flow
+    from keras_gated.recipes import kneser_ney as _layer  # noqa: F401 (saved models name it)
     from keras_gated.recipes import text as _  # noqa: F401 (saved models name its `clean`)
     from keras_gated.serve.check import check_export
     from keras_gated.serve.export import export_model

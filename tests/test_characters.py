@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_gated
+from keras_gated.recipes import generation, text
 from keras_gated.recipes.kneser_ney import KneserNey
 
 PLAY = """First Citizen:
@@ -115,10 +116,11 @@ def test_dynamic_evaluation_is_the_loss_before_learning_and_learns_from_what_was
 
 def test_the_n_grams_judge_with_the_networks_also_piece_by_piece():
     ids = np.random.default_rng(1).integers(2, 8, 90)
+    train = np.tile(ids, 3)
     counts = KneserNey(8, 4)
-    counts.adapt(np.tile(ids, 3))
+    counts.adapt(train)
     networks, _ = characters.build_model(6, "lstm", 8, 1, networks=2)
-    both = characters.with_n_grams(networks, counts)
+    both = characters.with_n_grams(networks, 8, train, 4)
     before = np.concatenate([[0, 0], ids])
     newest_first = np.stack([before[2:], before[1:-1], before[:-2]], axis=1)
     expected = (2 * networks(ids[None]).numpy() + counts(newest_first[None]).numpy()) / 3
@@ -131,18 +133,40 @@ def test_the_n_grams_judge_with_the_networks_also_piece_by_piece():
 
     reader, _ = characters.build_model(6, "lstm", 8, 1, networks=2, rows=1)
     reader.set_weights(networks.get_weights())
-    reader = characters.with_n_grams(reader, counts, stateful=True)
+    reader = characters.with_n_grams(reader, 8, train, 4, stateful=True)
     windows = [reader(ids[None, start : start + 30]) for start in (0, 30, 60)]
     np.testing.assert_allclose(np.concatenate(windows, axis=1), expected, atol=1e-5)
 
 
 def test_padding_does_not_move_the_last_characters_on():
-    counts = KneserNey(8, 3)
-    counts.adapt([2, 3, 4, 5, 6, 7] * 5)
     networks, _ = characters.build_model(6, "lstm", 4, 1)
-    both = characters.with_n_grams(networks, counts)
+    both = characters.with_n_grams(networks, 8, [2, 3, 4, 5, 6, 7] * 5, 3)
     padded = both(np.array([[2, 3, 0, 4]]))
     np.testing.assert_allclose(padded[0, -1], both(np.array([[2, 3, 4]]))[0, -1], atol=1e-5)
+
+
+def test_a_model_with_n_grams_is_served_with_the_last_characters_as_a_state(tmp_path):
+    lookup = text.character_lookup("\nabcde")
+    written = "abced\nabcdeabcabcdea"
+    ids = lookup(list("\n" + written)).numpy()  # a text begins after a line break
+    networks, _ = characters.build_model(6, "lstm", 4, 1)
+    both = characters.with_n_grams(networks, 8, ids, 3)
+    signatures = generation.characters(both, lookup)
+    version = keras_gated.export_model(both, tmp_path, signatures, track=[lookup])
+    served = tf.saved_model.load(version).signatures
+    logits = both(ids[None]).numpy()[0]
+    p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats = -p[np.arange(len(written)), ids[1:] - 2]
+    scored = served["score"](text=tf.constant([written]))["nats"]
+    np.testing.assert_allclose(scored, [nats.mean()], rtol=1e-5)
+
+    states = {spec.name: spec for spec in signatures["step"].inputs[1:]}
+    assert states["last_ids_hidden"].shape == (None, 2)
+    states = {name: tf.zeros((1, spec.shape[1])) for name, spec in states.items()}
+    for place, token in enumerate(ids - 2):
+        answer = served["step"](token=tf.constant([token], tf.int64), **states)
+        np.testing.assert_allclose(answer["logits"][0], logits[place], atol=1e-5)
+        states = {name: answer[name] for name in states}
 
 
 def test_n_grams_of_one_character_are_refused(monkeypatch, capsys):

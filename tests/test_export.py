@@ -196,6 +196,35 @@ def test_a_model_that_looks_at_several_steps_cannot_carry_states(around, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def decoder():
+    x, read = keras.Input((None, 3), name="x"), keras.Input((None, 4), name="read")
+    hidden = keras_gated.GRU(4, return_sequences=True)(x)
+    return keras.Model([x, read], keras.layers.Attention()([hidden, read]))
+
+
+def turned():
+    x = keras.Input((None, 3))
+    hidden = keras_gated.GRU(4, return_sequences=True)(x)
+    last = keras_gated.LSTM(2)(hidden)
+    return keras.Model(x, [keras.layers.Permute((2, 1))(hidden), last > 0.1])
+
+
+def at_random():
+    x = keras.Input((None, 3))
+    return keras.Model(x, keras_gated.GRU(4)(keras.layers.Dropout(0.5)(x, training=True)))
+
+
+def in_16_bits():
+    x = keras.Input((None, 3))
+    layer = keras_gated.GRU(64, return_sequences=True, dtype="mixed_float16")
+    return keras.Model(x, keras.layers.Dense(5, dtype="mixed_float16")(layer(x)))
+
+
+@pytest.mark.parametrize("model", [decoder, turned, at_random, in_16_bits])
+def test_a_model_that_can_be_read_in_pieces_is_not_refused(model, tmp_path):
+    assert export_model(model(), tmp_path, states=True)
+
+
 @pytest.mark.slow
 def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
     model, name, batch = reader

@@ -74,10 +74,11 @@ def test_probabilities_sum_to_one_where_no_id_came_before_and_after_unknown_ones
 
 
 def test_a_text_without_a_repeated_n_gram_is_read_by_shorter_ones():
-    layer = KneserNey(IDS, 4)
-    layer.adapt([2, 3, 4, 5, 5, 4, 3, 2])
+    layer, text = KneserNey(IDS, 4), [2, 3, 4, 5, 5, 4, 3, 2]
+    layer.adapt(text)
     assert layer.sizes[-1] == 0
-    assert np.isfinite(layer(np.array([[[3, 2, 0]]]))).all()
+    found = np.exp(layer(np.array([[[4, 3, 2]]])))[0, 0]
+    np.testing.assert_allclose(found, expected(text, 4, [2, 3, 4], 2), rtol=1e-5)
 
 
 def test_a_text_of_one_letter_leaves_something_to_the_others():
@@ -98,7 +99,7 @@ def test_a_model_with_the_layer_is_saved_and_loaded(policy, tmp_path):
     given = np.array([[[301, 300, 299], [397, 396, 395]]], "float32")
     np.save(tmp_path / "given.npy", given)
     program = (
-        "import sys, numpy as np, keras, keras_gated.recipes.kneser_ney\n"
+        "import sys, numpy as np, keras, keras_gated\n"
         "model = keras.models.load_model(sys.argv[1] + '/model.keras')\n"
         "np.save(sys.argv[1] + '/found.npy', model(np.load(sys.argv[1] + '/given.npy')))\n"
     )
@@ -110,7 +111,18 @@ def test_a_model_with_the_layer_is_saved_and_loaded(policy, tmp_path):
 
 
 def test_what_cannot_be_counted_is_refused():
-    with pytest.raises(ValueError, match=r"more than fit into 64 bits. Received: ids=70000"):
+    with pytest.raises(ValueError, match=r"more than fit into 64 bits\. Received: ids=70000"):
         KneserNey(70_000, 4)
+    with pytest.raises(ValueError, match=r"one id as context\. Received: longest=1"):
+        KneserNey(IDS, 1)
     with pytest.raises(ValueError, match="call `adapt`"):
         KneserNey(IDS, 3)(np.zeros((1, 1, 2)))
+    for text, received in (([2, 3], "2 ids from 2 to 3"), ([], "0 ids"), ([2, 3, 6, 2], "2 to 6")):
+        with pytest.raises(ValueError, match=rf"at least 3 ids, each from 2 to 5\. .*{received}"):
+            KneserNey(IDS, 3).adapt(np.array(text))
+    with pytest.raises(ValueError, match="has counted a text"):
+        adapted().adapt(TEXT)
+
+
+def test_a_batch_without_rows_has_an_answer_without_rows():
+    assert adapted()(np.zeros((0, 5, 3))).shape == (0, 5, IDS - 2)

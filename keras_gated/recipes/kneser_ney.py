@@ -36,8 +36,8 @@ class KneserNey(keras.layers.Layer):
         unknown. A mask is passed on.
 
     Raises:
-        ValueError: If there are more n-grams of so many ids than whole numbers of 64 bits, or
-            if the layer is called before `adapt`.
+        ValueError: If `longest` is below 2, if there are more n-grams of so many ids than whole
+            numbers of 64 bits, or if the layer is called before `adapt`.
 
     Weights, none of which is trained, for n-grams of 1 to `longest` ids: `numbers_<n> (size,)`,
     int64, in ascending order (the ids of the n-gram are the digits in base `ids`), and
@@ -48,8 +48,12 @@ class KneserNey(keras.layers.Layer):
     is not between 0 and the count, the discounts are 0.5, 1 and 1.5.
     """
 
-    def __init__(self, ids, longest=7, sizes=None, **kwargs):
+    def __init__(self, ids: int, longest: int = 7, sizes: list | None = None, **kwargs):
         super().__init__(trainable=False, autocast=False, **kwargs)  # 16 bits would not hold ids
+        if longest < 2:
+            raise ValueError(
+                f"KneserNey: n-grams need at least one id as context. Received: longest={longest}."
+            )
         if ids**longest >= 2**63:
             raise ValueError(
                 f"KneserNey: n-grams of {longest} of {ids} ids are more than fit into 64 bits. "
@@ -71,15 +75,26 @@ class KneserNey(keras.layers.Layer):
         ]
         self.built = True
 
-    def adapt(self, text, least=2):
+    def adapt(self, text, least: int = 2):
         """Counts the n-grams of a text, and builds the layer.
 
         Args:
             text: Ids, `(time,)`, without padding and unknown ids.
             least: One of the longest n-grams is left out if the text holds it fewer times. The
                 shares of its context then leave more to shorter contexts.
+
+        Raises:
+            ValueError: If the layer has counted a text before, or if the text is shorter than the
+                longest n-gram or holds other ids.
         """
         text = ops.convert_to_numpy(text).astype("int64")
+        if self.built:
+            raise ValueError("KneserNey: the layer has counted a text. Make another for this one.")
+        if len(text) < self.longest or text.min() < FIRST or text.max() >= self.ids:
+            raise ValueError(
+                f"KneserNey: a text must have at least {self.longest} ids, each from {FIRST} to "
+                f"{self.ids - 1}. Received: {len(text)} ids{_range(text)}."
+            )
         tables, longer = [], None
         for length in range(self.longest, 0, -1):
             if longer is None:
@@ -114,16 +129,20 @@ class KneserNey(keras.layers.Layer):
             share = ops.where(ops.take(numbers, place) == asked, ops.take(shares, place), 0)
             share = ops.reshape(share, (-1, self.ids - FIRST))
             p = share + (1 - ops.sum(share, axis=-1, keepdims=True)) * p
-        return ops.reshape(ops.log(p), (*rows, self.ids - FIRST))
+        return ops.reshape(ops.log(ops.maximum(p, 1e-30)), (*rows, self.ids - FIRST))
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.ids - FIRST)
+    def compute_output_spec(self, context):
+        return keras.KerasTensor((*context.shape[:-1], self.ids - FIRST), "float32")
 
     def get_config(self):
         own = {"ids": self.ids, "longest": self.longest, "sizes": self.sizes}
         config = {**super().get_config(), **own}
         del config["trainable"]
         return config
+
+
+def _range(text):
+    return f" from {text.min()} to {text.max()}" if len(text) else ""
 
 
 def _numbers(text, length, base):
