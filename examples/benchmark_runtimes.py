@@ -101,6 +101,33 @@ def in_litert(model, folder, states, quantize=None):
     return path, ask
 
 
+def in_8_bits_throughout(model, folder, typical):
+    """Writes a LiteRT file of single steps in 8 bits. Returns the path, and `ask` for a row.
+
+    Args:
+        typical: Rows, from which the scales of the 8-bit numbers are computed.
+    """
+    path = folder / "int8.tflite"
+    keras_gated.to_litert(model, path, states=True, quantize="int8", representative=typical)
+    interpreter = Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero = outputs[0]["quantization"]
+
+    def ask(given):
+        states = [np.full(d["shape"], d["quantization"][1], d["dtype"]) for d in inputs[1:]]
+        answers = []
+        for step in np.split(given[0], given[0].shape[1], axis=1):
+            for detail, value in zip(inputs, [step, *states], strict=True):
+                interpreter.set_tensor(detail["index"], value.astype(detail["dtype"]))
+            interpreter.invoke()
+            answer, *states = [interpreter.get_tensor(detail["index"]) for detail in outputs]
+            answers.append(scale * (answer.astype("float32") - zero))
+        return [np.concatenate(answers, axis=1)]
+
+    return path, ask
+
+
 RUNTIMES = {
     ("TensorFlow", 32): in_tensorflow,
     ("onnxruntime", 32): in_onnxruntime,
@@ -125,10 +152,10 @@ def reviews(reader, number, data_dir, dataset):
     return [rows[n] for n in order], np.array(labels)[order]
 
 
-def plays(reader, number, data_dir, dataset):
-    """Returns the ids of rows of the test split, and the places of the next characters."""
+def plays(reader, number, data_dir, dataset, split="test"):
+    """Returns the ids of rows of a split, and the places of the next characters."""
     [play] = [
-        b"".join(e["text"] for e in datasets.load(dataset, data_dir)["test"].as_numpy_iterator())
+        b"".join(e["text"] for e in datasets.load(dataset, data_dir)[split].as_numpy_iterator())
     ]
     places = {character: n for n, character in enumerate(reader["vocabulary"])}
     ids = np.array([places[c] for c in play.decode() if c in places])[: number * STEPS + 1]
@@ -180,6 +207,11 @@ def main():
     p.add_argument("--reviews", type=positive, default=1000, help="of the test split, at most")
     p.add_argument("--rows", type=positive, default=100, help="of 200 characters, at most")
     p.add_argument("--calls", type=positive, default=50, help="that are timed")
+    p.add_argument(
+        "--microcontroller",
+        action="store_true",
+        help="write the character model with 8 bits throughout, too",
+    )
     p.add_argument("--toy", action="store_true", help="small data sets that need no network")
     args = p.parse_args()
     packages = ("tensorflow", "onnxruntime", "openvino", "ai-edge-litert")
@@ -208,6 +240,14 @@ def main():
                     path, ask = write(model, pathlib.Path(folder), states)
                     found["step_ms"] = milliseconds(ask, [one[:, :1], *zeros], 20 * args.calls)
             print(json.dumps(found), flush=True)
+        if states and args.microcontroller:
+            typical, _ = read(reader, 50, args.data_dir, dataset[args.toy], split="train")
+            with tempfile.TemporaryDirectory() as folder:
+                path, ask = in_8_bits_throughout(model, pathlib.Path(folder), typical)
+                found = {"model": name, "runtime": "LiteRT", "bits": "8 throughout"}
+                found["megabytes"] = megabytes(path)
+                found["step_ms"] = milliseconds(ask, [one[:, :1]], 20 * args.calls)
+                print(json.dumps({**found, **judge(ask, rows, expected)}), flush=True)
 
 
 if __name__ == "__main__":
