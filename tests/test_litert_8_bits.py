@@ -161,6 +161,18 @@ def test_masked_steps_of_a_window_change_no_state(tmp_path):
     np.testing.assert_allclose(answer, model(given), atol=1e-6)
 
 
+def test_a_unit_that_counts_far_leaves_the_others_their_8_bits(tmp_path):
+    layer = layers.LSTM(6, return_sequences=True)
+    model = sequences(layer)
+    kernel, recurrent, bias = (w.reshape(-1, 4, 6) for w in layer.get_weights())
+    kernel[..., 0] = recurrent[..., 0] = recurrent[0] = 0
+    bias[0, :, 0] = 6, 3.9, 6, 6  # its memory goes to 40, whatever is read
+    layer.set_weights([kernel.reshape(-1, 24), recurrent.reshape(-1, 24), bias.reshape(24)])
+    typical = [RNG.normal(size=(1, 100, 5)).astype("float32") for _ in range(4)]
+    options = {"quantize": "int8", "representative": typical}
+    assert to_litert(model, tmp_path / "a.tflite", states=True, **options).difference < 0.04
+
+
 @pytest.mark.slow
 def test_states_of_8_bits_go_in_as_they_came_out(tmp_path):
     model = of_two_families()

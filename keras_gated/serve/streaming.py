@@ -34,13 +34,14 @@ class Stepper:
         states: State name to its `tf.TensorSpec`, `(batch, width)`: `<layer>_hidden`, and for an
             LSTM `<layer>_memory`, too.
         layer_of: State name to the name of its layer.
+        layers: The recurrent layers.
 
     Raises:
         ValueError: If the states of a recurrent layer cannot be carried on. The message names it.
     """
 
     def __init__(self, model):
-        self.model, self._layers = model, []
+        self.model, self.layers = model, []
         for layer in keras_private.parts_of(model):
             if isinstance(layer, keras.layers.RNN):
                 reason = _why_not(layer)
@@ -49,26 +50,26 @@ class Stepper:
                         f"The states of {layer.name!r} cannot be inputs and outputs: {reason}. "
                         f"Received: {layer!r}."
                     )
-                self._layers.append(layer)
-        if not self._layers:
+                self.layers.append(layer)
+        if not self.layers:
             raise ValueError(
                 f"{model.name!r} has no states: it holds no recurrent layer of keras_gated."
             )
         self.states = {
             f"{layer.name}_{name}": tf.TensorSpec((None, width), layer.cell.state_dtype)
-            for layer in self._layers
+            for layer in self.layers
             for name, width in _widths(layer.cell).items()
         }
         self.layer_of = {
             f"{layer.name}_{name}": layer.name
-            for layer in self._layers
+            for layer in self.layers
             for name in layer.cell.state_names
         }
-        count = sum(len(layer.cell.state_names) for layer in self._layers)
+        count = sum(len(layer.cell.state_names) for layer in self.layers)
         if len(self.states) != count:
             raise ValueError(
                 f"Two recurrent layers of {model.name!r} have the same name. Received: "
-                f"{[layer.name for layer in self._layers]}. Give them names of their own."
+                f"{[layer.name for layer in self.layers]}. Give them names of their own."
             )
 
     def zeros(self, batch):
@@ -79,13 +80,13 @@ class Stepper:
 
     def weights(self):
         """Returns the layers' weights, read once before a loop of single steps."""
-        return {id(layer): plain.weights_of(layer.cell) for layer in self._layers}
+        return {id(layer): plain.weights_of(layer.cell) for layer in self.layers}
 
     def __call__(self, inputs, states, mask=None, weights=None):
         """Returns the outputs and the new states, by name."""
         given = {
             id(layer): [states[f"{layer.name}_{name}"] for name in layer.cell.state_names]
-            for layer in self._layers
+            for layer in self.layers
         }
         with recording("states", given, weights) as calls, masks_of_inputs():
             outputs = self.model(inputs, training=False, mask=mask)

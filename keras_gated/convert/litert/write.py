@@ -85,7 +85,8 @@ def to_litert(
     the recurrent layers are further inputs, `<layer>_hidden` and `<layer>_memory` as in
     `export_model`, `(batch, units)`. They begin as zeros. The file returns the new states after
     the model's outputs, and keeps nothing between calls. In 8 bits pass a state in as it came out:
-    both have the same scale and zero point. A state then begins with that zero point.
+    both have the same scale and zero point. A state then begins with that zero point. The memory of
+    an LSTM is cut at -4 and 4, where `tanh` is -1 and 1 in 8 bits.
 
     Args:
         model: The Keras model.
@@ -152,6 +153,7 @@ def to_litert(
 
     if states:
         check_pieces(stepper, "to_litert")
+        stepper = typical.InEightBits(stepper) if examples else stepper
     graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None
     content = _converted(graph, quantize, samples)
