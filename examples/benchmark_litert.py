@@ -17,6 +17,7 @@ import time
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from training import ids_of
 
 import keras_gated
 from keras_gated import datasets
@@ -52,13 +53,11 @@ def main():
     args = p.parse_args()
     model = keras.models.load_model(args.version / "assets.extra" / "model.keras")
     reader = json.loads((args.version / "assets.extra" / "reader.json").read_text())
-    vectorizer = keras.layers.TextVectorization(
-        standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
-    )
+    ids_of_texts = ids_of(reader)
     reviews = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")["test"]
     rows, labels = [], []
     for batch in reviews.take(args.reviews).batch(1024):
-        ids = text.head_and_tail(vectorizer(batch["text"]), reader["head"], reader["tail"])
+        ids = ids_of_texts(batch["text"])
         rows += [np.array(row or [text.UNKNOWN]) for row in ids.to_list()]
         labels += list(batch["label"].numpy())
     # By length: LiteRT allocates memory anew only when the length changes.

@@ -28,7 +28,7 @@ import onnxruntime
 import openvino
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow.core.protobuf import meta_graph_pb2
-from training import positive
+from training import ids_of, positive
 
 import keras_gated
 from keras_gated import datasets
@@ -140,12 +140,9 @@ RUNTIMES = {
 
 def reviews(reader, number, data_dir, dataset):
     """Returns the ids of reviews of the test split, the shortest first, and their labels."""
-    vectorizer = keras.layers.TextVectorization(
-        standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
-    )
-    rows, labels = [], []
+    ids_of_texts, rows, labels = ids_of(reader), [], []
     for batch in datasets.load(dataset, data_dir)["test"].take(number).batch(256):
-        ids = text.head_and_tail(vectorizer(batch["text"]), reader["head"], reader["tail"])
+        ids = ids_of_texts(batch["text"])
         rows += [np.array([row or [text.UNKNOWN]]) for row in ids.to_list()]
         labels += list(batch["label"].numpy())
     order = sorted(range(len(rows)), key=lambda n: rows[n].size)

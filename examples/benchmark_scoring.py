@@ -24,7 +24,7 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
 from score import SavedModelHandler
-from training import positive
+from training import ids_of, positive
 
 from keras_gated import datasets
 from keras_gated.recipes import text
@@ -43,14 +43,7 @@ def result(right, seconds, words, slots):
 
 def predict(model, rows, batch_size):
     extras = pathlib.Path(model, "assets.extra")
-    reader = json.loads((extras / "reader.json").read_text())
-    vectorizer = keras.layers.TextVectorization(
-        standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
-    )
-
-    def ids(texts):
-        return text.head_and_tail(vectorizer(texts), reader["head"], reader["tail"])
-
+    ids = ids_of(json.loads((extras / "reader.json").read_text()))
     texts = tf.data.Dataset.from_tensor_slices([row["text"] for row in rows]).batch(batch_size)
     batches = texts.map(lambda t: text.dense(ids(t))).prefetch(2)
     loaded = keras.models.load_model(extras / "model.keras")

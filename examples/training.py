@@ -13,6 +13,7 @@ from resume import Resume, trained_by
 
 import keras_gated
 from keras_gated import distribute
+from keras_gated.recipes import text
 
 CELLS = {
     "simple_rnn": keras_gated.SimpleRNN,
@@ -64,21 +65,21 @@ def cluster(args):
     return strategy
 
 
-def whole(text, least=0):
-    number = int(text)
+def whole(given, least=0):
+    number = int(given)
     if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {text}")
+        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {given}")
     return number
 
 
-def positive(text):
-    return whole(text, least=1)
+def positive(given):
+    return whole(given, least=1)
 
 
-def share(text):
-    number = float(text)
+def share(given):
+    number = float(given)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1. Received: {text}")
+        raise argparse.ArgumentTypeError(f"must be 0 to 1. Received: {given}")
     return number
 
 
@@ -108,6 +109,18 @@ def to_look_inside(model, kind, vocabulary, **reading):
         "model.keras": without_optimizer.save,
         "reader.json": lambda path: pathlib.Path(path).write_text(reader),
     }
+
+
+def ids_of(reader):
+    """Returns a function from texts to the ragged ids of words that a classifier reads.
+
+    Args:
+        reader: What `to_look_inside` wrote for the classifier.
+    """
+    vectorizer = keras.layers.TextVectorization(
+        standardize=text.clean, ragged=True, vocabulary=reader["vocabulary"]
+    )
+    return lambda texts: text.head_and_tail(vectorizer(texts), reader["head"], reader["tail"])
 
 
 def callbacks(args, model, best, *before):

@@ -7,6 +7,7 @@ from keras import tree
 from keras_gated import keras_private
 from keras_gated.cells.arguments import compatible
 from keras_gated.recipes.ngrams import NGrams
+from keras_gated.serve.difference import difference  # noqa: F401 (the converters read it here)
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
 ANY_DTYPE = {"float64": 1e-9, "float32": TOLERANCE, "float16": 1e-2}
@@ -127,25 +128,3 @@ def _values_of(model, given, rows):
 
 def _shape(tensor, rows):
     return (rows, *tensor.shape[1:])
-
-
-def difference(received, expected):
-    """Returns the largest difference of arrays, divided by the largest number expected.
-
-    It is divided by 1 if that number is smaller. Equal numbers, infinite ones and NaN among them,
-    differ by 0.
-    """
-    largest = 0.0
-    for a, b in zip(received, expected, strict=True):
-        a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
-        if a.shape != b.shape:
-            return np.inf
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        with np.errstate(invalid="ignore"):
-            differs = np.where(same, 0, np.abs(a - b))
-        scale = max(1.0, np.max(np.abs(b), where=np.isfinite(b), initial=0))
-        largest = max(
-            largest,
-            float(np.max(np.nan_to_num(differs, nan=np.inf, posinf=np.inf), initial=0)) / scale,
-        )
-    return largest

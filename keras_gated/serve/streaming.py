@@ -14,6 +14,7 @@ from keras_gated.layers.base import RNN
 from keras_gated.paths import plain
 from keras_gated.paths.path import exporting
 from keras_gated.paths.recorder import recording
+from keras_gated.serve.difference import difference
 from keras_gated.serve.inputs import example_of, packed
 
 _PIECES = (1, 2, 3)  # steps, of the sequence that a model must answer as it does to the whole
@@ -123,12 +124,12 @@ def check_pieces(stepper, owner):
         expected, again = (
             tree.flatten(model(packed(model, whole), training=False)) for _ in range(2)
         )
-        if _difference(expected, again):
+        if difference(expected, again):
             return
         differs = []
         for number in range(len(timed), 0, -1):
             for cut in itertools.combinations(timed, number):
-                differs.append(_difference(_in_pieces(stepper, whole, cut), expected))
+                differs.append(difference(_in_pieces(stepper, whole, cut), expected))
                 if differs[-1] <= _tolerance(model):
                     return
     raise ValueError(
@@ -154,28 +155,6 @@ def _in_pieces(stepper, whole, cut):
         of_time = [axis for axis, found in enumerate(sizes) if len(set(found)) > 1]
         joined.append(np.concatenate(parts, axis=of_time[0]) if of_time else parts[-1])
     return joined
-
-
-def _difference(received, expected):
-    """Returns the largest difference, as a part of the largest number, or of 1; of texts, 0 or 1.
-
-    Equal numbers, infinite ones and NaN among them, differ by 0.
-    """
-    largest = 0.0
-    for a, b in zip(received, expected, strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        if a.shape != b.shape:
-            return np.inf
-        if a.dtype == object:
-            largest = max(largest, float(np.any(a != b)))
-            continue
-        a, b = a.astype("float64"), b.astype("float64")
-        scale = max(1.0, np.max(np.abs(b), where=np.isfinite(b), initial=0))
-        with np.errstate(invalid="ignore"):
-            differs = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0, np.abs(a - b))
-        differs = np.nan_to_num(differs, nan=np.inf, posinf=np.inf)
-        largest = max(largest, np.max(differs, initial=0) / scale)
-    return largest
 
 
 def _tolerance(model):
