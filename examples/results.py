@@ -38,7 +38,7 @@ ERROR = (("error", "error", 5),)
 ROWS = {
     "sentiment": Row("sentiment.py", ACCURACY, QUICK_TEXTS),
     "sentiment-large": Row(
-        "sentiment.py --networks 2 --held-out 0 --epochs 5", ACCURACY, QUICK_TEXTS
+        "sentiment.py --networks 2 --held-out 0 --epochs 5 --no-names", ACCURACY, QUICK_TEXTS
     ),
     "characters-small": Row("characters.py --units 352", NATS, QUICK_PLAYS),
     "characters": Row("characters.py", NATS, QUICK_PLAYS),

@@ -18,6 +18,7 @@ other label (`recipes.opposites`): what a film is about decides less then. `chal
 it learned.
 """
 
+import argparse
 import pathlib
 
 import quiet_tensorflow  # noqa: F401
@@ -51,6 +52,12 @@ EDITS = {"imdb_reviews": 60_000, "toy_reviews": 0}
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=32, epochs=8)
     p.add_argument("--vocabulary", type=positive, default=8_000, help="number of words")
+    p.add_argument(
+        "--names",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="read names; if not, words that mostly have a capital are unknown words",
+    )
     p.add_argument(
         "--buckets", type=whole, default=110_017, help="for n-grams; 0: the network alone"
     )
@@ -172,7 +179,9 @@ def main():
             )
         train, validation = train.skip(number), train.take(number)
 
-    vectorizer = text.word_vectorizer(train.map(lambda x: x["text"]).batch(1024), args.vocabulary)
+    texts = train.map(lambda x: x["text"]).batch(1024)
+    names = () if args.names else text.capitalized(texts)
+    vectorizer = text.word_vectorizer(texts, args.vocabulary, without=names)
 
     tail = args.max_words * 2 // 3
     head = args.max_words - tail

@@ -40,6 +40,24 @@ def test_words_outside_the_vocabulary_are_unknown():
     assert vectorizer(tf.constant(["a zzz b"])).to_list() == [[3, 1, 2]]
 
 
+def test_words_are_left_out_of_a_vocabulary():
+    texts = tf.data.Dataset.from_tensor_slices(["b a b", "b a c c", "c d"]).batch(2)
+    vectorizer = text.word_vectorizer(texts, 4, without={"b", "e"})
+    assert vectorizer.get_vocabulary() == ["", "[UNK]", "c", "a"]
+    assert vectorizer(tf.constant(["a b c"])).to_list() == [[3, 1, 2]]
+
+
+def test_names_are_known_by_their_capitals_in_the_middle_of_a_sentence():
+    texts = [
+        "Nobody knew Bette Davis. Nobody but Bette!<br />I saw it TWICE on DVD",
+        "That nobody of a Davis (Nobody saw him) bored Zo\u00eb, and I saw Zo\u00eb and \u00c9va.",
+        b"bad \xff\xfe Bytes, a light bette, so Light. Light is light",
+    ]
+    found = text.capitalized(tf.data.Dataset.from_tensor_slices(texts).batch(2))
+    # "bette" has a capital twice, and none once. "light" has a capital no more often than none.
+    assert found == {"bette", "davis", "zo\u00eb", "\u00c9va"}
+
+
 def test_character_ids_start_after_padding_and_unknown():
     lookup = text.character_lookup("banana\n")
     assert lookup(tf.constant(["\n", "a", "b", "n", "z"])).numpy().tolist() == [2, 3, 4, 5, 1]

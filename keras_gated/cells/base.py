@@ -211,8 +211,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
 
     def build(self, input_shape):
         check_axes(self.owner, ("batch", "features"), input_shape)
-        features = contract.number_of_features(self.owner, input_shape)
-        shapes = self.weight_shapes(features)
+        self.input_size = contract.number_of_features(self.owner, input_shape)
+        shapes = self.weight_shapes(self.input_size)
         for name, shape in shapes.items():
             short = name.removesuffix("_kernel")
             weight = self.add_weight(
@@ -241,6 +241,12 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         """
         return getattr(self, f"{weight}_initializer", self.kernel_initializer)
 
+    def own_weights(self):
+        """Returns the variables of the cell, not of layers in it, by their keys in files."""
+        weights = {}
+        super().save_own_variables(weights)
+        return weights
+
     def save_own_variables(self, store):
         super().save_own_variables(store)
         rates = (self.dropout, self.recurrent_dropout, self.recurrent_weight_dropout)
@@ -248,8 +254,9 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
             store["seed"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store):
-        """Loads all weights or, if a file does not fit, none of them."""
-        expected = {str(i): tuple(v.shape) for i, v in enumerate(self.weights)}
+        """Loads all weights of the cell itself or, if a file does not fit, none of them."""
+        own = self.own_weights()
+        expected = {key: tuple(weight.shape) for key, weight in own.items()}
         names = set(store.keys())
         weights = sorted(names - {"seed", UPDATE_WRITES})
         received = {name: tuple(store[name].shape) for name in weights}
@@ -257,21 +264,22 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
             raise ValueError(
                 f"{self.owner}: the file does not hold the weights of {self.name!r}. "
                 f"Expected the shapes {list(expected.values())} "
-                f"({', '.join(v.name for v in self.weights)}). Received: "
+                f"({', '.join(weight.name for weight in own.values())}). Received: "
                 f"{list(received.values())}. Nothing was loaded into this layer. "
                 "Build the layer with the `units`, `use_bias` and features it was saved with."
             )
-        for name, variable in zip(expected, self.weights, strict=True):
-            variable.assign(store[name])
+        for key, weight in own.items():
+            weight.assign(store[key])
         if "seed" in names:
             self.seed_generator.state.assign(store["seed"])
 
     # One step
 
     def input_weights(self):
-        """Returns the tensors that `project` gets: `W`, then `b` and further weights, if any."""
+        """Returns the tensors that `project` gets: `W`, `b` and further weights, as they exist."""
+        kernel = () if self.kernel is None else (self.kernel,)
         bias = () if self.bias is None else (self.input_bias(),)
-        return self.tensors(self.kernel, *bias, *self._further_weights(True))
+        return self.tensors(*kernel, *bias, *self._further_weights(True))
 
     def _further_weights(self, of_inputs):
         names = [n for n in self._further if n.startswith("kernel_") == of_inputs]
@@ -387,9 +395,9 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
                 "Turn texts into ids (`keras.layers.TextVectorization`) and ids into vectors "
                 "(`keras.layers.Embedding`) first."
             )
-        if self.built and shape[-1] not in (None, self.kernel.shape[0]):
+        if self.built and shape[-1] not in (None, self.input_size):
             raise ValueError(
-                f"{owner} was built for {self.kernel.shape[0]} features (the last axis of its "
+                f"{owner} was built for {self.input_size} features (the last axis of its "
                 f"input). Received: inputs.shape={shape}. Use a new layer for other features."
             )
         if states is None:

@@ -6,9 +6,12 @@ equations only, and get weights as arguments. All layers with the same equations
 functions.
 """
 
+import dataclasses
 import functools
+import inspect
 import weakref
 
+import keras
 from keras import ops
 
 from keras_gated.cells.base import GatedCell, masked_step
@@ -27,6 +30,9 @@ class Equations:
         written: Whether `step_gradient` is the derivative of `step`.
         zoned: Whether the last columns of the inputs hold the zones of every step (see `Masks`).
         shared: Whether other cells use these `Equations`, too.
+
+    `zero_is_safe` says that `project` and `step` have a derivative where the inputs are zeros. This
+    is not known of every cell.
     """
 
     def __init__(self, cell, projects_as_all, written, zoned, shared):
@@ -38,6 +44,7 @@ class Equations:
         self.state_widths = [self.widths[name] for name in self.state_names]
         self._zones = sum(self.state_widths) if zoned else 0
         self.projects_as_all = projects_as_all and not zoned
+        self.zero_is_safe = shared and projects_as_all
         self.written = written and not any(cell.zoneout_rates())
         self.functions = {}  # a cache of traced functions, rules and plans
 
@@ -64,8 +71,9 @@ def equations_of(cell, zoned=False):
     """Returns the `Equations` of a built cell.
 
     If a class lists what its equations read (`reads`), its cells share one `Equations` where these
-    values are equal. Any other cell may read anything of itself. It has `Equations` for itself
-    alone, which are deleted together with the cell.
+    values are equal. (If a value is an object that may be deleted, a lambda for example, nothing is
+    shared.) Any other cell may read anything of itself. It has `Equations` for itself alone. They
+    are deleted together with the cell, or when one of its attributes gets another value.
     """
     order = type(cell).__mro__
     owners = {owner(cell, name) for name in _METHODS} - {GatedCell}
@@ -77,14 +85,58 @@ def equations_of(cell, zoned=False):
         reads = [name for part in order for name in vars(part).get("reads", ())]
         names = dict.fromkeys(["units", *reads])
         constants = tuple((name, getattr(cell, name)) for name in names)
-        return _shared(stated_by, constants, tuple(cell.zoneout_rates()), standard, written, zoned)
-    own = _OWN.setdefault(cell, {})
+        if all(_stays(value) for _, value in constants):
+            rates = tuple(cell.zoneout_rates())
+            return _shared(stated_by, constants, rates, standard, written, zoned)
+    before, own = _OWN.get(cell, (None, {}))
+    attributes = _attributes(cell, before)
+    if not _equal(attributes, before):
+        own = {}
+        _OWN[cell] = attributes, own
     if zoned not in own:
         own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned, shared=False)
     return own[zoned]
 
 
-_OWN = weakref.WeakKeyDictionary()
+_OWN = weakref.WeakKeyDictionary()  # cell: its attributes, and its `Equations` with these
+_OF_KERAS = frozenset(vars(keras.layers.Layer()))  # attributes that Keras changes
+
+
+def _attributes(cell, names=None):
+    """Returns the values of a cell's attributes by name, those of lists as tuples.
+
+    What a step notes in an attribute is not among them: it is no attribute when the layer is built.
+    """
+    names = vars(cell).keys() - _OF_KERAS if names is None else names
+    values = {name: vars(cell).get(name) for name in names}
+    return {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
+
+
+def _equal(one, other):
+    """Whether values are the same objects, or equal numbers, strings, tuples or dicts of these."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return isinstance(one, (bool, int, float, complex, str)) and one == other
+
+
+def _stays(value):
+    """Whether a value may be kept for as long as the process runs.
+
+    That is a number, a string, a function of a module, or a frozen data class of such values.
+    """
+    if inspect.isfunction(value):
+        return "<" not in value.__qualname__  # of a lambda, or of a function within another
+    if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
+        return all(_stays(getattr(value, field.name)) for field in dataclasses.fields(value))
+    if isinstance(value, tuple):
+        return all(map(_stays, value))
+    return value is None or isinstance(value, (bool, int, float, complex, str))
 
 
 @functools.cache

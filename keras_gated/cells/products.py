@@ -29,6 +29,12 @@ def product(vectors, matrix, recurrent=True):
     """
     keep = _KEEP.get()
     if recurrent and keep is not None:
+        if vectors.shape[-1] != keep.shape[-1]:
+            raise ValueError(
+                "product: recurrent dropout drops units of the hidden state, and these vectors "
+                f"have another width. Received: vectors of shape {tuple(vectors.shape)}; the "
+                f"hidden state has {keep.shape[-1]} units. Pass `recurrent=False` for this product."
+            )
         vectors = vectors * ops.cast(keep, vectors.dtype)
     return _MULTIPLY.get()(vectors, matrix)
 

@@ -134,15 +134,14 @@ class RNN(Configurable, keras.layers.RNN):
         self.supports_jit = self.fused is False or keras.backend.backend() == "jax"
 
     def build(self, sequences_shape, initial_state_shape=None):
+        self._check_number(sequences_shape, (list, tuple))
         check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
         super().build(sequences_shape, initial_state_shape)
         if not own_call(self.cell):
-            equations = equations_of(self.cell)
-            if check_step not in equations.functions:  # once for all cells that share them
-                check_step(self.cell, equations)
-                equations.functions[check_step] = True
+            check_step(self.cell, equations_of(self.cell))
 
     def call(self, sequences, initial_state=None, mask=None, training: bool = False):
+        self._check_number(sequences)
         if hasattr(sequences, "row_lengths"):  # ragged: made dense as Keras does, with a mask
             mask = _mask_of_ragged(sequences) if mask is None else mask
             sequences = ops.convert_to_tensor(sequences, ragged=False)
@@ -232,6 +231,7 @@ class RNN(Configurable, keras.layers.RNN):
 
     def compute_output_spec(self, sequences, initial_state=None, mask=None, training=False):
         # Keras infers shapes without `call`: without a check, a functional model would fail late.
+        self._check_number(sequences)
         self._check_call(sequences, initial_state, mask)
         spec = super().compute_output_spec(
             sequences, initial_state=initial_state, mask=mask, training=training
@@ -257,9 +257,19 @@ class RNN(Configurable, keras.layers.RNN):
             from keras_gated.paths.sizes import with_sizes_checked
 
             sequences, mask, states = with_sizes_checked(
-                type(self).__name__, sequences, mask, states, self.cell.kernel.shape[0]
+                type(self).__name__, sequences, mask, states, self.cell.input_size
             )
         return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
+
+    def _check_number(self, inputs, kinds=object):
+        """Raises if a layer is called with a list of inputs or built with a list of shapes."""
+        if isinstance(inputs, (list, tuple)) and any(isinstance(one, kinds) for one in inputs):
+            owner = type(self).__name__
+            raise ValueError(
+                f"{owner}: the input is one tensor of sequences, and states before the first step "
+                f"are an argument: {owner}(...)(sequences, initial_state=[...]). Received: a list "
+                f"of {len(inputs)} inputs, as in Keras 2."
+            )
 
     def _check_call(self, sequences, initial_state, mask):
         owner, shape = type(self).__name__, tuple(sequences.shape)

@@ -105,11 +105,11 @@ class Derived:
         self.places = list(range(len(equations.state_names)))
 
     def step(self, x, states, recur, keep):
-        products = []
+        products, known = [], _known_products()
 
         def noted(vectors, matrix):
             made = tf.matmul(vectors, matrix)
-            if number_of(matrix, recur) is not None:
+            if known(vectors, matrix, recur) is not None:
                 products.append(made)
             return made
 
@@ -136,11 +136,11 @@ class Derived:
         return d_before, by_step, [tf.convert_to_tensor(d_recur[n]) for n in plan.direct]
 
     def _derived(self, x, kept, before, recur, prepared, keep, d_after):
-        saved, met = iter(kept[len(before) :]), []
+        saved, met, known = iter(kept[len(before) :]), [], _known_products()
         own = [tf.identity(w) for w in recur]  # copies in the graph of this step
 
         def recalled(vectors, matrix):
-            number = number_of(matrix, own)
+            number = known(vectors, matrix, own)
             if number is None:
                 return tf.matmul(vectors, matrix)
             value = next(saved)
@@ -179,32 +179,37 @@ class Derived:
         functions = self.equations.functions
         key = (Plan, self._drops, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
         if key not in functions:
-            with tf.Graph().as_default():
-                like = [tf.zeros(w.shape, w.dtype) for w in recur]
-                x = tf.zeros([8, x.shape[-1]], x.dtype)
-                states = [tf.zeros([8, width], x.dtype) for width in self.equations.state_widths]
-                keep = [tf.zeros_like(states[0])] if self._drops else []
-                after, kept = self.step(x, states, like, keep)
-                d_x, _, d_recur, met, d_products = self._derived(
-                    x, kept, states, like, self.prepared(like), keep, after
-                )
-                by_step, products = [d_x], []
-                for (number, vectors, _), d in zip(met, d_products, strict=True):
-                    place = next((n for n, other in enumerate(by_step) if other is d), None)
-                    if place is None:  # else: a product added to the input shares its derivative
-                        place, by_step = len(by_step), [*by_step, d]
-                    state = number_of(vectors, states)
-                    if state is None:
-                        state, by_step = ("vectors", len(by_step)), [*by_step, vectors]
-                    products.append((number, place, state))
-                functions[key] = Plan(
-                    [k.shape[-1] for k in kept],
-                    [d.shape[-1] for d in by_step],
-                    products,
-                    [n for n, d in enumerate(d_recur) if d is not None],
-                    sorted({s for *_, s in products if isinstance(s, int)}),
-                )
+            found, widths = [], [x.shape[-1], *self.equations.state_widths]
+            rows = [tf.TensorSpec([8, width], x.dtype) for width in widths]
+            weights = [tf.TensorSpec(w.shape, x.dtype) for w in recur]
+            trace = tf.function(lambda *given: found.append(self._planned(*given)), autograph=False)
+            with tf.init_scope():
+                trace.get_concrete_function(rows[0], rows[1:], weights)
+            [functions[key]] = found
         return functions[key]
+
+    def _planned(self, x, states, recur):
+        keep = [tf.zeros_like(states[0])] if self._drops else []
+        after, kept = self.step(x, states, recur, keep)
+        d_x, _, d_recur, met, d_products = self._derived(
+            x, kept, states, recur, self.prepared(recur), keep, after
+        )
+        by_step, products = [d_x], []
+        for (number, vectors, _), d in zip(met, d_products, strict=True):
+            place = next((n for n, other in enumerate(by_step) if other is d), None)
+            if place is None:  # else: a product added to the input shares its derivative
+                place, by_step = len(by_step), [*by_step, d]
+            state = number_of(vectors, states)
+            if state is None:
+                state, by_step = ("vectors", len(by_step)), [*by_step, vectors]
+            products.append((number, place, state))
+        return Plan(
+            [k.shape[-1] for k in kept],
+            [d.shape[-1] for d in by_step],
+            products,
+            [n for n, d in enumerate(d_recur) if d is not None],
+            sorted({s for *_, s in products if isinstance(s, int)}),
+        )
 
 
 def rule_of(equations, drops):
@@ -227,6 +232,21 @@ def without_derivative(equations, fields):
 def number_of(tensor, tensors):
     """Returns the index of a tensor (the same object) in a list, or None."""
     return next((n for n, other in enumerate(tensors) if other is tensor), None)
+
+
+def _known_products():
+    """Returns a function that returns the index of a product's matrix in a list of weights.
+
+    It returns None, and TensorFlow derives the product, if the matrix is not in the list, if the
+    vectors are not one for each row, or if the product is not made at every step: in a branch.
+    """
+    graph = tf.compat.v1.get_default_graph()
+
+    def known(vectors, matrix, weights):
+        at_every_step = tf.compat.v1.get_default_graph() is graph
+        return number_of(matrix, weights) if at_every_step and vectors.shape.rank == 2 else None
+
+    return known
 
 
 def _or_zeros(derivative, like):

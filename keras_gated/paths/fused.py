@@ -5,10 +5,11 @@ import functools
 import tensorflow as tf
 
 from keras_gated import keras_private
+from keras_gated.cells.contract import check_step
 from keras_gated.cells.equations import equations_of
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
-from keras_gated.paths.path import Results, is_exporting, last_output, own_call
+from keras_gated.paths.path import Results, filled, is_exporting, last_output, own_call
 
 
 def why_not(call):
@@ -24,9 +25,10 @@ def why_not(call):
             return "XLA compiles a loop around the layer"
     if call.layer.unroll:
         return "`unroll=True` asks for the cell's own loop"
-    method = own_call(call.cell)
-    name = type(call.cell).__name__
-    return method and f"{name} has a `{method}` of its own, which only that loop calls"
+    if method := own_call(call.cell):
+        name = type(call.cell).__name__
+        return f"{name} has a `{method}` of its own, which only that loop calls"
+    return check_step(call.cell, equations_of(call.cell))
 
 
 def inside_xla():
@@ -145,6 +147,8 @@ def _run(
         return last(finals), steps, finals
     layout = packing.PLAIN if run_group is plain.run_group else packing.COMPILED
     order, by_row = (go_backwards, outputs_reversed), [*states, *keep]
+    if not equations.zero_is_safe:  # a further feature: 0 in the slots without a step
+        x = tf.concat([x, tf.ones_like(x[..., :1])], -1)
     if mask is None:
         batch = packing.pack(x, by_row, *order, layout)
     else:
@@ -153,6 +157,8 @@ def _run(
     for group in batch.groups:
         own, kept = group.states[: len(states)], group.states[len(states) :]
         group = group._replace(states=own, keep=kept)
+        if not equations.zero_is_safe:
+            group = group._replace(x=filled(group.x[:, :-1], group.x[:, -1] > 0))
         results.append(run_group(equations, group, fields, weights.project, weights.recur))
     steps, finals = zip(*results, strict=True)
     steps = [batch.unpack_outputs(parts) for parts in zip(*steps, strict=True)]

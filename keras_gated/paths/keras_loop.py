@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
+from keras_gated.cells.equations import equations_of
 from keras_gated.cells.gates import apart
 from keras_gated.keras_private import inner_loop
-from keras_gated.paths.path import Results, last_output, own_call
+from keras_gated.paths.path import Results, filled, last_output, own_call
 
 
 def run(call, unroll=None):
@@ -22,7 +23,10 @@ def run(call, unroll=None):
         sequences = ops.concatenate([sequences, zones], axis=-1)
     batch, time, features = (*ops.shape(sequences)[:2], sequences.shape[-1])
     if mask is not None:  # values of masked steps must not reach a gradient: 0 * inf is NaN
-        sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
+        if own_call(call.cell) or not equations_of(call.cell).zero_is_safe:
+            sequences = filled(sequences, mask)
+        else:
+            sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
     if sequences.shape[1]:
         outputs, new = _keras_loop(call, sequences, mask, unroll)
     else:

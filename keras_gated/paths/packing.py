@@ -225,6 +225,7 @@ def _chunks(lengths, size, multiple, single):
     rows = tf.reduce_sum(tf.cast(lengths > starts[:, None], tf.int32), 1)
     if multiple > 1:
         rows = -(-tf.maximum(rows, 1) // multiple) * multiple
+        rows = tf.minimum(rows, tf.size(lengths))  # of a batch without rows: none
     steps = tf.minimum(longest - starts, size)
     return Chunks(size, steps, rows, _offsets(rows, size), lengths, single, False)
 

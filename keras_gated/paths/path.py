@@ -97,6 +97,23 @@ def last_output(x, mask, go_backwards, zero_masked_outputs, hidden):
     return ops.where(some, hidden, ops.zeros_like(hidden))
 
 
+def filled(x, counts):
+    """Replaces the steps that do not count by a step that counts, or by ones if no step does.
+
+    So `project` and `step` compute only with inputs that the caller gives. At zeros, the equations
+    of a user's own may have no derivative, and 0 * inf is NaN.
+
+    Args:
+        x: Steps, `(..., features)`.
+        counts: bool, `(...)`.
+    """
+    steps = ops.reshape(x, (-1, x.shape[-1]))
+    steps = ops.concatenate([steps, ops.ones((1, x.shape[-1]), x.dtype)], axis=0)
+    counted = ops.concatenate([ops.reshape(counts, (-1,)), ops.ones((1,), "bool")], axis=0)
+    first = ops.argmax(ops.cast(counted, "int32"), axis=0)
+    return ops.where(counts[..., None], x, ops.stop_gradient(ops.take(steps, first, axis=0)))
+
+
 def own_call(cell):
     """Returns the name of the method that a cell runs in place of `step`, or None."""
     names = ("call", "whole_step")

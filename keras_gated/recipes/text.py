@@ -5,12 +5,13 @@ Ids are int64. 0 is padding, which the models mask. 1 is a token that is not in 
 
 import collections
 import functools
+import itertools
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN  # noqa: F401 (also read as `text.FIRST`)
+from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")
@@ -23,8 +24,11 @@ def clean(texts):
     Returns:
         string, `(batch,)`, with a space between any two tokens.
     """
-    texts = tf.strings.lower(texts)
-    texts = tf.strings.regex_replace(texts, r"</?[a-z][^<>]*>", " ")
+    return _separated(tf.strings.lower(texts))
+
+
+def _separated(texts):
+    texts = tf.strings.regex_replace(texts, r"</?[A-Za-z][^<>]*>", " ")
     return tf.strings.regex_replace(texts, r"([^\s\pL\pM\pN'])", r" \1 ")
 
 
@@ -63,17 +67,46 @@ def without(rows, texts):
     return kept.apply(tf.data.experimental.assert_cardinality(number))
 
 
-def word_vectorizer(texts, size):
+def word_vectorizer(texts, size, without=()):
     """Returns a `TextVectorization` from texts to ragged word ids.
 
     Args:
-        texts: A `tf.data.Dataset` of batches of strings, to take the vocabulary from.
+        texts: A `tf.data.Dataset` of batches of strings, to take the vocabulary from: the most
+            frequent words.
         size: Number of ids, padding and unknown included.
+        without: Words that are not in the vocabulary, as `clean` writes them.
     """
-    vectorizer = keras.layers.TextVectorization(size, standardize=clean, ragged=True)
-    vectorizer.adapt(texts)
+    options = {"standardize": clean, "ragged": True}
+    every = keras.layers.TextVectorization(**options)
+    every.adapt(texts)
+    words = [w for w in every.get_vocabulary(include_special_tokens=False) if w not in without]
+    vectorizer = keras.layers.TextVectorization(**options, vocabulary=words[: size - FIRST])
     vectorizer.build((None,))  # an export tracks built layers only
     return vectorizer
+
+
+def capitalized(texts):
+    """Finds the words that are written with a capital more often than not: most are names.
+
+    A word counts where it follows another word, since the first word of a sentence has a capital
+    whichever it is. A capital is followed by a small letter: "NOT" and "I" are not names.
+
+    Args:
+        texts: A finite `tf.data.Dataset` of batches of strings, `(batch,)`, UTF-8.
+
+    Returns:
+        A set of words, as `clean` writes them.
+    """
+    surplus = collections.Counter()
+    for batch in texts:
+        for row in tf.strings.split(_separated(batch)).to_list():
+            words = [word.decode("utf-8", "replace") for word in row]
+            for before, word in itertools.pairwise(words):
+                if any(map(str.isalpha, before)):
+                    capital = word[0].isupper() and word[1:2].islower()
+                    small = word[0].islower()
+                    surplus[word.encode().lower().decode()] += capital - small  # ASCII, as `clean`
+    return {word for word, number in surplus.items() if number > 0}
 
 
 def character_lookup(text):
