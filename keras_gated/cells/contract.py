@@ -172,13 +172,14 @@ def _tried(cell, equations):
     with tf.init_scope():
         tf.function(traced, autograph=False).get_concrete_function(x, states)
         fields, read, reason, specs = found[-1]  # a step that builds something is traced twice
-        own = {id(w.value.handle): w.name for w in cell.own_weights().values() if w.trainable}
-        lost = [own[id(handle)] for handle in read if id(handle) in own]
+        own = [w for w in cell.own_weights().values() if w.trainable]
+        lost = [w.name for w in own if _is_among(w, read)]
         if not reason and _joins_rows(step, *specs):
             reason = f"the `step` of {type(cell).__name__} computes with several rows together"
     return Tried(fields, lost, reason)
 
 
+LARGEST = 1 << 26  # numbers in the weights with which a step is tried: a file may claim any size
 _PURE = ("Assert", "CheckNumerics", "DebugNumeric", "DebugIdentity")  # but TensorFlow denies it
 
 
@@ -192,7 +193,7 @@ def _why_not_in_loops(cell, graph, operations, read):
     """
     name = type(cell).__name__
     if read:
-        known = (w.name for w in cell.weights if getattr(w.value, "handle", None) is read[0])
+        known = (w.name for w in cell.weights if _is_among(w, read[:1]))
         which = next(map(repr, known), "a tensor or a variable")
         return f"the `step` of {name} reads {which} that is none of its arguments"
     for op in operations:
@@ -208,6 +209,13 @@ def _why_not_in_loops(cell, graph, operations, read):
     return None
 
 
+def _is_among(weight, handles):
+    try:
+        return any(weight.value.handle is handle for handle in handles)
+    except ValueError:  # a weight with copies on several devices has no handle of its own
+        return False
+
+
 def _joins_rows(step, x, states, weights):
     """Whether what a step computes of a row changes with the other row of the batch.
 
@@ -217,14 +225,12 @@ def _joins_rows(step, x, states, weights):
     """
     import tensorflow as tf
 
+    if sum(weight.shape.num_elements() for weight in weights) > LARGEST:
+        return False
     draw = np.random.default_rng(0)
-
-    def made(spec, rows=1):
-        values = draw.normal(size=(rows * spec.shape[0], *spec.shape[1:]))
-        return tf.constant(values, spec.dtype)
-
-    weights = [made(weight) for weight in weights]
-    by_row = [made(spec, rows=2) for spec in (x, *states)]
+    weights = [tf.fill(weight.shape, tf.cast(0.1, weight.dtype)) for weight in weights]
+    sizes = [(2 * spec.shape[0], *spec.shape[1:]) for spec in (x, *states)]
+    by_row = [tf.constant(draw.normal(size=size), x.dtype) for size in sizes]
     others = [tf.concat([value[:1], -value[1:]], 0) for value in by_row]
     one, other = (step(a[0], a[1:], weights) for a in (by_row, others))  # a function costs more
     return not all(

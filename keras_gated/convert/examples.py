@@ -88,7 +88,7 @@ def typical_inputs(model, representative, owner, rows=None):
         rows: The size of each batch, or None: any.
 
     Raises:
-        ValueError: If an input does not fit the model, or there is no input.
+        ValueError: If an input does not fit the model or holds NaN, or there is no input.
     """
     if not hasattr(representative, "__iter__"):
         raise ValueError(
@@ -104,6 +104,11 @@ def typical_inputs(model, representative, owner, rows=None):
                 f"{', of `batch_size` rows' if rows else ''}: "
                 f"{[(t.name, _shape(t, rows)) for t in model.inputs]}. "
                 f"Received: {tree.map_structure(np.shape, given)}."
+            )
+        if not all(np.isfinite(value).all() for value in values):
+            raise ValueError(
+                f"{owner}: `representative` must hold finite numbers: scales are made of them. "
+                "Received: NaN or infinite numbers."
             )
         found.append(values)
     if not found:

@@ -35,7 +35,7 @@ def from_file(path, architecture, owner):
     """
     path = os.fspath(path)
     if not os.path.exists(path) and not os.path.exists(f"{path}.index"):
-        raise FileNotFoundError(f"{owner}: there is no file {path!r}. {KEPT}")
+        raise FileNotFoundError(f"{owner}: there is no file {path!r}.")
     told = f"{owner}: {path!r}"
     if os.path.exists(path) and not os.access(path, os.R_OK):
         raise PermissionError(f"{told} may not be read.")

@@ -39,6 +39,11 @@ def is_weight(key):
 
 def source_of(source, prefix, activation, owner):
     """Returns the `Source` of a module or of a state dict."""
+    if activation not in _RNN.values():
+        raise ValueError(
+            f"{owner}: `activation` must be 'tanh' or 'relu', those of torch.nn.RNN. Received: "
+            f"activation={activation!r}."
+        )
     if prefix is not None and not isinstance(prefix, str):
         raise ValueError(
             f'{owner}: `prefix` must be the text before the names, for example "lstm.", or None. '

@@ -10,6 +10,7 @@ import uuid
 import keras
 import tensorflow as tf
 
+from keras_gated.cells.arguments import boolean
 from keras_gated.paths.path import exporting
 from keras_gated.serve import warmup
 from keras_gated.serve.check import check_export
@@ -68,6 +69,8 @@ def export_model(
         ValueError: If an input lacks a batch axis, a stock server cannot run the graph, or an
             example request fails. Nothing is left behind, and other versions do not change.
     """
+    lengths = boolean("export_model", "lengths", lengths)
+    states = boolean("export_model", "states", states)
     if signatures is None:
         signatures = functional(model, lengths, states, gates)
     elif lengths or states or gates is not None:
