@@ -159,6 +159,22 @@ def test_equations_without_a_derivative_at_zero_train_with_and_without_a_mask(fu
         assert_allclose(masked, cut, rtol=1e-5)
 
 
+def root(a):
+    return ops.sign(a) * ops.sqrt(ops.abs(a))
+
+
+def test_an_activation_without_a_derivative_at_zero_trains():
+    x, found = np.random.default_rng(1).uniform(1, 2, (3, 5, 2)), []
+    for layer_class in (keras.layers.SimpleRNN, keras_gated.SimpleRNN):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((5, 2)), layer_class(3, activation=root)])
+        model.compile("sgd", "mse")
+        model.fit(x, np.ones((3, 3)), verbose=0)
+        found.append(model.get_weights())
+    for theirs, ours in zip(*found, strict=True):
+        assert_allclose(ours, theirs, atol=1e-5)
+
+
 @keras.saving.register_keras_serializable(package="test_any_step")
 class Normed(keras_gated.LSTMCell):
     def __init__(self, units, **kwargs):

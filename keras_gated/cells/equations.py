@@ -29,13 +29,12 @@ class Equations:
         projects_as_all: Whether `project` is the method of `GatedCell`.
         written: Whether `step_gradient` is the derivative of `step`.
         zoned: Whether the last columns of the inputs hold the zones of every step (see `Masks`).
+        zero_is_safe: Whether it is known that `project` and `step` have a derivative where the
+            inputs are zeros.
         shared: Whether other cells use these `Equations`, too.
-
-    `zero_is_safe` says that `project` and `step` have a derivative where the inputs are zeros. This
-    is not known of every cell.
     """
 
-    def __init__(self, cell, projects_as_all, written, zoned, shared):
+    def __init__(self, cell, projects_as_all, written, zoned, zero_is_safe, shared):
         self._cell, self.shared = cell, shared
         self.state_names, self.step_type = cell.state_names, cell.step_type
         self.inputs_and_state_are_summed = cell.inputs_and_state_are_summed
@@ -44,7 +43,7 @@ class Equations:
         self.state_widths = [self.widths[name] for name in self.state_names]
         self._zones = sum(self.state_widths) if zoned else 0
         self.projects_as_all = projects_as_all and not zoned
-        self.zero_is_safe = shared and projects_as_all
+        self.zero_is_safe = zero_is_safe
         self.written = written and not any(cell.zoneout_rates())
         self.functions = {}  # a cache of traced functions, rules and plans
 
@@ -80,21 +79,23 @@ def equations_of(cell, zoned=False):
     standard = owner(cell, "project") is GatedCell
     by = owner(cell, "step")
     written = owner(cell, "step_gradient") is by is not GatedCell and cell.step_gradient_holds()
+    safe = False
     if all("reads" in vars(one) for one in owners):
         stated_by = min((owner(cell, name) for name in _STATED), key=order.index)
         reads = [name for part in order for name in vars(part).get("reads", ())]
         names = dict.fromkeys(["units", *reads])
         constants = tuple((name, getattr(cell, name)) for name in names)
+        safe = all(map(_of_keras_or_ours, (*owners, *(value for _, value in constants))))
         if all(_stays(value) for _, value in constants):
-            rates = tuple(cell.zoneout_rates())
-            return _shared(stated_by, constants, rates, standard, written, zoned)
+            options = (standard, written, zoned, safe)
+            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), *options)
     before, own = _OWN.get(cell, (None, {}))
     attributes = _attributes(cell, before)
     if not _equal(attributes, before):
         own = {}
         _OWN[cell] = attributes, own
     if zoned not in own:
-        own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned, shared=False)
+        own[zoned] = Equations(weakref.proxy(cell), standard, written, zoned, safe, shared=False)
     return own[zoned]
 
 
@@ -123,6 +124,12 @@ def _equal(one, other):
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     return isinstance(one, (bool, int, float, complex, str)) and one == other
+
+
+def _of_keras_or_ours(value):
+    """Whether a value is no code of a user's: a number, or a function or class of a package."""
+    module = str(getattr(value, "__module__", None))
+    return not callable(value) or module.partition(".")[0] in ("keras", "keras_gated")
 
 
 def _stays(value):
