@@ -92,7 +92,7 @@ def test_the_state_of_another_training_is_refused_and_stays(tmp_path):
 
 SCRIPTS = {
     "sentiment.py": ("test_loss", "--dataset toy_reviews --units 4 --buckets 1009"),
-    "characters.py": ("loss_nats", "--dataset toy_plays --units 16 --batch-size 64"),
+    "characters.py": ("loss_nats", "--dataset toy_plays --units 16 --batch-size 64 --networks 1"),
 }
 
 # Sends a signal to the script that it runs, as the state named by AT is about to appear.

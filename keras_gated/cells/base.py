@@ -313,6 +313,9 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     def step(self, x, states, weights):
         """Computes the equations of one step; each family states its own.
 
+        The fused path runs a step that computes each row for itself, from its arguments, numbers
+        and NumPy arrays. Any other step runs in the cell's loop.
+
         Args:
             x: `W x_t + b`, `(batch, gates * units)`, or whatever `project` returns.
             states: The states before the step, each `(batch, width)`.

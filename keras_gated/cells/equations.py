@@ -100,7 +100,7 @@ def equations_of(cell, zoned=False):
 
 
 _OWN = weakref.WeakKeyDictionary()  # cell: its attributes, and its `Equations` with these
-_OF_KERAS = frozenset(vars(keras.layers.Layer()))  # attributes that Keras changes
+_OF_KERAS = frozenset(vars(keras.layers.Layer(name="any")))  # attributes that Keras changes
 
 
 def _attributes(cell, names=None):
