@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+import subprocess
+import sys
 import weakref
 
 import keras
@@ -35,6 +37,10 @@ def in_python(a):
 
 ACTIVATIONS = {
     "joins_rows": (lambda a: ops.tanh(a - ops.mean(a, axis=0, keepdims=True)), "several rows"),
+    "scales_rows": (
+        lambda a: a * ops.rsqrt(ops.mean(a * a, axis=0, keepdims=True) + 0.1),
+        "several rows",
+    ),
     "reads_a_variable": (lambda a: ops.tanh(a * OUTSIDE), "reads a tensor or a variable"),
     "reads_a_tensor": (lambda a: ops.tanh(a * CONSTANT), "reads a tensor or a variable"),
     "prints": (printed, "operation PrintV2"),
@@ -210,6 +216,7 @@ class Leaky(GatedCell):
     def __init__(self, units, leaks=(0.9,), **kwargs):
         super().__init__(units, **kwargs)
         self.leaks = leaks
+        self.last = None
 
     def step(self, x, states, weights):
         n = ops.tanh(x + product(states[0], weights[0]))
@@ -232,6 +239,41 @@ def test_a_changed_attribute_of_a_cell_counts_from_the_next_call():
     functions = layer.cell.last
     layer(x)
     assert layer.cell.last is functions  # traced only once
+
+
+def test_a_cell_whose_attributes_refer_to_it_is_dropped():
+    def dropped():
+        cell = Leaky(1)
+        cell.help, cell.mix = cell.compute_mask, lambda: cell
+        keras_gated.RNN(cell)(X)
+        return weakref.ref(cell)
+
+    cell = dropped()
+    gc.collect()
+    assert cell() is None
+
+
+def test_the_import_leaves_the_settings_of_keras():
+    program = """
+import keras, keras_gated
+keras.config.set_floatx("float64")
+assert keras.layers.Dense(1).dtype == "float64" == keras_gated.LSTM(1).dtype
+assert keras.layers.Layer().name == "layer"
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class Centred(Normed):
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.norm = keras.layers.Lambda(lambda x: x - ops.mean(x, axis=0, keepdims=True))
+
+
+def test_rows_may_be_mixed_in_the_inputs_of_a_step():
+    layer = keras_gated.RNN(Centred(3))
+    assert_allclose(layer(X), keras.layers.RNN(layer.cell)(X), atol=1e-6)
+    with pytest.raises(ValueError, match=r"`fused=True` cannot be kept.*several rows"):
+        keras_gated.RNN(Centred(3), fused=True)(X)
 
 
 def test_what_is_traced_for_an_activation_is_dropped_with_it():
@@ -362,5 +404,5 @@ def test_states_in_a_list_with_the_inputs_are_told_where_to_go(family, built):
     layer, states = family.make(3), [np.zeros((20, 3), "float32")]
     if built:
         layer(X)
-    with pytest.raises(ValueError, match=r"initial_state=\[...\].*Received: a list of 2 inputs"):
+    with pytest.raises(ValueError, match=r"initial_state=\[...\].*Received: a list of 2 input"):
         layer([X, *states])

@@ -99,7 +99,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
     inputs_and_state_are_summed = True
     seed_before_weights = False  # True if Keras draws the dropout seed before the initializers'
 
-    kernel = recurrent_kernel = bias = None
+    kernel = recurrent_kernel = bias = _features = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -211,8 +211,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
 
     def build(self, input_shape):
         check_axes(self.owner, ("batch", "features"), input_shape)
-        self.input_size = contract.number_of_features(self.owner, input_shape)
-        shapes = self.weight_shapes(self.input_size)
+        self._features = contract.number_of_features(self.owner, input_shape)
+        shapes = self.weight_shapes(self._features)
         for name, shape in shapes.items():
             short = name.removesuffix("_kernel")
             weight = self.add_weight(
@@ -240,6 +240,10 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         initializer of the kernel otherwise.
         """
         return getattr(self, f"{weight}_initializer", self.kernel_initializer)
+
+    def input_width(self) -> int:
+        """Returns the number of features for which the cell was built."""
+        return self._features or self.kernel.shape[0]
 
     def own_weights(self):
         """Returns the variables of the cell, not of layers in it, by their keys in files."""
@@ -398,9 +402,9 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
                 "Turn texts into ids (`keras.layers.TextVectorization`) and ids into vectors "
                 "(`keras.layers.Embedding`) first."
             )
-        if self.built and shape[-1] not in (None, self.input_size):
+        if self.built and shape[-1] not in (None, self.input_width()):
             raise ValueError(
-                f"{owner} was built for {self.input_size} features (the last axis of its "
+                f"{owner} was built for {self.input_width()} features (the last axis of its "
                 f"input). Received: inputs.shape={shape}. Use a new layer for other features."
             )
         if states is None:

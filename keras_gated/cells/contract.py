@@ -55,8 +55,6 @@ def by_name(cell, step):
         ValueError: If the result does not have exactly the fields of the `step_type`, by name.
     """
     kind = cell.step_type
-    if isinstance(step, kind):
-        return step
     given = step._asdict() if hasattr(step, "_asdict") else step
     if not isinstance(given, dict) or set(given) != set(kind._fields):
         received = sorted(given) if isinstance(given, dict) else type(step).__name__
@@ -70,7 +68,7 @@ def by_name(cell, step):
             raise ValueError(
                 f"{_class_of(cell)}: `step` must return {name!r} as a tensor. Received: {value!r}."
             )
-    return kind(**given)
+    return step if isinstance(step, kind) else kind(**given)
 
 
 def check_step(cell, equations):
@@ -94,10 +92,12 @@ def check_step(cell, equations):
 
 
 def _checked(cell, equations):
-    name = type(cell).__name__
+    name, before = type(cell).__name__, dict(vars(cell))
     try:
         tried = _tried(cell, equations)
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if error.args:  # of an operation
+            raise
         raise ValueError(f"{cell.owner}: {name} has no equations. Write its `step`.") from None
     except AttributeError as error:
         if not equations.shared:  # a mistake of another kind
@@ -121,11 +121,13 @@ def _checked(cell, equations):
                 f"{expected[1]}). Received: shape {shape} for a batch of 1. `state_widths` states "
                 "the widths of states other than `units`."
             )
-        if dtype != cell.state_dtype:
+        if keras.backend.backend() == "tensorflow" and dtype != cell.state_dtype:
             raise ValueError(
                 f"{cell.owner}: the `step` of {name} must return {field!r} as {cell.state_dtype}, "
                 f"the dtype of its arguments. Received: dtype={dtype}. `keras.ops.cast` changes it."
             )
+    now = vars(cell)
+    equations.notes = frozenset(n for n in now if n not in before or now[n] is not before[n])
     return tried.reason
 
 
@@ -149,7 +151,7 @@ def _tried(cell, equations):
         return equations.project(x, cell.input_weights()), states, weights
 
     if keras.backend.backend() != "tensorflow":  # no gradient can be lost, no loop is compiled
-        x = ops.zeros((1, cell.input_size), cell.state_dtype)
+        x = ops.zeros((1, cell.input_width()), cell.state_dtype)
         return Tried(of_fields(step(*arguments(x, cell.get_initial_state(1)))))
     import tensorflow as tf
 
@@ -160,83 +162,111 @@ def _tried(cell, equations):
         given = arguments(x, states)
         before = len(graph.get_operations())
         fields = of_fields(step(*given))
-        operations = graph.get_operations()[before:]
-        inputs = {id(tensor) for operation in operations for tensor in operation.inputs}
-        read = [outer for outer, inner in graph.captures if id(inner) in inputs]
-        specs = tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), given)
-        found.append((fields, read, _why_not_in_loops(cell, graph, operations, read), specs))
+        parts = graph.get_operations()[:before], graph.get_operations()[before:]
+        made = {id(t) for op in parts[1] for t in op.outputs} | {*map(id, tf.nest.flatten(given))}
+        captured = {id(inner): outer for outer, inner in graph.captures}
+        made -= captured.keys()  # what stands for a tensor from outside
+        read = {id(t): t for op in parts[1] for t in op.inputs if id(t) not in made}
+        read = [captured.get(number, tensor) for number, tensor in read.items()]
+        weights = tf.nest.map_structure(
+            lambda w: tf.TensorSpec(w.shape, w.dtype), [list(cell.input_weights()), given[2]]
+        )
+        found.append((fields, read, _why_not_in_loops(cell, graph, *parts, read), weights))
 
     # Traced, not run: if a function builds the layer, its weights have no values yet.
-    widths = (cell.input_size, *cell.state_widths())
-    x, *states = (tf.TensorSpec((1, width), cell.state_dtype) for width in widths)
+    widths = (cell.input_width(), *cell.state_widths())
+    rows = [tf.TensorSpec((1, width), cell.state_dtype) for width in widths]
     with tf.init_scope():
-        tf.function(traced, autograph=False).get_concrete_function(x, states)
-        fields, read, reason, specs = found[-1]  # a step that builds something is traced twice
+        tf.function(traced, autograph=False).get_concrete_function(rows[0], rows[1:])
+        fields, read, reason, weights = found[-1]  # a step that builds something is traced twice
         own = [w for w in cell.own_weights().values() if w.trainable]
         lost = [w.name for w in own if _is_among(w, read)]
-        if not reason and _joins_rows(step, *specs):
-            reason = f"the `step` of {type(cell).__name__} computes with several rows together"
+        if not reason and not lost:
+            reason = _mixes_rows(cell, equations, step, widths, weights)
     return Tried(fields, lost, reason)
 
 
 LARGEST = 1 << 26  # numbers in the weights with which a step is tried: a file may claim any size
 _PURE = ("Assert", "CheckNumerics", "DebugNumeric", "DebugIdentity")  # but TensorFlow denies it
+_LOOPS = ("While", "StatelessWhile")
 
 
-def _why_not_in_loops(cell, graph, operations, read):
-    """Returns why the loops cannot run a step, or None.
+def _why_not_in_loops(cell, graph, project, step, read):
+    """Returns why the loops cannot run a cell's equations, or None.
 
     Args:
-        graph: The graph that holds the step.
-        operations: The operations of the step.
-        read: The tensors from outside of the graph that they read.
+        graph: The graph that holds them.
+        project, step: The operations of `project` and of `step`.
+        read: The tensors that the step reads, besides its arguments.
     """
     name = type(cell).__name__
     if read:
         known = (w.name for w in cell.weights if _is_among(w, read[:1]))
         which = next(map(repr, known), "a tensor or a variable")
-        return f"the `step` of {name} reads {which} that is none of its arguments"
-    for op in operations:
-        if op.op_def.is_stateful and not op.type.startswith(_PURE):
-            return (
-                f"the `step` of {name} has the operation {op.type}, which may do something else "
-                "when it is repeated"
-            )
-    written = graph.as_graph_def()
-    nodes = [*written.node, *(node for f in written.library.function for node in f.node_def)]
-    if any(node.op in ("While", "StatelessWhile") for node in nodes):
+        return f"the `step` of {name} reads {which}, which is none of its arguments"
+    functions = {f.signature.name: f for f in graph.as_graph_def().library.function}
+    if any(op in _LOOPS for op in _inside([op.node_def for op in step], functions)):
         return f"the `step` of {name} has a loop of its own"
+    for method, operations in (("project", project), ("step", step)):
+        for op in operations:
+            pure = not op.op_def.is_stateful and op.type != "PyFuncStateless"
+            if not pure and not op.type.startswith((*_PURE, "ReadVariableOp")):
+                return (
+                    f"the `{method}` of {name} has the operation {op.type}, which may do something "
+                    "else when it is repeated"
+                )
     return None
 
 
-def _is_among(weight, handles):
+def _inside(nodes, functions):
+    """Yields the kinds of operations, and of those in the functions that they call."""
+    for node in nodes:
+        yield node.op
+        for value in node.attr.values():
+            for called in (value.func, *value.list.func):
+                if called.name in functions:
+                    yield from _inside(functions[called.name].node_def, functions)
+
+
+def _is_among(weight, tensors):
+    """Whether one of the tensors is the handle of a weight."""
     try:
-        return any(weight.value.handle is handle for handle in handles)
-    except ValueError:  # a weight with copies on several devices has no handle of its own
+        return any(weight.value.handle is tensor for tensor in tensors)
+    except (AttributeError, ValueError):  # it has none: cast, or copied to several devices
         return False
 
 
-def _joins_rows(step, x, states, weights):
-    """Whether what a step computes of a row changes with the other row of the batch.
+def _mixes_rows(cell, equations, step, widths, weights):
+    """Returns why rows cannot run apart from the rows beside them, or None if they can.
 
     Args:
         step: The function of a step.
-        x, states, weights: The shapes and dtypes of its arguments, for one row.
+        widths: The widths of the inputs and of the states.
+        weights: The shapes and dtypes of the weights of `project`, and of those of `step`.
     """
     import tensorflow as tf
 
-    if sum(weight.shape.num_elements() for weight in weights) > LARGEST:
-        return False
-    draw = np.random.default_rng(0)
-    weights = [tf.fill(weight.shape, tf.cast(0.1, weight.dtype)) for weight in weights]
-    sizes = [(2 * spec.shape[0], *spec.shape[1:]) for spec in (x, *states)]
-    by_row = [tf.constant(draw.normal(size=size), x.dtype) for size in sizes]
-    others = [tf.concat([value[:1], -value[1:]], 0) for value in by_row]
-    one, other = (step(a[0], a[1:], weights) for a in (by_row, others))  # a function costs more
-    return not all(
-        np.allclose(one[name][:1], other[name][:1], rtol=1e-3, atol=1e-6, equal_nan=True)
-        for name in one
+    if sum(weight.shape.num_elements() for weight in tf.nest.flatten(weights)) > LARGEST:
+        return None
+    name, draw = type(cell).__name__, np.random.default_rng(0)
+    of_project, of_step = tf.nest.map_structure(
+        lambda weight: tf.fill(weight.shape, tf.cast(0.1, weight.dtype)), weights
     )
+    rows = [draw.normal(size=(4, width)) for width in widths]
+
+    def last(numbers):
+        x, *states = (tf.constant(of[numbers], cell.state_dtype) for of in rows)
+        x = equations.project(x, tuple(of_project))
+        return {field: value[-1] for field, value in step(x, states, of_step).items()}
+
+    try:
+        one, other = last([1, 0]), last([2, 3, 0])  # not traced: a function costs more
+    except Exception as error:
+        return f"{name} cannot be tried with random numbers ({type(error).__name__})"
+    close = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
+    if all(np.allclose(one[field], other[field], **close) for field in one):
+        return None
+    return f"{name} computes with several rows together"
 
 
 def _class_of(cell):

@@ -46,6 +46,9 @@ class Equations:
         self.zero_is_safe = zero_is_safe
         self.written = written and not any(cell.zoneout_rates())
         self.functions = {}  # a cache of traced functions, rules and plans
+        self.notes = (
+            frozenset()
+        )  # names of the cell's attributes that a step sets: see `check_step`
 
     def project(self, x, weights):
         x, zones = self._apart(x)
@@ -90,8 +93,9 @@ def equations_of(cell, zoned=False):
             options = (standard, written, zoned, safe)
             return _shared(stated_by, constants, tuple(cell.zoneout_rates()), *options)
     before, own = _OWN.get(cell, (None, {}))
-    attributes = _attributes(cell, before)
-    if not _equal(attributes, before):
+    written = {name for equations in own.values() for name in equations.notes}
+    attributes = _copied({n: v for n, v in vars(cell).items() if n not in _OF_KERAS | written})
+    if attributes != before:
         own = {}
         _OWN[cell] = attributes, own
     if zoned not in own:
@@ -100,36 +104,43 @@ def equations_of(cell, zoned=False):
 
 
 _OWN = weakref.WeakKeyDictionary()  # cell: its attributes, and its `Equations` with these
-_OF_KERAS = frozenset(vars(keras.layers.Layer(name="any")))  # attributes that Keras changes
+_OF_KERAS = frozenset(vars(keras.layers.Layer(dtype="float32", name="any")))  # Keras changes them
 
 
-def _attributes(cell, names=None):
-    """Returns the values of a cell's attributes by name, those of lists as tuples.
+def _copied(value):
+    """Returns a value to compare with later: objects are equal only to themselves.
 
-    What a step notes in an attribute is not among them: it is no attribute when the layer is built.
+    It refers weakly to objects. They may refer to the cell, which must not be kept.
     """
-    names = vars(cell).keys() - _OF_KERAS if names is None else names
-    values = {name: vars(cell).get(name) for name in names}
-    return {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(one) for one in value]
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
+        return type(value), value
+    try:
+        return _Same(weakref.ref(value))
+    except TypeError:
+        return id(value)
 
 
-def _equal(one, other):
-    """Whether values are the same objects, or equal numbers, strings, tuples or dicts of these."""
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return isinstance(one, (bool, int, float, complex, str)) and one == other
+class _Same:
+    """An object, equal only to itself: NumPy arrays and tensors compare their numbers."""
+
+    def __init__(self, reference):
+        self.reference = reference
+
+    def __eq__(self, other):
+        one = self.reference()
+        return isinstance(other, _Same) and one is not None and one is other.reference()
+
+    __hash__ = None
 
 
 def _of_keras_or_ours(value):
-    """Whether a value is no code of a user's: a number, or a function or class of a package."""
+    """Whether a value is a number, an activation of Keras, or code of this package."""
     module = str(getattr(value, "__module__", None))
-    return not callable(value) or module.partition(".")[0] in ("keras", "keras_gated")
+    return not callable(value) or module.startswith(("keras.src.activations.", "keras_gated."))
 
 
 def _stays(value):

@@ -88,7 +88,8 @@ def typical_inputs(model, representative, owner, rows=None):
         rows: The size of each batch, or None: any.
 
     Raises:
-        ValueError: If an input does not fit the model or holds NaN, or there is no input.
+        ValueError: If an input does not fit the model, or holds NaN or infinite numbers, or if
+            there is no input.
     """
     if not hasattr(representative, "__iter__"):
         raise ValueError(

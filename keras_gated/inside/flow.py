@@ -14,9 +14,11 @@ import tensorflow as tf
 
 from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
+from keras_gated.cells.equations import equations_of
 from keras_gated.inside.trace import by_layer, each
 from keras_gated.layers.base import RNN
 from keras_gated.paths.packing import where_rows
+from keras_gated.paths.path import filled
 from keras_gated.paths.recorder import recording
 
 
@@ -79,7 +81,8 @@ def gradient_flow(
     with tf.GradientTape() as tape, recording("states") as calls:
         for part in keras_private.parts_of(model):
             if isinstance(part, RNN) and part.built:
-                tape.watch(part.cell.kernel.value)  # so that a frozen layer counts, too
+                # So that a frozen layer counts, too.
+                tape.watch([weight.value for weight in part.cell.weights])
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
     found = by_layer(model, calls, "gradient_flow")
@@ -160,7 +163,8 @@ def _traced_per_layer(function):
 
     @functools.wraps(function)
     def call(layer, *tensors, **options):
-        own, key = traced.setdefault(layer, {}), tuple(options.items())
+        own = traced.setdefault(layer, {})
+        key = (equations_of(layer.cell), *options.items())
         if key not in own:
             reference = weakref.ref(layer)
 
@@ -194,7 +198,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
         step adds to the derivatives with respect to the weights, each `(time, *weight.shape)`.
     """
     cell, time = layer.cell, tf.shape(x)[0]
-    x = tf.where(mask[..., None], tf.cast(x, cell.state_dtype), 0)  # 0 * NaN would be NaN
+    x = filled(tf.cast(x, cell.state_dtype), mask)  # 0 * NaN would be NaN
     weights = [variable.value for variable in cell.weights] if contributions else []
 
     def named(step, names=cell.state_names):

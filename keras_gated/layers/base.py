@@ -257,7 +257,7 @@ class RNN(Configurable, keras.layers.RNN):
             from keras_gated.paths.sizes import with_sizes_checked
 
             sequences, mask, states = with_sizes_checked(
-                type(self).__name__, sequences, mask, states, self.cell.input_size
+                type(self).__name__, sequences, mask, states, self.cell.input_width()
             )
         return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
 
@@ -268,7 +268,7 @@ class RNN(Configurable, keras.layers.RNN):
             raise ValueError(
                 f"{owner}: the input is one tensor of sequences, and states before the first step "
                 f"are an argument: {owner}(...)(sequences, initial_state=[...]). Received: a list "
-                f"of {len(inputs)} inputs, as in Keras 2."
+                f"of {len(inputs)} input(s), as in Keras 2."
             )
 
     def _check_call(self, sequences, initial_state, mask):

@@ -77,10 +77,12 @@ def word_vectorizer(texts, size, without=()):
         without: Words that are not in the vocabulary, as `clean` writes them.
     """
     options = {"standardize": clean, "ragged": True}
-    every = keras.layers.TextVectorization(**options)
-    every.adapt(texts)
-    words = [w for w in every.get_vocabulary(include_special_tokens=False) if w not in without]
-    vectorizer = keras.layers.TextVectorization(**options, vocabulary=words[: size - FIRST])
+    vectorizer = keras.layers.TextVectorization(size + len(without), **options)
+    vectorizer.adapt(texts)
+    if without:
+        words = vectorizer.get_vocabulary(include_special_tokens=False)
+        words = [word for word in words if word not in without][: max(size - FIRST, 0)]
+        vectorizer = keras.layers.TextVectorization(**options, vocabulary=words)
     vectorizer.build((None,))  # an export tracks built layers only
     return vectorizer
 
