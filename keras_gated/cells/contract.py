@@ -249,9 +249,13 @@ def _mixes_rows(cell, equations, step, widths, weights):
     if sum(weight.shape.num_elements() for weight in tf.nest.flatten(weights)) > LARGEST:
         return None
     name, draw = type(cell).__name__, np.random.default_rng(0)
-    of_project, of_step = tf.nest.map_structure(
-        lambda weight: tf.fill(weight.shape, tf.cast(0.1, weight.dtype)), weights
-    )
+
+    def made(weight):  # equal numbers would hide from a step that normalizes what it mixes
+        numbers = tf.sin(tf.range(weight.shape.num_elements(), dtype="float32"))
+        scale = (2 / max(weight.shape[:1].num_elements(), 1)) ** 0.5
+        return tf.cast(tf.reshape(scale * numbers, weight.shape), weight.dtype)
+
+    of_project, of_step = tf.nest.map_structure(made, weights)
     rows = [draw.normal(size=(4, width)) for width in widths]
 
     def last(numbers):

@@ -139,8 +139,10 @@ class _Same:
 
 def _of_keras_or_ours(value):
     """Whether a value is a number, an activation of Keras, or code of this package."""
-    module = str(getattr(value, "__module__", None))
-    return not callable(value) or module.startswith(("keras.src.activations.", "keras_gated."))
+    name = getattr(value, "__name__", "")
+    of_keras = name and getattr(keras.activations, name, None) is value
+    ours = str(getattr(value, "__module__", None)).startswith("keras_gated.")
+    return not callable(value) or of_keras or ours
 
 
 def _stays(value):
