@@ -46,9 +46,8 @@ class Equations:
         self.zero_is_safe = zero_is_safe
         self.written = written and not any(cell.zoneout_rates())
         self.functions = {}  # a cache of traced functions, rules and plans
-        self.notes = (
-            frozenset()
-        )  # names of the cell's attributes that a step sets: see `check_step`
+        # Names of the cell's attributes that a step sets: `check_step` finds them.
+        self.notes = frozenset()
 
     def project(self, x, weights):
         x, zones = self._apart(x)
