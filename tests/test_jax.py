@@ -1,4 +1,4 @@
-"""Keras on JAX: a model with our layers is compiled, and trains on two processes as on one."""
+"""Keras on JAX: the loops of JAX are right, and a model trains on two processes as on one."""
 
 import importlib.util
 import os
@@ -55,3 +55,12 @@ def test_two_processes_train_as_one_with_the_same_global_batch_and_do_not_predic
     saved = keras.saving.load_model(tmp_path / "2-1.keras")  # with this process's own backend
     answers = saved.predict(one["ids"], verbose=0)
     assert_allclose(answers, one["predicted"], rtol=0, atol=1e-5)
+
+
+def test_the_loops_of_jax_give_what_keras_loop_gives_and_its_derivatives():
+    script = pathlib.Path(__file__).parent / "jax_derivatives.py"
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -380,6 +380,10 @@ def _paths():
         from keras_gated.paths import torch_kernels
 
         return {"fused": torch_kernels}
+    if backend == "jax":
+        from keras_gated.paths import jax_loops
+
+        return {"fused": jax_loops}
     return {}
 
 

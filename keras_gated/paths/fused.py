@@ -9,7 +9,7 @@ from keras_gated.cells.contract import check_step
 from keras_gated.cells.equations import equations_of
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
-from keras_gated.paths.path import Results, filled, is_exporting, last_output, own_call
+from keras_gated.paths.path import Results, filled, is_exporting, last_output, why_cells_loop
 
 
 def why_not(call):
@@ -23,12 +23,7 @@ def why_not(call):
             return "XLA compiles the function around the layer, and not all sizes are known there"
         if _inside_a_loop():
             return "XLA compiles a loop around the layer"
-    if call.layer.unroll:
-        return "`unroll=True` asks for the cell's own loop"
-    if method := own_call(call.cell):
-        name = type(call.cell).__name__
-        return f"{name} has a `{method}` of its own, which only that loop calls"
-    return check_step(call.cell, equations_of(call.cell))
+    return why_cells_loop(call) or check_step(call.cell, equations_of(call.cell))
 
 
 def inside_xla():

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import owner
-from keras_gated.paths.path import Results, last_output, own_call
+from keras_gated.paths.path import Results, last_output, why_cells_loop
 
 
 def why_unknown(call, library):
@@ -36,10 +36,7 @@ def why_unknown(call, library):
             "its equations have `activation='tanh'`, `recurrent_activation='sigmoid'`, "
             "`reset_after=True` and no projection"
         )
-    if call.layer.unroll:
-        return "`unroll=True` asks for the cell's own loop"
-    method = own_call(cell)
-    return method and f"{name} has a `{method}` of its own, which only that loop calls"
+    return why_cells_loop(call)
 
 
 def run(call, kernel):

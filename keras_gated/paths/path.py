@@ -114,6 +114,14 @@ def filled(x, counts):
     return ops.where(counts[..., None], x, ops.stop_gradient(ops.take(steps, first, axis=0)))
 
 
+def why_cells_loop(call):
+    """Returns why a call asks for the cell's own loop, as a clause, or None."""
+    if call.layer.unroll:
+        return "`unroll=True` asks for the cell's own loop"
+    method, name = own_call(call.cell), type(call.cell).__name__
+    return method and f"{name} has a `{method}` of its own, which only that loop calls"
+
+
 def own_call(cell):
     """Returns the name of the method that a cell runs in place of `step`, or None."""
     names = ("call", "whole_step")
