@@ -20,9 +20,9 @@ from keras_gated.cells.arguments import (
     section,
 )
 from keras_gated.cells.base import GatedCell
-from keras_gated.cells.contract import check_step
 from keras_gated.cells.dropout import Masks, dropped
 from keras_gated.cells.equations import equations_of
+from keras_gated.cells.trial import check_step
 from keras_gated.layers.config import FUSED, fused_default, is_compiled, path_chosen
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder

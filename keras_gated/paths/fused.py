@@ -5,8 +5,8 @@ import functools
 import tensorflow as tf
 
 from keras_gated import keras_private
-from keras_gated.cells.contract import check_step
 from keras_gated.cells.equations import equations_of
+from keras_gated.cells.trial import check_step
 from keras_gated.paths import compiled as loops
 from keras_gated.paths import packing, plain
 from keras_gated.paths.path import Results, filled, is_exporting, last_output, why_cells_loop

@@ -27,12 +27,14 @@ ROWS_WORTH_A_GROUP, NUMBERS_WORTH_A_GROUP = 8, 2048
 
 def why_not(call):
     """As in `Path`."""
+    if reason := why_cells_loop(call):
+        return reason
     if not equations_of(call.cell).zero_is_safe:
         name = type(call.cell).__name__
         return f"on JAX the loop runs only equations of this package, and {name} has other ones"
     if not all(isinstance(size, int) and size for size in call.sequences.shape[:2]):
         return "the batch is empty, or its sizes are not numbers"
-    return why_cells_loop(call)
+    return None
 
 
 def run(call):
@@ -264,7 +266,6 @@ class _Loops:
         )
 
     def _group_forwards(self, step, project, recur, x, states, keep, lengths):
-
         def body(t, carried):
             states, arrays = carried
             after, kept = step(self.equations.project(x[t], project), states, recur, keep)
