@@ -14,12 +14,12 @@ from families import FAMILIES, NEW, OWN, mask_array
 from jax import numpy as jnp
 
 import keras_gated
-from keras_gated.paths import jax_loops
+from keras_gated.paths import jax_packing
 
 ROWS, STEPS, FEATURES, UNITS = 24, 5, 3, 4
 jax.config.update("jax_enable_x64", True)
 keras.config.set_floatx("float64")
-jax_loops.NUMBERS_WORTH_A_GROUP = 1  # three groups of eight rows
+jax_packing.NUMBERS_WORTH_A_GROUP = 1  # three groups of eight rows
 
 
 def derived(family, fused, mask, second, **options):

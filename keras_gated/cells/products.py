@@ -61,3 +61,8 @@ def dropping(keep):
         yield
     finally:
         _KEEP.reset(token)
+
+
+def number_of(tensor, tensors):
+    """Returns the index of a tensor (the same object) in a list, or None."""
+    return next((n for n, other in enumerate(tensors) if other is tensor), None)

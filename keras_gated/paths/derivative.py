@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_gated.cells.products import products_by
+from keras_gated.cells.products import number_of, products_by
 from keras_gated.paths.gradients import custom_gradient
 
 
@@ -227,11 +227,6 @@ def without_derivative(equations, fields):
     if key not in equations.functions:
         equations.functions[key] = Undifferentiated(equations, fields)
     return equations.functions[key]
-
-
-def number_of(tensor, tensors):
-    """Returns the index of a tensor (the same object) in a list, or None."""
-    return next((n for n, other in enumerate(tensors) if other is tensor), None)
 
 
 def _known_products():

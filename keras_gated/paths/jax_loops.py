@@ -4,9 +4,8 @@ As in `compiled.py`, the derivative with respect to each matrix is one product f
 loop forwards makes the input product step by step: one large product is faster, but JAX then loses
 more time with writing it to memory and reading it again.
 
-On JAX every size is known. With a mask, the valid steps of each row move to its start, and rows are
-sorted by length into groups of one size. The groups run one after the other, each for as many steps
-as its longest row has. So most masked steps cost nothing, and JAX compiles one loop for all groups.
+With a mask, groups of rows run one after the other (`jax_packing.py`), each for as many steps as
+its longest row has. So most masked steps cost nothing, and JAX compiles one loop for all groups.
 """
 
 import functools
@@ -17,12 +16,9 @@ from jax import lax
 from jax import numpy as jnp
 
 from keras_gated.cells.equations import equations_of
-from keras_gated.cells.products import products_by
+from keras_gated.paths.jax_derivative import Derived, Written, one_step
+from keras_gated.paths.jax_packing import Packing, number_of_groups
 from keras_gated.paths.path import Results, last_output, why_cells_loop
-
-GROUPS = 4, 3, 2  # numbers of groups to try
-# A group has at least so many rows, and a state of it so many numbers. (Measured on two cores.)
-ROWS_WORTH_A_GROUP, NUMBERS_WORTH_A_GROUP = 8, 2048
 
 
 def why_not(call):
@@ -70,7 +66,7 @@ def _run(
         steps = jnp.flip(steps, 0) if go_backwards else steps
         group, lengths = jax.tree.map(lambda value: value[None], (steps, states, keep)), None
     else:
-        packing = _Packing(mask, go_backwards, _groups(*states[0].shape) if sorts else 1)
+        packing = Packing(mask, go_backwards, number_of_groups(*states[0].shape) if sorts else 1)
         group = packing.packed(x), *([packing.sorted(s) for s in of] for of in (states, keep))
         lengths = packing.lengths
     of_fields, finals = loops.run(*group, lengths, project, recur)
@@ -82,84 +78,6 @@ def _run(
         finals, turn = [packing.unsorted(state) for state in finals], outputs_reversed
     of_fields = [jnp.flip(field, 1) for field in of_fields] if turn else of_fields
     return last_output(x, mask, go_backwards, zero_masked_outputs, finals[0]), of_fields, finals
-
-
-def _groups(batch, units):
-    """Returns the number of groups of a batch: equally large ones that are large enough."""
-    fewest = max(ROWS_WORTH_A_GROUP, NUMBERS_WORTH_A_GROUP // units)
-    return next((n for n in GROUPS if batch % n == 0 and batch // n >= fewest), 1)
-
-
-class _Packing:
-    """Where the valid steps lie while the loop runs: in slots `(groups, time, rows)`."""
-
-    def __init__(self, mask, go_backwards, groups):
-        self.mask, (batch, time) = mask, mask.shape
-        self._shape = groups, time, batch // groups
-        counts = mask.astype("int32")
-        # For each step: how many valid steps have been read, with this step.
-        read = lax.cumsum(counts, axis=1, reverse=go_backwards)
-        lengths, numbers = jnp.sum(counts, 1), jnp.arange(batch)
-        order = numbers if groups == 1 else jnp.argsort(-lengths)
-        self._order, self._place = order, jnp.zeros_like(order).at[order].set(numbers)
-        self.lengths = self._grouped(lengths[order])
-        step = jnp.zeros((batch, time), "int32")
-        step = step.at[numbers[:, None], jnp.where(mask, read - 1, time)].set(
-            jnp.arange(time, dtype="int32"), mode="drop"
-        )
-        step = self._grouped(order[:, None] * time + step[order])
-        self._step = jnp.swapaxes(step, 1, 2).reshape(-1)  # of every slot
-        used = jnp.arange(time)[:, None] < self.lengths[:, None]
-        self._used = used.reshape(-1)  # of every slot
-        group, row = jnp.divmod(self._place[:, None], self._shape[2])
-        slot = (group * time + jnp.maximum(read - 1, 0)) * self._shape[2] + row
-        self._slot = slot.reshape(-1)  # read last, of every step
-        self._read = (read > 0).reshape(-1)
-
-    def packed(self, x):
-        """Returns the steps of `(batch, time, features)` in their slots; the others are zeros."""
-        steps = x.reshape(-1, x.shape[-1])
-        slots = _moved(steps, self._step, self._used, self._slot, self.mask.reshape(-1))
-        return slots.reshape(*self._shape, -1)
-
-    def unpacked(self, slots, zero_masked_outputs):
-        """Returns what is in the slots, `(batch, time, width)`."""
-        slots = slots.reshape(-1, slots.shape[-1])
-        if zero_masked_outputs:
-            steps = _moved(slots, self._slot, self.mask.reshape(-1), self._step, self._used)
-        else:
-            steps = jnp.where(self._read[:, None], slots[self._slot], 0)
-        return steps.reshape(*self.mask.shape, -1)
-
-    def sorted(self, rows):
-        every = jnp.ones(self._order.shape, bool)
-        return self._grouped(_moved(rows, self._order, every, self._place, every))
-
-    def unsorted(self, rows):
-        every = jnp.ones(self._order.shape, bool)
-        rows = rows.reshape(-1, rows.shape[-1])
-        return _moved(rows, self._place, every, self._order, every)
-
-    def _grouped(self, rows):
-        return rows.reshape(self._shape[0], self._shape[2], *rows.shape[1:])
-
-
-@jax.custom_vjp
-def _moved(values, index, valid, inverse, used):
-    """Gathers rows; zeros where `valid` is False. No row is taken twice.
-
-    So the derivative is a gather, too: `inverse` is the place of every row that is `used`.
-    """
-    return jnp.where(valid[:, None], values[index], 0)
-
-
-_moved.defvjp(
-    lambda values, index, valid, inverse, used: (
-        _moved(values, index, valid, inverse, used),
-        (index, valid, inverse, used),
-    ),
-    lambda to, d: (_moved(d, to[2], to[3], to[0], to[1]), None, None, None, None),
-)
 
 
 class _Loops:
@@ -243,15 +161,15 @@ class _Loops:
 
     def _rule(self, rest):
         if self._is_written(rest[0]):
-            return _Written(self.equations)
-        return _Derived(self.equations, self._names)
+            return Written(self.equations)
+        return Derived(self.equations, self._names)
 
     def _is_written(self, keep):
         equations = self.equations
         return equations.written and not keep and {*self._fields} <= {*equations.state_names}
 
     def _fields_of(self, x, states, recur, keep):
-        step = _step(self.equations, x, states, recur, keep)
+        step = one_step(self.equations, x, states, recur, keep)
         after, fields = (
             [getattr(step, name) for name in names]
             for names in (self.equations.state_names, self._fields)
@@ -351,119 +269,6 @@ class _Loops:
             return fields, finals
 
         return _for_each_group(of_group, (x, states, *rest))
-
-
-class _Written:
-    """As `derivative.Written`: a family's own `step_gradient`."""
-
-    def __init__(self, equations):
-        self.equations = equations
-
-    def place_of(self, name):
-        """Returns the place of a field in what `step` keeps."""
-        return self.equations.step_type._fields.index(name)
-
-    def step(self, x, states, recur, keep):
-        step = _step(self.equations, x, states, recur, keep)
-        return [getattr(step, name) for name in self.equations.state_names], list(step)
-
-    def back(self, x, kept, before, recur, prepared, keep, d_after):
-        """As `derivative.Written.back`; `d_after` has the derivatives by field.
-
-        Returns:
-            The derivatives with respect to the states before a step. Tensors to keep of each step,
-            first the derivative with respect to its input. Derivatives to sum over the steps.
-        """
-        equations = self.equations
-        d_after = [d_after[name] for name in equations.state_names]
-        step = equations.step_type(*kept)
-        d_x, d_u, d_before = equations.step_gradient(step, before, d_after, prepared[0])
-        return d_before, [d_x] if equations.inputs_and_state_are_summed else [d_x, d_u], []
-
-    def by_weights(self, recur, by_step, sums, before):
-        """Returns the derivatives with respect to the weights, from the results of all steps."""
-        d_u = by_step[-1]
-        return [before[0].T @ d_u, *(jnp.sum(d_u, 0) for _ in recur[1:])]
-
-
-class _Derived:
-    """As `derivative.Derived`: JAX differentiates one `step`, whose products are read or noted."""
-
-    def __init__(self, equations, names):
-        self.equations, self._names, self._products = equations, names, []
-
-    place_of = property(lambda self: self._names.index)
-
-    def step(self, x, states, recur, keep):
-        products = []
-
-        def noted(vectors, matrix):
-            made = vectors @ matrix
-            if _number_of(matrix, recur) is not None:
-                products.append(made)
-            return made
-
-        with products_by(noted):
-            step = _step(self.equations, x, states, recur, keep)
-        values = [getattr(step, name) for name in self._names]
-        return values[: len(states)], [*values, *products]
-
-    def back(self, x, kept, before, recur, prepared, keep, d_after):
-        values = kept[len(self._names) :]
-        self._products = met = []  # of each: the number of its matrix, and that of a state, or None
-
-        def derived(x, before, recur, probes):
-            vectors_met, met[:] = [], []
-
-            def recalled(vectors, matrix):
-                number = _number_of(matrix, recur)
-                if number is None:
-                    return vectors @ matrix
-                place, state = len(met), _number_of(vectors, before)
-                met.append((number, state))
-                vectors_met.extend([vectors] if state is None else [])
-                return _recalled(vectors, values[place], prepared[number]) + probes[place]
-
-            with products_by(recalled):
-                step = _step(self.equations, x, before, recur, keep)
-            return [getattr(step, name) for name in self._names], vectors_met
-
-        probes = [jnp.zeros_like(value) for value in values]
-        _, pull, vectors = jax.vjp(derived, x, before, tuple(recur), probes, has_aux=True)
-        d_x, d_before, d_recur, d_products = pull([d_after[name] for name in self._names])
-        return d_before, [d_x, *d_products, *vectors], list(d_recur)
-
-    def by_weights(self, recur, by_step, sums, before):
-        found, number = list(sums), len(self._products)
-        vectors = iter(by_step[1 + number :])
-        for (matrix, state), d in zip(self._products, by_step[1 : 1 + number], strict=True):
-            v = next(vectors) if state is None else before[state]
-            found[matrix] += v.T @ d
-        return found
-
-
-@jax.custom_vjp
-def _recalled(vectors, value, transposed):
-    """Returns a product that was kept, with its derivative with respect to the vectors."""
-    return value
-
-
-_recalled.defvjp(
-    lambda vectors, value, transposed: (value, transposed),
-    lambda transposed, d: (d @ transposed, None, None),
-)
-
-
-def _step(equations, x, states, recur, keep):
-    """Returns a step. Some functions of Keras turn float64 into float32 on JAX."""
-    return equations.step_type(
-        *(value.astype(x.dtype) for value in equations.step(x, states, recur, *keep))
-    )
-
-
-def _number_of(value, values):
-    """Returns the index of a value (the same object) in a list, or None."""
-    return next((n for n, other in enumerate(values) if other is value), None)
 
 
 def _for_each_group(function, groups):

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_gated.cells.products import products_by
+from keras_gated.cells.products import number_of, products_by
 from keras_gated.paths import packing
-from keras_gated.paths.derivative import number_of
 from keras_gated.paths.path import filled
 
 # If the input product of a chunk has more numbers than this, it is computed in two halves, which
