@@ -1,3 +1,4 @@
+import atexit
 import collections
 import ctypes
 import gc
@@ -7,12 +8,20 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import zlib
 from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "examples")]
+if "TF_XLA_FLAGS" not in os.environ:
+    # What one test compiled is not compiled again: by no other test, worker or script.
+    COMPILED = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+    os.environ["TF_XLA_FLAGS"] = (
+        f"--tf_xla_persistent_cache_directory={COMPILED} --tf_xla_persistent_cache_device_types=CPU"
+    )
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

@@ -147,7 +147,8 @@ def _run(
     if mask is None:
         batch = packing.pack(x, by_row, *order, layout)
     else:
-        batch = packing.pack_masked(x, mask, by_row, *order, zero_masked_outputs, layout)
+        options = (*order, zero_masked_outputs, layout, equations.functions)
+        batch = packing.pack_masked(x, mask, by_row, *options)
     results = []
     for group in batch.groups:
         own, kept = group.states[: len(states)], group.states[len(states) :]

@@ -10,6 +10,7 @@ row move to its start and longer rows come first, so that a later chunk holds fe
 steps get no slot. A chunk may end in slots without a step; nothing reads their results.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -30,6 +31,9 @@ class Layout(NamedTuple):
 COMPILED = Layout(steps=32, rows=8, numbers=0)
 PLAIN = Layout(steps=16, rows=1, numbers=1024)
 ROWS_WORTH_A_GROUP = 8
+# The chunks of a group have at most so many different numbers of rows, however large the batch is.
+# More of them would leave fewer rows without a step, but XLA would compile for minutes.
+NUMBERS_OF_ROWS = 8
 
 
 class Chunks(NamedTuple):
@@ -117,7 +121,9 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
     return Batch(groups, unpack_outputs, unpack_states)
 
 
-def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout):
+def pack_masked(
+    x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout, functions=None
+):
     """Returns the `Batch` of sequences in which only the steps where `mask` is True count.
 
     Args:
@@ -128,52 +134,77 @@ def pack_masked(x, mask, states, go_backwards, outputs_reversed, zero_masked_out
         outputs_reversed: Whether outputs are wanted with the last step first.
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
         layout: The `Layout` of the loop.
+        functions: As for `traced_once`; None: for this call alone.
     """
-    static, batch = x.shape[1], tf.shape(mask)[0]
+    batch, static, _ = x.shape
     size = static if static and static <= layout.steps else layout.steps
+    single = size == static and batch is not None
+    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
     take = _take if layout is COMPILED else _take_plainly
-    # Rows, slots and steps of the batch are numbered from 1. Number 0 means none, and reads zeros.
-    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
-    rows = _longest_first(lengths, x, states, layout)
-    single = size == static and (len(rows) == 1 or x.shape[0] is not None)
-    chunks = [
-        _chunks(tf.gather(tf.pad(lengths, [[1, 0]]), own), size, layout.rows, single)
-        for own in rows
-    ]
-    slots = [tf.reduce_sum(own.rows) * size for own in chunks]
-
-    row_at = tf.concat(rows, 0)  # the row of each place in the groups
-    places = tf.range(1, tf.size(row_at) + 1)
-    place = tf.tensor_scatter_nd_update(tf.zeros([batch + 1], tf.int32), row_at[:, None], places)
-    place = place[1:]  # the place of each row
-    # For each step: how many valid steps have been read, with this step; 0 before the first.
-    read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
-    slot_read_last = _slots_of_steps(chunks, rows, place, read)
-    slot = tf.where(mask, slot_read_last, 0)
-    steps = tf.range(1, tf.size(mask) + 1)
-    step_at = tf.tensor_scatter_nd_update(  # the step of each slot
-        tf.zeros([sum(slots) + 1], tf.int32), tf.reshape(slot, [-1, 1]), steps
-    )[1:]
+    options = (batch, size, layout.rows, fewest, single, go_backwards)
+    own = functools.partial(_places, *options)
+    functions = {} if functions is None else functions
+    places = traced_once(functions, (_places, *options), own, mask)
+    chunks = [Chunks(size, *numbers, single, False) for numbers in places.chunks]
+    slot, step_at, groups = places.slot, places.step_at, []
     packed = take([tf.reshape(x, [-1, x.shape[2]])], step_at, tf.reshape(slot, [-1]))
-    own_states = [
-        [take([s], own, _within(place, rows, g)) for s in states] for g, own in enumerate(rows)
-    ]
-    groups = [
-        Group(*parts) for parts in zip(tf.split(packed, slots), own_states, chunks, strict=True)
-    ]
+    packed = tf.split(packed, places.slots)
+    for parts in zip(packed, chunks, places.rows, places.within, strict=True):
+        own = [take([state], *parts[2:]) for state in states]
+        groups.append(Group(parts[0], own, parts[1]))
 
     def unpack_outputs(outputs):
         if zero_masked_outputs:
             unpacked = take(outputs, tf.reshape(slot, [-1]), step_at)
             unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
         else:
-            unpacked = gather_or_zero(outputs, slot_read_last, layout is COMPILED)
+            unpacked = gather_or_zero(outputs, places.slot_read_last, layout is COMPILED)
         return tf.reverse(unpacked, [1]) if outputs_reversed else unpacked
 
     def unpack_states(parts):
-        return take(parts, place, row_at)
+        return take(parts, places.place, places.row_at)
 
     return Batch(groups, unpack_outputs, unpack_states)
+
+
+class _Places(NamedTuple):
+    """Where the rows and steps of a masked batch go.
+
+    Rows, slots and steps of the batch are numbered from 1. Number 0 means none, and reads zeros.
+    """
+
+    chunks: Any  # of each group: `steps`, `rows`, `offsets` and `lengths` of `Chunks`
+    slots: Any  # how many slots each group has
+    rows: Any  # the rows of each group, the longest first
+    row_at: Any  # the row of each place in the groups
+    place: Any  # the place of each row
+    within: Any  # of each group: the place of each row within it, 0 for a row of another group
+    slot: Any  # the slot of each step, `(batch, time)`
+    slot_read_last: Any  # the slot of the last step that a row has read, `(batch, time)`
+    step_at: Any  # the step of each slot
+
+
+def _places(batch, size, multiple, fewest, single, go_backwards, mask):
+    lengths = tf.reduce_sum(tf.cast(mask, tf.int32), 1)
+    rows = _longest_first(lengths, batch, fewest, multiple)
+    chunks = [
+        _chunks(tf.gather(tf.pad(lengths, [[1, 0]]), own), size, multiple, single) for own in rows
+    ]
+    slots = [tf.reduce_sum(own.rows) * size for own in chunks]
+    row_at = tf.concat(rows, 0)
+    places = tf.range(1, tf.size(row_at) + 1)
+    none = tf.zeros([tf.size(lengths) + 1], tf.int32)
+    place = tf.tensor_scatter_nd_update(none, row_at[:, None], places)[1:]
+    # For each step: how many valid steps have been read, with this step; 0 before the first.
+    read = tf.cumsum(tf.cast(mask, tf.int32), axis=1, reverse=go_backwards)
+    slot_read_last = _slots_of_steps(chunks, rows, place, read)
+    slot = tf.where(mask, slot_read_last, 0)
+    steps = tf.range(1, tf.size(mask) + 1)
+    none = tf.zeros([sum(slots) + 1], tf.int32)
+    step_at = tf.tensor_scatter_nd_update(none, tf.reshape(slot, [-1, 1]), steps)[1:]
+    within = [_within(place, rows, group) for group in range(len(rows))]
+    chunks = [(own.steps, own.rows, own.offsets, own.lengths) for own in chunks]
+    return _Places(chunks, slots, rows, row_at, place, within, slot, slot_read_last, step_at)
 
 
 def _within(place, rows, group):
@@ -184,18 +215,22 @@ def _within(place, rows, group):
     return tf.where(place > first, 0, place) if group == 0 else tf.maximum(place - first, 0)
 
 
-def _longest_first(lengths, x, states, layout):
-    """Returns the rows of each group, the longest first, in multiples of `layout.rows`."""
-    multiple = layout.rows
-    count = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+def _longest_first(lengths, batch, fewest, multiple):
+    """Returns the rows of each group, the longest first.
+
+    Args:
+        batch: The number of rows, if it is known beforehand.
+        fewest: The fewest rows that are worth a group.
+        multiple: Groups have multiples of this number of rows.
+    """
+    count = tf.size(lengths) if batch is None else batch
     rows = tf.math.top_k(lengths, count).indices + 1
     if multiple > 1:
         blocks = -(-count // multiple)
         rows = tf.pad(rows, [[0, blocks * multiple - count]])
         rows = tf.reshape(rows, [-1, multiple])
-    fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
     # The groups get blocks of rows in turn, so that both are equally long.
-    if isinstance(count, int):
+    if batch is not None:
         groups = [rows[::2], rows[1::2]] if count >= 2 * fewest else [rows]
     else:
         step = tf.where(count >= 2 * fewest, 2, 1)
@@ -224,6 +259,8 @@ def _chunks(lengths, size, multiple, single):
     starts = tf.range(1 if single else -(-longest // size)) * size
     rows = tf.reduce_sum(tf.cast(lengths > starts[:, None], tf.int32), 1)
     if multiple > 1:
+        larger = multiple * 2 ** tf.range(16)
+        multiple = larger[tf.searchsorted(larger * NUMBERS_OF_ROWS, tf.size(lengths)[None])[0]]
         rows = -(-tf.maximum(rows, 1) // multiple) * multiple
         rows = tf.minimum(rows, tf.size(lengths))  # of a batch without rows: none
     steps = tf.minimum(longest - starts, size)
@@ -286,6 +323,33 @@ def _take_plainly(parts, index, inverse):
     # finds the derivative.
     del inverse
     return gather_or_zero(parts, index, False)
+
+
+def traced_once(functions, key, run, *given):
+    """Calls `run(*given)`. TensorFlow traces it, and writes it into an export, once for each key.
+
+    Args:
+        functions: The cache of the equations: both directions of a layer use it, and all layers
+            that have the same equations.
+        key: Tells apart what is called.
+    """
+    if key not in functions:
+        functions[key] = tf.function(run, autograph=False, reduce_retracing=True)
+    return functions[key](*given)
+
+
+def over_group(functions, key, run, chunks, *given):
+    """Calls `run(chunks, *given)` as `traced_once` does: groups differ in numbers alone."""
+    numbers = {name: value for name, value in chunks._asdict().items() if tf.is_tensor(value)}
+    settings = tuple(
+        (name, value) for name, value in chunks._asdict().items() if name not in numbers
+    )
+    own = functools.partial(_with_chunks, run, settings)
+    return traced_once(functions, (*key, settings), own, numbers, *given)
+
+
+def _with_chunks(run, settings, numbers, *given):
+    return run(Chunks(**dict(settings), **numbers), *given)
 
 
 def over_chunks(chunks, chunk, states, widths, backwards=False):

@@ -37,21 +37,13 @@ def run_group(equations, group, fields, project, recur):
         The fields, each `(slots, width)`, and the final states.
     """
     chunks, weights = group.chunks, prepared(equations, project, recur)
-    numbers = {name: value for name, value in chunks._asdict().items() if tf.is_tensor(value)}
-    settings = tuple(
-        (name, value) for name, value in chunks._asdict().items() if name not in numbers
+    key, own = (_chunks, group.x.shape[-1], fields), functools.partial(_chunks, equations, fields)
+    return packing.over_group(
+        equations.functions, key, own, chunks, group.x, group.states, group.keep, weights
     )
-    # One function for both groups, both directions and all layers of the same equations. It is
-    # traced, and written into an export, only once.
-    key = (_chunks, group.x.shape[-1], fields, settings)
-    if key not in equations.functions:
-        own = functools.partial(_chunks, equations, fields, settings)
-        equations.functions[key] = tf.function(own, autograph=False, reduce_retracing=True)
-    return equations.functions[key](group.x, group.states, group.keep, numbers, weights)
 
 
-def _chunks(equations, fields, settings, x, states, keep, numbers, weights):
-    chunks = packing.Chunks(**dict(settings), **numbers)
+def _chunks(equations, fields, chunks, x, states, keep, weights):
     masked = chunks.lengths is not None
 
     def chunk(j, states):
