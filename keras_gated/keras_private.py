@@ -83,6 +83,7 @@ _OF_TENSORFLOW = {
     "could_possibly_record": "eager.record",
     "stop_recording": "eager.record",
     "pack_tangents": "eager.forwardprop_util",
+    "should_record_backprop": "eager.record",  # whether a tape watches tensors
     # Whether the numbers of every operation are checked (`enable_check_numerics`).
     "should_invoke_op_callbacks": "framework.op_callbacks",
     # The seed that `keras.utils.set_random_seed` gave TensorFlow, or None.

@@ -406,3 +406,31 @@ def test_states_in_a_list_with_the_inputs_are_told_where_to_go(family, built):
         layer(X)
     with pytest.raises(ValueError, match=r"initial_state=\[...\].*Received: a list of 2 input"):
         layer([X, *states])
+
+
+def test_a_step_may_read_a_memory_with_a_row_for_each_sequence():
+    class Reads(keras_gated.SimpleRNNCell):
+        memory = None
+
+        def step(self, x, states, weights):
+            return super().step(x + ops.mean(self.memory, 1), states, weights)
+
+    cell = Reads(3)
+    cell.memory = tf.constant(np.random.default_rng(0).normal(size=(20, 4, 3)), "float32")
+    expected = keras.layers.RNN(cell)(X)
+    assert_allclose(keras_gated.RNN(cell)(X), expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="a number of rows of its own"):
+        keras_gated.RNN(cell, fused=True)(X)
+
+
+def test_an_array_of_the_cell_may_be_changed_in_place():
+    class Pruned(keras_gated.SimpleRNNCell):
+        def step(self, x, states, weights):
+            return super().step(x * self.kept, states, weights)
+
+    cell = Pruned(3)
+    cell.kept = np.ones(3, "float32")
+    layer = keras_gated.RNN(cell)
+    layer(X)
+    cell.kept[:2] = 0
+    assert_allclose(layer(X), keras.layers.RNN(cell)(X), rtol=0, atol=1e-6)

@@ -48,6 +48,24 @@ def test_fit_learns_the_same_in_every_way_of_compiling(masked):
             assert_allclose(ours, theirs, rtol=0, atol=2e-6)
 
 
+def translator(module):
+    """A masked encoder whose states are those before the first step of a decoder."""
+    source, target = (keras.Input((None,), dtype="int32") for _ in range(2))
+    tables = [keras.layers.Embedding(9, 3, mask_zero=masked) for masked in (True, False)]
+    _, *states = module.LSTM(4, return_state=True)(tables[0](source))
+    outputs = module.LSTM(4, return_sequences=True)(tables[1](target), initial_state=states)
+    model = keras.Model([source, target], keras.layers.Dense(1)(outputs))
+    model.set_weights([weights_of(w.shape) for w in model.get_weights()])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit([IDS, IDS], IDS[..., None], batch_size=4, epochs=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def test_an_encoder_with_a_mask_hands_its_states_to_a_decoder():
+    for ours, theirs in zip(translator(keras_gated), translator(keras.layers), strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
 SCRIPT = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

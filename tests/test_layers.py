@@ -15,6 +15,7 @@ from grids import product
 from numpy.testing import assert_allclose
 
 import keras_gated
+from keras_gated import keras_private
 
 
 @pytest.fixture
@@ -554,3 +555,15 @@ def test_the_switch_is_an_environment_variable_too(value, expected, monkeypatch)
     as_in_a_new_program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(as_in_a_new_program)
     assert as_in_a_new_program.fused_default() is expected
+
+
+@pytest.mark.parametrize("family", ["lstm"], indirect=True)
+def test_ragged_ids_have_their_padding_masked_by_an_embedding(family):
+    ids = tf.ragged.constant([[1, 2, 3], [4], [5, 6]])
+    embedding = keras.layers.Embedding(9, 3, mask_zero=True)
+    layer = family.make(4, return_sequences=True)
+    outputs = layer(embedding(ids))
+    for row, length in enumerate([3, 1, 2]):
+        own = layer(embedding(ids[row : row + 1].to_tensor()))
+        assert_allclose(outputs[row : row + 1, :length], own, atol=1e-6)
+    assert layer.compute_mask(embedding(ids), keras_private.mask_of(embedding(ids))).shape == (3, 3)

@@ -330,3 +330,41 @@ def test_so_does_a_layer_whose_derivative_is_derived(family, mode):
     wanted = expected(EXPECTED.get(mode, MODES[mode]), family, True)
     for ours, theirs in zip(run(MODES[mode], family, True, "auto"), wanted, strict=True):
         assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def forward_mode_over_a_tape(layer, x, mask):
+    with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+        d = gradients(layer, x, mask, training=True)[1]
+    return [accumulator.jvp(one) for one in d]
+
+
+def a_tape_over_forward_mode(layer, x, mask):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tf.autodiff.ForwardAccumulator(x, tf.ones_like(x)) as accumulator:
+            loss = loss_of(layer(x, mask=mask, training=True))
+        slope = accumulator.jvp(loss)
+    return tape.gradient(slope, [x, *weights(layer)])
+
+
+@pytest.mark.parametrize("mode", [forward_mode_over_a_tape, a_tape_over_forward_mode])
+@pytest.mark.parametrize("family, masked", [("lstm", True), ("layer_norm_gru", False)])
+def test_forward_mode_and_a_tape_give_a_product_with_the_hessian(family, masked, mode):
+    wanted = expected(mode, family, masked)
+    for ours, theirs in zip(run(mode, family, masked, "auto"), wanted, strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def a_penalty_of_an_unknown_batch(layer, x, mask):
+    layer(x)
+    specs = [tf.TensorSpec((None, None, FEATURES), x.dtype), tf.TensorSpec((None, None), tf.bool)]
+    call = functools.partial(a_gradient_penalty, layer)
+    return tf.function(call, specs, autograph=False)(x, mask)
+
+
+def test_a_penalty_has_a_gradient_if_a_group_of_the_batch_has_no_row():
+    assert ROWS < 16  # two groups are made of an unknown batch, and these rows fill the first
+    wanted = expected(a_gradient_penalty, "lstm", True)
+    found = run(a_penalty_of_an_unknown_batch, "lstm", True, "auto")
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert_allclose(ours, theirs, rtol=0, atol=1e-9)

@@ -146,6 +146,26 @@ def test_a_layer_runs_its_cell_as_keras_does(family, change, masked):
     assert_allclose(layer(x, mask=mask), found[1][0], rtol=0, atol=1e-12)
 
 
+class Residual(keras_gated.GRUCell):
+    def call(self, inputs, states, training=False):
+        output, new = super().call(inputs, states, training)
+        return output + inputs, new
+
+
+@pytest.mark.parametrize("go_backwards", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_last_output_is_what_an_own_call_returned(masked, go_backwards):
+    cell, x = Residual(FEATURES), np.random.default_rng(0).normal(size=(2, 5, FEATURES))
+    mask = np.array([[1, 0, 1, 0, 0], [0, 1, 1, 1, 1]], bool) if masked else None
+    for sequences in (False, True):
+        options = {"return_sequences": sequences, "go_backwards": go_backwards}
+        last = keras_gated.RNN(cell, **options)(x.astype("float32"), mask=mask)
+        expected = keras.layers.RNN(cell, **options)(x.astype("float32"), mask=mask)
+        if sequences:
+            last, expected = last[:, -1], expected[:, -1]
+        assert_allclose(last, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("change", [with_own_whole_step, with_own_call])
 def test_the_fused_path_says_why_it_cannot_run_a_cell_of_ones_own(family, change):
     with pytest.raises(ValueError, match=r"`fused=True` cannot be kept, because .* of its own"):

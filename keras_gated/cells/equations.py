@@ -12,6 +12,7 @@ import inspect
 import weakref
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gated.cells.base import GatedCell, masked_step
@@ -117,6 +118,8 @@ def _copied(value):
         return [_copied(one) for one in value]
     if value is None or isinstance(value, (bool, int, float, complex, str)):
         return type(value), value
+    if isinstance(value, np.ndarray):  # it may be changed in place
+        return value.dtype, value.shape, value.tobytes()
     try:
         return _Same(weakref.ref(value))
     except TypeError:
@@ -124,7 +127,7 @@ def _copied(value):
 
 
 class _Same:
-    """An object, equal only to itself: NumPy arrays and tensors compare their numbers."""
+    """An object, equal only to itself: tensors compare their numbers."""
 
     def __init__(self, reference):
         self.reference = reference

@@ -55,13 +55,15 @@ def _checked(cell, equations):
             "return them from `recurrent_weights`, and take them from its argument `weights`."
         )
     for field, (shape, dtype) in tried.fields.items():
-        expected = (1, cell.width_of(field))
-        if shape != expected:
+        width = cell.width_of(field)
+        if len(shape) != 2 or shape[1] != width:
             raise ValueError(
                 f"{cell.owner}: the `step` of {name} must return {field!r} of shape (batch, "
-                f"{expected[1]}). Received: shape {shape} for a batch of 1. `state_widths` states "
+                f"{width}). Received: shape {shape} for a batch of 1. `state_widths` states "
                 "the widths of states other than `units`."
             )
+        if shape[0] != 1:
+            tried = tried._replace(reason=f"the `step` of {name} has a number of rows of its own")
         if keras.backend.backend() == "tensorflow" and dtype != cell.state_dtype:
             raise ValueError(
                 f"{cell.owner}: the `step` of {name} must return {field!r} as {cell.state_dtype}, "

@@ -148,7 +148,7 @@ class RNN(Configurable, keras.layers.RNN):
         if mask is None:
             mask = keras_private.mask_of(sequences)  # Keras does not pass it with `initial_state`
         if mask is not None:
-            mask = ops.cast(mask, "bool")
+            mask = ops.cast(_dense(mask), "bool")
         self._check_call(sequences, initial_state, mask)
         mask = _one_for_each_row(_mask_of_steps(mask), sequences)
         if self.stateful and sequences.shape[0] is None:
@@ -301,7 +301,7 @@ class RNN(Configurable, keras.layers.RNN):
             mask = _mask_of_ragged(sequences)
         if isinstance(mask, (list, tuple)):  # a list of rows
             mask = ops.convert_to_tensor(mask)
-        mask = _mask_of_steps(mask)
+        mask = _mask_of_steps(_dense(mask))
         masks = [outputs_mask(self, mask)]
         if self.return_state:
             masks += [None for _ in self.cell.state_names]
@@ -408,6 +408,11 @@ def _one_for_each_row(tensor, sequences):
 def _mask_of_steps(mask):
     """Returns a mask as `(batch, time)`: Keras takes `(batch, time, 1)`, too."""
     return mask[:, :, 0] if mask is not None and len(mask.shape) == 3 else mask
+
+
+def _dense(mask):
+    """Returns a mask without ragged rows, as an `Embedding` of ragged ids makes them."""
+    return mask.to_tensor(False) if hasattr(mask, "row_lengths") else mask
 
 
 def _mask_of_ragged(sequences):

@@ -130,11 +130,13 @@ def step_by_step(equations, chunks, x, states, project, recur, keep):
     lengths = chunks.lengths
     if lengths is None:
         lengths = tf.fill(tf.shape(states[0])[:1], tf.reduce_sum(chunks.steps))
-    time = tf.reduce_max(tf.concat([lengths, [0]], 0))
+    # At least one step, and one chunk more: a group may have no row, and a batch no valid step.
+    time = tf.reduce_max(tf.concat([lengths, [1]], 0))
+    offsets, rows = (tf.pad(numbers, [[0, 1]]) for numbers in (chunks.offsets, chunks.rows))
     t = tf.range(time)[:, None]
     valid = t < lengths
     chunk = t // chunks.size
-    slot = tf.gather(chunks.offsets, chunk) + t % chunks.size * tf.gather(chunks.rows, chunk)
+    slot = tf.gather(offsets, chunk) + t % chunks.size * tf.gather(rows, chunk)
     slot += tf.range(tf.size(lengths))
     xs = packing.gather_or_zero(
         [_projected(equations, x, project)], tf.where(valid, slot + 1, 0), dense_gradient=True

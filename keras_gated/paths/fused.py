@@ -23,7 +23,21 @@ def why_not(call):
             return "XLA compiles the function around the layer, and not all sizes are known there"
         if _inside_a_loop():
             return "XLA compiles a loop around the layer"
+    if _has_a_tape_and_tangents(call):
+        return "a forward accumulator and a tape together cannot differentiate a whole function"
     return why_cells_loop(call) or check_step(call.cell, equations_of(call.cell))
+
+
+def _has_a_tape_and_tangents(call):
+    """Whether an eager call is differentiated in forward mode and by a tape, too."""
+    if not tf.executing_eagerly() or not keras_private.could_possibly_record():
+        return False
+    weights = [weight.value for weight in call.cell.weights]
+    given = [call.sequences, *call.states]
+    handles = [getattr(weight, "handle", weight) for weight in weights]
+    if not keras_private.pack_tangents([*given, *handles]).tangents:
+        return False
+    return keras_private.should_record_backprop([*given, *map(tf.convert_to_tensor, weights)])
 
 
 def inside_xla():

@@ -14,7 +14,21 @@ def custom_gradient(function):
     TensorFlow keeps a registered derivative, and the whole graph around it, for as long as the
     process runs. Here the graph holds its derivatives. The registry forgets them with the graph.
     """
-    with_gradient = tf.custom_gradient(function)
+
+    def with_sizes(*tensors):
+        results, gradient = function(*tensors)
+        shapes = [result.shape for result in tf.nest.flatten(results)]
+
+        def own(*d):
+            # A derivative that TensorFlow built may have lost its sizes: that of a slice, for one.
+            d = [tf.convert_to_tensor(one) for one in d]
+            for one, shape in zip(d, shapes, strict=True):
+                one.set_shape(shape)
+            return gradient(*d)
+
+        return results, own
+
+    with_gradient = tf.custom_gradient(with_sizes)
 
     @functools.wraps(function)
     def call(*tensors):

@@ -28,7 +28,7 @@ def run(call, unroll=None):
         else:
             sequences = ops.where(mask[..., None], sequences, ops.zeros_like(sequences))
     if sequences.shape[1]:
-        outputs, new = _keras_loop(call, sequences, mask, unroll)
+        last, outputs, new = _keras_loop(call, sequences, mask, unroll)
     else:
         one_if_empty = 1 if sequences.shape[1] == 0 else ops.maximum(1 - time, 0)
         added = ops.zeros((batch, one_if_empty, features), sequences.dtype)
@@ -36,7 +36,7 @@ def run(call, unroll=None):
         if mask is not None:
             added = ops.zeros((batch, one_if_empty), "bool")
             of_longer = ops.concatenate([mask, added], axis=1)
-        outputs, new = _keras_loop(call, longer, of_longer, unroll)
+        last, outputs, new = _keras_loop(call, longer, of_longer, unroll)
         outputs = [output[:, :time] for output in outputs]
         new = [ops.where(time > 0, a, b) for a, b in zip(new, states, strict=True)]
     if mask is not None:
@@ -47,12 +47,12 @@ def run(call, unroll=None):
         outputs = [ops.where(shown[..., None], o, ops.zeros_like(o)) for o in outputs]
     if layer.go_backwards and not call.outputs_reversed:
         outputs = [ops.flip(output, axis=1) for output in outputs]
-    last = last_output(sequences, mask, layer.go_backwards, layer.zero_output_for_mask, new[0])
+    last = last_output(sequences, mask, layer.go_backwards, layer.zero_output_for_mask, last)
     return Results(last, outputs, new)
 
 
 def _keras_loop(call, sequences, mask, unroll):
-    """Returns the fields of all steps, and the final states."""
+    """Returns the last output, the fields of all steps, and the final states."""
     if call.training and own_call(call.cell):  # this cell draws its masks itself, before the loop
         call.cell.get_dropout_mask(sequences[:, 0])
         call.cell.get_recurrent_dropout_mask(call.states[0])
@@ -69,8 +69,8 @@ def _looped(call, sequences, mask, unroll):
             arguments = ("return_sequences", "go_backwards", "zero_output_for_mask")
             arguments = {name: getattr(layer, name) for name in arguments}
             layer = keras.layers.RNN(call.cell, unroll=unroll, name="whole_step", **arguments)
-        _, outputs, new = inner_loop(layer, sequences, states, mask, call.training)
-        return [outputs] * len(fields), new
+        last, outputs, new = inner_loop(layer, sequences, states, mask, call.training)
+        return last, [outputs] * len(fields), new
     one = _WholeStep(call)
     whole = keras.layers.RNN(
         one,
@@ -82,7 +82,7 @@ def _looped(call, sequences, mask, unroll):
     )
     none_before = ops.zeros((ops.shape(sequences)[0], one.output_size), states[0].dtype)
     _, outputs, [_, *new] = inner_loop(whole, sequences, [none_before, *states], mask)
-    return apart(outputs, one.widths) if fields else [], new
+    return new[0], apart(outputs, one.widths) if fields else [], new
 
 
 class _WholeStep:
