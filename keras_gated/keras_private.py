@@ -37,11 +37,13 @@ __all__ = [
     "NotEqual",
     "OnesLike",
     "ZerosLike",
+    "compiled_with",
     "elements_of",
     "inner_loop",
     "is_inference_call",
     "mask_of",
     "parts_of",
+    "trained_by",
 ]
 
 # Keras's own loop over the steps of a sequence, which `keras.layers.RNN` has as a method.
@@ -75,6 +77,16 @@ def mask_of(tensor):
 def parts_of(layer):
     """Yields a layer or model and all layers in it."""
     return layer._flatten_layers()
+
+
+def compiled_with(model):
+    """Returns the arguments of `compile`, as they were given: a dict."""
+    return model._compile_config.config
+
+
+def trained_by(optimizer):
+    """Returns the variables that a built optimizer was built for."""
+    return optimizer._trainable_variables
 
 
 # Private names of TensorFlow, and their modules below `tensorflow.python`.

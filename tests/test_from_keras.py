@@ -360,3 +360,108 @@ def test_a_check_wants_weights_and_finds_what_differs(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"answers otherwise than the original, by .*1e-04"):
         from_keras(theirs, check=True)
+
+
+def fitted(*stack, loss="mse", optimizer="adam"):
+    model = keras.Sequential([keras.Input((None, 2)), *stack])
+    model.compile(optimizer, loss)
+    model.fit(X, np.ones((3, 1)), verbose=0)
+    return model
+
+
+def test_what_a_layer_learned_by_adapt_comes_along():
+    texts, numbers = ["a b c", "d e a"], np.array([[5], [7], [9]])
+    words, known = layers.TextVectorization(output_sequence_length=4), layers.IntegerLookup()
+    words.adapt(texts)
+    known.adapt(numbers)
+    text, number = keras.Input((), dtype="string"), keras.Input((1,), dtype="int64")
+    x = layers.GRU(3)(layers.Embedding(10, 3, mask_zero=True)(words(text)))
+    y = layers.Flatten()(layers.Embedding(9, 2)(known(number)))
+    model = keras.Model([text, number], layers.Concatenate()([x, y]))
+    given = [tf.constant(["a d", "c x"]), tf.constant([[7], [6]])]
+    assert_allclose(from_keras(model)(given), model(given), atol=1e-6)
+
+
+def test_an_optimizer_that_scales_the_loss_comes_along():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = fitted(layers.LSTM(3), layers.Dense(1, dtype="float32"))
+    ours = from_keras(model)
+    names = [variable.name for variable in model.optimizer.variables]
+    assert "dynamic_scale" in names and names == [v.name for v in ours.optimizer.variables]
+    for one, other in zip(ours.optimizer.variables, model.optimizer.variables, strict=True):
+        assert_array_equal(one, other)
+    ours.fit(X, np.ones((3, 1)), verbose=0)
+
+
+def test_an_optimizer_comes_along_if_a_layer_was_frozen_since():
+    model = fitted(layers.LSTM(3, name="base"), layers.Dense(1))
+    model.get_layer("base").trainable = False
+    ours = from_keras(model)
+    assert len(ours.trainable_variables) == 2
+    for one, other in zip(ours.optimizer.variables, model.optimizer.variables, strict=True):
+        assert one.shape == other.shape
+        assert_array_equal(one, other)
+
+
+def of_my_own(y_true, y_pred):
+    return keras.ops.mean((y_true - y_pred) ** 2)
+
+
+class OfMyOwn(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return of_my_own(y_true, y_pred)
+
+
+@pytest.mark.parametrize("loss", [of_my_own, OfMyOwn()])
+def test_a_loss_of_ones_own_comes_along(loss):
+    ours = from_keras(fitted(layers.LSTM(1), loss=loss))
+    ours.fit(X, np.ones((3, 1)), verbose=0)
+
+
+class Twice(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+class Trains(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class Named(keras.Sequential):
+    """Changes nothing."""
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("cls, method", [(Twice, "call"), (Trains, "train_step")])
+def test_code_of_a_sequential_model_that_would_be_lost_is_named(cls, method, inside):
+    model = cls([keras.Input((None, 2)), layers.LSTM(3)], name="mine")
+    if inside:
+        x = keras.Input((None, 2))
+        model = keras.Model(x, layers.Dense(1)(model(x)))
+    with pytest.raises(ValueError, match=f"'mine' is a {cls.__name__}.* has {method} of its own"):
+        from_keras(model)
+    from_keras(Named([keras.Input((None, 2)), layers.LSTM(3)]))
+
+
+class Holds(keras.layers.Layer):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.inner = layers.GRU(3, name="inner")
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+def test_a_recurrent_layer_that_another_layer_makes_is_named():
+    model = keras.Sequential([keras.Input((None, 2)), Holds(), layers.Dense(1)])
+    with pytest.raises(ValueError, match="'inner', a GRU, is made by the code of a layer"):
+        from_keras(model)
+
+
+def test_a_check_accepts_the_rounding_of_the_least_precise_layer(capsys):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    stack = [layers.LSTM(16, return_sequences=True), layers.LSTM(16), layers.Dense(3)]
+    keras.config.set_dtype_policy("float32")
+    from_keras(keras.Sequential([keras.Input((None, 2)), *stack]), check=True)
+    assert "the largest difference" in capsys.readouterr().out

@@ -565,3 +565,15 @@ def test_weights_that_lie_in_another_file_are_not_read(tmp_path):
         group.create_dataset(name, (16,), "f4", external=[(str(tmp_path / "secret"), 0, 64)])
     with pytest.raises(ValueError, match=r"m\.h5.*of the file itself"):
         from_keras(path)
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras", "m", None])
+def test_what_a_model_normalizes_by_is_read(name, tmp_path):
+    normalize = L.Normalization()
+    normalize.adapt(5 + 3 * X)
+    model = k2.Sequential([k2.Input((None, 2)), normalize, L.GRU(3)])
+    given = model
+    if name:
+        given = tmp_path / name
+        model.save(given)
+    assert_allclose(from_keras(given)(5 + X), model(5 + X), atol=1e-5)

@@ -573,3 +573,37 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "w.npz", weight_ih_l0=zeros, weight_hh_l0=zeros)
     with pytest.raises(ValueError, match=r"w\.npz'.*would unpack to 134217\d+ bytes from \d+"):
         from_torch(tmp_path / "w.npz")
+
+
+def test_a_forward_of_ones_own_is_refused_by_name():
+    class Scaled(torch.nn.LSTM):
+        def forward(self, x, states=None):
+            return super().forward(2 * x, states)
+
+    class Named(torch.nn.LSTM):
+        pass
+
+    with pytest.raises(ValueError, match="a Scaled has a `forward` of its own"):
+        from_torch(torch.nn.Sequential(Scaled(3, 5, batch_first=True)))
+    from_torch(Named(3, 5, batch_first=True), check=True)
+
+
+def test_a_module_of_bfloat16_is_compared(capsys):
+    from_torch(module("LSTM").to(torch.bfloat16), check=True)
+    assert "the largest difference from torch is" in capsys.readouterr().out
+
+
+def test_weights_without_numbers_are_told():
+    with pytest.raises(ValueError, match=r"'weight_ih_l0' must be .* on the device 'meta'"):
+        from_torch(torch.nn.LSTM(3, 4, device="meta"))
+
+
+@pytest.mark.parametrize("state_dict", [True, False])
+def test_layers_that_do_not_fit_on_each_other_are_named(state_dict):
+    first, second = keras_gated.LSTM(4, return_sequences=True), keras_gated.LSTM(4, name="second")
+    for layer in (first, second):
+        layer.build((None, None, 3))
+    with pytest.raises(ValueError, match=r"must read the 4 outputs .* 'second', built for 3"):
+        to_torch([first, second], state_dict=state_dict)
+    with pytest.raises(ValueError, match="must hold a recurrent layer"):
+        to_torch([])

@@ -167,6 +167,20 @@ def test_neither_does_a_function_of_ones_own_nor_what_is_made_of_it(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["last", "both directions"])
+def test_what_tf2onnx_writes_of_keras_layers_is_read(kind):
+    tf2onnx = pytest.importorskip("tf2onnx")
+    layer = keras.layers.LSTM(4)
+    if kind != "last":
+        layer = keras.layers.Bidirectional(keras.layers.LSTM(4, return_sequences=True))
+    model = keras.Sequential([keras.Input((None, 3)), layer])
+    spec = [tf.TensorSpec((None, None, 3))]
+    proto, _ = tf2onnx.convert.from_function(tf.function(lambda x: model(x)), spec, opset=17)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    assert_allclose(keras_gated.from_onnx(proto)(x), model(x), atol=1e-5)
+
+
+@pytest.mark.slow
 def test_tf2onnx_reads_a_model_that_has_predicted(tmp_path):
     tf2onnx = pytest.importorskip("tf2onnx")
     model = model_of("gru")

@@ -76,6 +76,30 @@ def test_the_mask_of_a_tensor_is_found():
     assert keras_private.mask_of(x + 1) is None
 
 
+def test_what_a_model_was_compiled_with_is_known():
+    def loss(y_true, y_pred):
+        return y_true - y_pred
+
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("adam", loss, metrics=[loss])
+    found = keras_private.compiled_with(model)
+    assert found["loss"] is loss and found["metrics"] == [loss]
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_an_optimizer_knows_the_variables_that_it_was_built_for(policy):
+    layers = [keras.layers.Dense(1), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    layers[0].trainable = False
+    optimizer = keras.optimizers.Adam()
+    if policy != "float32":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    layers[0].trainable = True
+    found = keras_private.trained_by(optimizer)
+    assert [id(v) for v in found] == [id(v) for v in layers[1].trainable_variables]
+
+
 def test_the_parts_of_a_model_are_all_its_layers_in_order():
     inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="inside")])
     model = keras.Sequential([keras.Input((2,)), inner, keras.layers.Dense(1, name="last")])

@@ -16,9 +16,9 @@ from keras_gated.convert.examples import difference
 from keras_gated.convert.onnx import graph, recurrent
 from keras_gated.recipes.ngrams import NGrams
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from onnx_graphs import ask_onnxruntime
+from onnx_graphs import ask_onnxruntime  # noqa: E402
 
 
 def set_random(model):
@@ -182,6 +182,7 @@ def test_a_full_disk_destroys_nothing(write, old):
     if write is to_litert:
         pytest.importorskip("ai_edge_litert")
     model = small()
+    write(model, old.parent.with_name("first"))  # what XLA compiles goes to the disk, too
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # a larger file fails half-way
     try:
@@ -249,3 +250,56 @@ def test_differences_are_parts_of_the_largest_answer():
     assert difference([odd], [-odd]) == np.inf
     assert difference([np.zeros((2, 1))], [np.zeros(2)]) == np.inf
     assert difference([np.array([np.nan])], [np.array([1.0])]) == np.inf
+
+
+def encoder_and_decoder():
+    """Two inputs of unequal steps, and dense layers whose memory onnxruntime would use twice."""
+    source, target = keras.Input((None, 3), name="source"), keras.Input((None, 3), name="target")
+    encoded = layers.Dense(4)(layers.Dense(4, activation="relu")(source))
+    state = keras_gated.GRU(4)(encoded)
+    x = layers.Dense(4)(layers.Dense(4, activation="relu")(target))
+    x = keras_gated.GRU(4, return_sequences=True)(x, initial_state=[state])
+    return set_random(keras.Model([source, target], layers.Dense(2)(x)))
+
+
+def test_two_inputs_may_have_unequal_steps(tmp_path):
+    model = encoder_and_decoder()
+    path = to_onnx(model, tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    for steps in ((9, 4), (4, 9), (5, 5)):
+        given = [rng.normal(size=(2, n, 3)).astype("float32") for n in steps]
+        [answer] = ask_onnxruntime(path, dict(zip(("source", "target"), given, strict=True)))
+        assert_allclose(answer, model(given), atol=1e-5)
+
+
+def test_an_output_of_fewer_steps_has_an_axis_of_its_own(tmp_path):
+    x = keras.Input((None, 3))
+    y = layers.MaxPooling1D(2)(keras_gated.LSTM(4, return_sequences=True)(x))
+    graph = onnx.load(to_onnx(keras.Model(x, y), tmp_path / "m.onnx")).graph
+    [shape] = [[d.dim_param for d in o.type.tensor_type.shape.dim] for o in graph.output]
+    assert shape[1] not in ("", "time")
+
+
+class Twice(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_litert])
+def test_a_call_of_ones_own_is_refused_by_name(write, tmp_path):
+    model = Twice([keras.Input((None, 3)), keras_gated.LSTM(4)], name="mine")
+    with pytest.raises(ValueError, match="'mine' is a Twice, a Sequential that has a `call`"):
+        write(model, tmp_path / "m")
+
+
+def of_my_own(y_true, y_pred):
+    return keras.ops.mean((y_true - y_pred) ** 2)
+
+
+@pytest.mark.parametrize("write", [to_onnx, to_litert])
+def test_a_model_of_keras_that_was_fitted_and_frozen_is_written(write, tmp_path):
+    model = keras.Sequential([keras.Input((None, 3)), layers.LSTM(4), layers.Dense(1)])
+    model.compile("adam", of_my_own)
+    model.fit(np.zeros((4, 3, 3)), np.zeros((4, 1)), verbose=0)
+    model.layers[0].trainable = False
+    write(model, tmp_path / "m")

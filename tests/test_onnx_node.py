@@ -414,3 +414,42 @@ def test_a_file_of_float16_or_float64_keeps_its_weights():
         layer = from_onnx(model, node="told")  # compared in onnxruntime's float32
         assert layer.cell.kernel.dtype == dtype
         assert_allclose(layer.cell.recurrent_kernel[:, :2], arrays["R"][0, :2].T)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_row_without_a_step_ends_with_zeros_whatever_it_began_with(kind):
+    inputs = ["x", "W", "R", "B", "lengths", "before"]
+    node = helper.make_node(kind, inputs, ["", "y_h"], name="told", hidden_size=UNITS)
+    declared = [
+        ("x", 1, ["time", "batch", FEATURES]), ("lengths", 6, ["batch"]),
+        ("before", 1, [1, "batch", UNITS]),
+    ]  # fmt: skip
+    graph = model_of([node], constants(kind), declared, ["y_h"])
+    before = np.random.default_rng(1).normal(size=(1, ROWS, UNITS)).astype("float32")
+    lengths = np.array([5, 0, 1, 0], "int32")
+    [expected] = ask_onnxruntime(graph, {"x": X, "lengths": lengths, "before": before})
+    assert_allclose(from_onnx(graph)([X, lengths, before]), expected, atol=1e-5)
+
+
+def test_axes_are_turned_around_if_no_order_is_given():
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "B"], ["y"], hidden_size=UNITS),
+        helper.make_node("Transpose", ["y"], ["z"]),
+    ]
+    graph = model_of(nodes, constants("GRU"), outputs=["z"])
+    [expected] = ask_onnxruntime(graph, {"x": X})
+    assert_allclose(from_onnx(graph)(X), expected, atol=1e-5)
+
+
+def test_sizes_are_split_as_told():
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "B"], ["y"], hidden_size=UNITS),
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Split", ["sizes", "one_and_two"], ["first", "rest"], axis=0),
+        helper.make_node("Concat", ["all", "first"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["y", "shape"], ["z"]),
+    ]
+    arrays = {"one_and_two": np.array([1, 2]), "all": np.array([-1])}
+    graph = model_of(nodes, {**constants("GRU"), **arrays}, outputs=["z"])
+    [expected] = ask_onnxruntime(graph, {"x": X})
+    assert_allclose(from_onnx(graph, check=False)(X), expected, atol=1e-5)

@@ -66,6 +66,9 @@ def _told(told, read):
     """Returns what `read` returns. The message of an error begins with `told`."""
     try:
         model = read()
+        for part in keras_private.parts_of(model):
+            if isinstance(part, keras.layers.Normalization):
+                part.finalize_state()  # it computes with tensors that this makes of its weights
         check_turned_masks(model, told)
         return model
     except RefusedError as error:

@@ -50,6 +50,41 @@ def subclasses(old, classes, owner):
     return found
 
 
+def check_own_code(old, new, owner):
+    """Raises if a copy lost what the class of a model, or of a model in it, changes.
+
+    Keras copies a functional model as one of its class, a sequential model as a `Sequential`.
+    """
+    for before, after in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
+        if not isinstance(before, keras.Model) or type(before) is type(after):
+            continue
+        if changed := _overridden(type(before), type(after)):
+            raise ValueError(
+                f"{owner}: {before.name!r} is a {type(before).__name__}, a "
+                f"{type(after).__name__} that has {', '.join(changed)} of its own. That code would "
+                f"be lost. Make a functional model of its layers, and convert that."
+            )
+
+
+def check_own_call(model, owner):
+    """Raises if the code of a model, or of a model in it, decides what its layers compute."""
+    for part in keras_private.parts_of(model) if isinstance(model, keras.Model) else ():
+        bases = (keras.Sequential, keras_private.Functional)
+        base = next((base for base in bases if isinstance(part, base)), None)
+        if base and "call" in _overridden(type(part), base):
+            raise ValueError(
+                f"{owner}: {part.name!r} is a {type(part).__name__}, a {base.__name__} that has a "
+                "`call` of its own, and only layers are written. Put what it computes into layers."
+            )
+
+
+def _overridden(cls, base):
+    """Returns the names that the classes between a class and its base define anew."""
+    between = cls.__mro__[: cls.__mro__.index(base)]
+    own = {name for cls in between for name in vars(cls)} - set(_OF_EVERY_CLASS)
+    return sorted(name for name in own if hasattr(base, name))
+
+
 def base_of(cls):
     """Returns the class of Keras or of ours that `cls` is or extends, or None."""
     return next((c for c in cls.__mro__ if c in TO_OURS or c in TO_KERAS), None)
@@ -63,9 +98,7 @@ def arguments_of(cls):
 
 def _changed(layer, base):
     """Returns the names of what a layer's class changes in its base class."""
-    between = type(layer).__mro__[: type(layer).__mro__.index(base)]
-    own = {name for cls in between for name in vars(cls)} - set(_OF_EVERY_CLASS)
-    changed = {name for name in own if hasattr(base, name)}
+    changed = set(_overridden(type(layer), base))
     config, expected = layer.get_config(), base.get_config(layer)
     changed |= {f"{n} in get_config" for n in expected if config.get(n, None) != expected[n]}
     cell = getattr(layer, "cell", None)

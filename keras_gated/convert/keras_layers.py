@@ -23,7 +23,14 @@ from keras_gated.convert.keras_checks import (
     check_symmetry,
     check_turned_masks,
 )
-from keras_gated.convert.keras_classes import TO_KERAS, TO_OURS, arguments_of, base_of, subclasses
+from keras_gated.convert.keras_classes import (
+    TO_KERAS,
+    TO_OURS,
+    arguments_of,
+    base_of,
+    check_own_code,
+    subclasses,
+)
 from keras_gated.layers.base import RNN
 
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
@@ -84,7 +91,8 @@ def from_keras(
 
     Raises:
         ValueError: If the model has nothing to convert, or something that cannot be converted
-            exactly: a subclass that changes what its base class computes; a mask that
+            exactly: a subclass that changes what its base class computes, also of `Sequential`; a
+            recurrent layer that the code of another layer makes; a mask that
             `keras.layers` ignores because the layer gets an initial state; a GRU whose recurrent
             activation, regularizers or constraints differ between a weight and its negative. If
             a file is damaged, or uses what Keras 3 does not have; the message names the file and
@@ -166,16 +174,35 @@ def _converted(old, classes, owner):
             )
         check_masks_with_states(old, owner)
         check_turned_masks(old, owner)
-        new = keras.models.clone_model(
-            old, clone_function=lambda layer: _by_config(layer, classes, owner), recursive=True
-        )
+        with keras.saving.custom_object_scope(_compiled_with(old)):
+            new = keras.models.clone_model(
+                old, clone_function=lambda layer: _by_config(layer, classes, owner), recursive=True
+            )
+        check_own_code(old, new, owner)
     else:
         new = _by_config(old, classes, owner)
+    left = [part for part in keras_private.parts_of(new) if type(part) in classes]
+    if left:
+        raise ValueError(
+            f"{owner}: {left[0].name!r}, a {type(left[0]).__name__}, is made by the code of a "
+            f"layer of {old.name!r}, which cannot be rewritten. Give that layer the "
+            f"{type(left[0]).__name__} as an argument that stands in its `get_config`."
+        )
     if old.built:
-        negated = _copy_weights(old, new)
+        copies = _copy_weights(old, new)
         if isinstance(old, keras.Model) and old.compiled and old.optimizer is not None:
-            _copy_optimizer(old, new, negated, owner)
+            _copy_optimizer(old, new, copies, owner)
     return new
+
+
+def _compiled_with(model):
+    """Returns the functions and classes of a user's own in the settings of `compile`, by name.
+
+    Keras writes only their names into the settings that it copies.
+    """
+    found = keras.tree.flatten(keras_private.compiled_with(model)) if model.compiled else []
+    named = [one if hasattr(one, "__name__") else type(one) for one in found]
+    return {one.__name__: one for one in named if one.__module__.split(".")[0] != "keras"}
 
 
 def _by_config(layer, classes, owner):
@@ -243,9 +270,15 @@ def _renamed(config, classes, owner):
 
 
 def _copy_weights(old, new):
-    """Copies weights, states and seeds. Returns the ids of old weights that were negated."""
-    negated = {}
+    """Copies weights, states and seeds.
+
+    Returns:
+        By the id of each old weight: the new weight, and whether the old one was negated.
+    """
+    copies = {}
     for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
+        if isinstance(a, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
+            _copy_vocabulary(a, b)
         if not a.built:
             continue
         if not b.built:
@@ -254,8 +287,7 @@ def _copy_weights(old, new):
         turned = type(a) is not type(b) and "GRUCell" in (type(a).__name__, type(b).__name__)
         for before, after in zip(*own, strict=True):
             after.assign(_negated(before.value) if turned else before.value)
-            if turned:
-                negated[id(before)] = True
+            copies[id(before)] = after, turned
         if isinstance(b, keras.layers.Normalization):
             b.finalize_state()  # the layer computes with tensors that this makes of its weights
         if isinstance(a, keras.layers.RNN) and a.stateful:
@@ -263,7 +295,20 @@ def _copy_weights(old, new):
                 after.assign(before.value)
         if hasattr(a, "seed_generator") and hasattr(b, "seed_generator"):
             b.seed_generator.state.assign(a.seed_generator.state.value)
-    return negated
+    return copies
+
+
+def _copy_vocabulary(old, new):
+    """Copies the words or numbers that a layer has learned by `adapt`: its config has none."""
+    known = old.get_vocabulary(include_special_tokens=False)
+    if not known or new.get_vocabulary(include_special_tokens=False):
+        return
+    if old.output_mode == "tf_idf":
+        raise ValueError(
+            f"{old.name!r} has learned the weights of `output_mode='tf_idf'` by `adapt`, which "
+            "cannot be copied. Give the layer `vocabulary=` and `idf_weights=`."
+        )
+    new.set_vocabulary(known)
 
 
 def _negated(weight):
@@ -271,12 +316,16 @@ def _negated(weight):
     return ops.concatenate(to_library("keras", GRU_GATES, ops.split(weight, 3, axis=-1)), axis=-1)
 
 
-def _copy_optimizer(old, new, negated, owner):
+def _copy_optimizer(old, new, copies, owner):
     """Copies an optimizer's variables."""
     if not old.optimizer.built:
         return
-    new.optimizer.build(new.trainable_variables)
-    turned = {v.path.replace("/", "_"): id(v) in negated for v in old.trainable_variables}
+    # Those of today may be others: a layer was frozen since.
+    trained = keras_private.trained_by(old.optimizer)
+    if new.optimizer.built:
+        new.optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
+    new.optimizer.build([copies[id(variable)][0] for variable in trained])
+    turned = {v.path.replace("/", "_"): copies[id(v)][1] for v in trained}
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):
         # Keras names the variable after the weight's path and the kind of variable.
         weight = max((p for p in turned if before.name.startswith(p + "_")), key=len, default=None)

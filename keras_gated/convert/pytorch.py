@@ -72,8 +72,8 @@ def from_torch(
     Raises:
         ValueError: If an entry is missing, unknown or of another shape; if a model has several
             recurrent modules and no `prefix` names one; for parametrizations other than
-            weight_norm; if a file is cut off, holds more than weights, or unpacks to far more
-            than its size.
+            weight_norm; if a module has a `forward` of its own and `check` is False; if a file is
+            cut off, holds more than weights, or unpacks to far more than its size.
         FileNotFoundError: If there is no such file.
         ImportError: If the package that reads a file is not installed; for `check`, torch.
     """
@@ -83,6 +83,8 @@ def from_torch(
         module_or_state_dict = torch_files.state_dict_of(path, torch_weights.is_weight, owner)
         owner = f"from_torch({os.fspath(path)!r})"
     source = torch_weights.source_of(module_or_state_dict, prefix, activation, owner)
+    if not check:
+        torch_weights.check_own_forward(source.module, owner)
     arrays = torch_weights.arrays_of(source.state_dict, source.prefix, owner)
     places, directions, names = torch_weights.layout_of(arrays, owner)
     first = {name: arrays[name, places[0], False] for name in names}
@@ -233,12 +235,22 @@ def _kind_of_all(layers, pairs):
         for pair in pairs
         for one in pair
     }
+    if not kinds:
+        raise ValueError(f"to_torch: `layers` must hold a recurrent layer. Received: {layers}.")
     if len(kinds) != 1:
         raise ValueError(
             "to_torch: all layers must have the same class, units, biases, activation, directions, "
             f"dtype and projection. Received: {layers}. Convert them one by one."
         )
-    return kinds.pop()
+    [kind] = kinds
+    width = kind.directions * (kind.projection or kind.units)
+    for place, pair in enumerate(pairs[1:], 1):
+        if (features := pair[0].cell.kernel.shape[0]) != width:
+            raise ValueError(
+                f"to_torch: layer {place} must read the {width} outputs of the layer before. "
+                f"Received: {pair[0].name!r}, built for {features} features."
+            )
+    return kind
 
 
 def _module(torch, kind, arrays, **options):

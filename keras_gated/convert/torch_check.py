@@ -8,6 +8,7 @@ import numpy as np
 from keras_gated.convert.examples import ANY_DTYPE, difference
 
 _ROWS, _STEPS = 4, 9
+_BFLOAT16 = 5e-2  # accepted: torch computes with 8 bits of each number, and we with 24
 
 
 def check_answers(ours, module, features, *, return_sequences, return_state, owner):
@@ -26,7 +27,9 @@ def check_answers(ours, module, features, *, return_sequences, return_state, own
     """
     dtype = str(next(module.parameters()).dtype).removeprefix("torch.")
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(_ROWS, _STEPS, features)).astype(dtype)
+    # NumPy has no bfloat16. The weights are then read as float32.
+    x = rng.normal(size=(_ROWS, _STEPS, features))
+    x = x.astype("float32" if dtype == "bfloat16" else dtype)
     lengths = np.array([_STEPS, 5, 1, 7])
     valid = np.arange(_STEPS) < lengths[:, None]
     y, last = _theirs(module, x, lengths)
@@ -34,7 +37,7 @@ def check_answers(ours, module, features, *, return_sequences, return_state, own
         warnings.simplefilter("ignore")  # Keras warns that a model itself passes no mask on
         received = _ours(ours, x, valid, return_state)
     pair = [received[valid], y[valid]] if return_sequences else [received, last]
-    differs, accepted = difference(*([one] for one in pair)), ANY_DTYPE[dtype]
+    differs, accepted = difference(*([one] for one in pair)), ANY_DTYPE.get(dtype, _BFLOAT16)
     if not differs <= accepted:
         raise ValueError(
             f"{owner}: the layers answer otherwise than torch, by {differs:.2g} of the largest "
@@ -57,7 +60,7 @@ def _theirs(module, x, lengths):
     import torch
 
     parameter, was_training = next(module.parameters()), module.training
-    x = torch.from_numpy(x).to(parameter.device)
+    x = torch.from_numpy(x).to(parameter.device, parameter.dtype)
     module.eval()  # the module itself: a module with weight_norm cannot be copied
     try:
         with torch.inference_mode():
@@ -65,6 +68,8 @@ def _theirs(module, x, lengths):
             y, last = run(module, x, torch.from_numpy(lengths))
     finally:
         module.train(was_training)
+    if parameter.dtype == torch.bfloat16:
+        y, last = y.float(), last.float()
     return y.cpu().numpy(), last.cpu().numpy()
 
 

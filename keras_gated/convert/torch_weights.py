@@ -103,6 +103,19 @@ def _of_module(module, prefix, activation, owner):
     return Source(part.state_dict(), "", activation, getattr(part, "dropout", 0.0), part)
 
 
+def check_own_forward(module, owner):
+    """Raises if a subclass of a module of torch has a `forward` of its own."""
+    order = type(module).__mro__
+    extended = next((cls for cls in order if cls.__module__.startswith("torch.")), None)
+    own = order[: order.index(extended)] if extended else ()
+    if any("forward" in vars(cls) for cls in own):
+        raise ValueError(
+            f"{owner}: a {type(module).__name__} has a `forward` of its own, and only the weights "
+            f"of its {extended.__name__} are converted. The answers may be others: check=True "
+            "compares them. Or pass the state dict."
+        )
+
+
 def _is_recurrent(module):
     if getattr(module, "mode", None) in (*_RNN, "LSTM", "GRU"):
         return True
@@ -220,6 +233,11 @@ def _floats(source, key, owner):
     array = _array(source[key])
     if array.dtype.name not in ("float16", "float32", "float64"):
         value = source[key]
+        if str(getattr(value, "device", "")) == "meta":
+            raise ValueError(
+                f"{owner}: {key!r} must be a dense array of floats. Received: a tensor on the "
+                "device 'meta', which holds no numbers. Load the weights of the module first."
+            )
         raise ValueError(
             f"{owner}: {key!r} must be a dense array of floats. Received: "
             f"{getattr(value, 'dtype', type(value))} of the shape "

@@ -16,6 +16,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import boolean, tensorflow_for
 from keras_gated.convert import files
 from keras_gated.convert.examples import TOLERANCE, random_inputs, typical_inputs
+from keras_gated.convert.keras_classes import check_own_call
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
 from keras_gated.convert.litert import check, operations, typical
 from keras_gated.convert.windows import of_windows, stepper_of, timed_of
@@ -240,6 +241,7 @@ def _check_arguments(batch_size, steps, quantize, representative, int8):
 
 def _of_our_layers(model):
     """Returns a model of our layers, and the recurrent layers that are not converted, with why."""
+    check_own_call(model, "to_litert")
     functional = getattr(model, "_functional", model)
     if not isinstance(functional, keras_private.Functional):
         raise ValueError(

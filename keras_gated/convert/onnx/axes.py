@@ -39,6 +39,9 @@ def sliced(node, given, attributes):
             if x.shape[axis] is not None:
                 start = max(start, -x.shape[axis])
             start, end, step = -1 - start, -1 - end, -step
+        if start == -1 and end >= _ALL and x.shape[axis] is None:  # a size of 1, which is known
+            x = ops.take(x, np.array([-1]), axis=axis)
+            continue
         places[axis] = slice(_place(start), None if abs(end) >= _ALL else end, step)
         if end <= -_ALL:
             places[axis] = slice(0, 0)

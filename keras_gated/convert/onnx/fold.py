@@ -49,6 +49,8 @@ def fold(node, given, attributes, opset):
             return Zeros(tuple(sizes.sizes), str(value.dtype))
     if kind in _KEEP_ZEROS and isinstance(given[0], Zeros):
         return given[0] if kind in ("Identity", "Cast") else Zeros(None, given[0].dtype)
+    if kind == "Concat" and all(isinstance(value, Zeros) for value in given):
+        return Zeros(None, given[0].dtype)
     if given and all(value is None or isinstance(value, np.ndarray) for value in given):
         return _of_constants(node, given, opset) if kind in _OF_CONSTANTS else NotImplemented
     if any(isinstance(value, Dims) for value in given):
@@ -155,7 +157,9 @@ def _of_dims(node, given, attributes):
     if kind == "ReduceProd" and axes is None:
         return numbers(np.prod(first, keepdims=bool(attributes.get("keepdims", 1))))
     if kind == "Split":
-        return [numbers(p) for p in np.array_split(first, len(node.output))]
+        sizes, parts = others[0] if others else attributes.get("split"), len(node.output)
+        sizes = [-(-len(first) // parts)] * parts if sizes is None else sizes
+        return [numbers(p) for p in np.split(first, np.cumsum(sizes)[:-1])]
     if kind == "Equal":
         pairs = np.broadcast_arrays(*(np.array(part, object) for part in parts))
         flat = [are_equal(a, b) for a, b in zip(*(p.ravel() for p in pairs), strict=True)]

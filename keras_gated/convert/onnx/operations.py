@@ -138,7 +138,7 @@ def _normalized(node, given, attributes):
 def _of_last_axis(node, value, attributes):
     """Returns the attributes of a softmax before opset 13: over all axes from one on."""
     axis = attributes.get("axis", 1)
-    rank = len(value.order) if isinstance(value, Turned) else len(value.shape)
+    rank = len(value.order if isinstance(value, Turned) else plain(value).shape)
     if axis % rank != rank - 1:
         refuse(
             node,

@@ -53,6 +53,9 @@ def recurrent(node, given, attributes, wanted):
     parts = 2 if node.op_type == "LSTM" else 1
     finals = [results[1:][n::parts] for n in range(parts)] if state else []
     finals = [ops.stack(of_directions, axis=0) for of_directions in finals]
+    if known is not None and lengths is not None:  # ONNX answers a row without a step with zeros
+        some = ops.any(call["mask"], axis=1)[None, :, None]
+        finals = [ops.where(some, final, ops.zeros_like(final)) for final in finals]
     return [Directions.of(y, number) if wanted[0] else None, *finals]
 
 

@@ -27,5 +27,7 @@ def name_of(node):
 
 
 def first_line(error):
-    lines = str(error).strip().splitlines()
+    lines = [line for line in map(str.strip, str(error).splitlines()) if line]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]  # Keras names the layer first, and then the reason
     return lines[0][:200] if lines else type(error).__name__

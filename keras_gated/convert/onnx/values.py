@@ -68,7 +68,8 @@ class Directions(NamedTuple):
         """Returns a node's result, or NotImplemented if the node needs the tensor itself."""
         kind, axes = node.op_type, self.axes
         if kind == "Transpose":
-            return self._replace(axes="".join(axes[n] for n in attributes["perm"]))._done()
+            perm = attributes.get("perm", range(len(axes))[::-1])
+            return self._replace(axes="".join(axes[n] for n in perm))._done()
         if kind == "Reshape" and axes.endswith("DH") and self._are_joined_by(node, *others):
             return self._replace(axes=axes[:-2] + "X")._done()
         if kind == "Squeeze" and self.number == 1 and self._is_axis("D", others, attributes):

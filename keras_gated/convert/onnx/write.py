@@ -17,6 +17,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import boolean
 from keras_gated.convert import files
 from keras_gated.convert.examples import typical_inputs
+from keras_gated.convert.keras_classes import check_own_call
 from keras_gated.convert.keras_layers import from_keras, has_keras_layers
 from keras_gated.convert.onnx import around, nodes, recurrent  # noqa: F401 (they register)
 from keras_gated.convert.onnx.check import (
@@ -25,11 +26,12 @@ from keras_gated.convert.onnx.check import (
     check_windows,
     differs_by,
     examples_of,
+    may_shorten,
     wanted,
 )
 from keras_gated.convert.onnx.graph import Graph, Wire, element_type
 from keras_gated.convert.onnx.quantize import QuantizedONNX, quantized
-from keras_gated.convert.windows import stepper_of
+from keras_gated.convert.windows import stepper_of, timed_of
 
 OPSET = 17  # the oldest with LayerNormalization; onnxruntime 1.12 and newer run it
 _IR = 8  # of the same age as the opset, so that those versions read the file
@@ -108,6 +110,7 @@ def to_onnx(
     check, target = wanted(check, "to_onnx"), files.target(path, "to_onnx")
     _check_quantize(quantize, representative)
     states = boolean("to_onnx", "states", states)
+    check_own_call(model, "to_onnx")
     if isinstance(model, keras.Sequential):
         model = getattr(model, "_functional", None) or model
     if not isinstance(model, keras_private.Functional):
@@ -190,12 +193,13 @@ def _graph(model, lengths, stepper=None):
         node = helper.make_node("Identity", [wire.name], [name], name=f"output_{name}")
         graph.nodes.append(node)
         outputs.append(dataclasses.replace(wire, name=name))
+    several = sum(timed_of(model)) > 1  # inputs may then have different numbers of steps
     result = helper.make_model(
         helper.make_graph(
             graph.nodes,
             model.name,
-            [_declared(wire) for wire in given],
-            [_declared(wire) for wire in outputs],
+            [_declared(wire, several) for wire in given],
+            [_declared(wire, several or may_shorten(model)) for wire in outputs],
             list(graph.constants.values()),
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -322,9 +326,11 @@ def _output_names(model, others=()):
     return unique
 
 
-def _declared(wire):
+def _declared(wire, own_time):
     from onnx import helper
 
-    free = ["batch", "time"] + [f"{wire.name}_{n}" for n in range(2, len(wire.shape))]
+    # Axes of the same name have the same size: a runtime uses the memory of one for another.
+    free = ["batch", f"{wire.name}_time" if own_time else "time"]
+    free += [f"{wire.name}_{n}" for n in range(2, len(wire.shape))]
     shape = [n if n is not None else name for n, name in zip(wire.shape, free, strict=False)]
     return helper.make_tensor_value_info(wire.name, element_type(wire.dtype), shape)
