@@ -317,6 +317,8 @@ def test_a_stream_shorter_than_one_window_is_refused(length, batch_size, steps):
 @pytest.mark.parametrize("targets, options", [
     (8, {"batch_size": 0, "steps": 2}), (8, {"batch_size": 2, "steps": 0}),
     (8, {"batch_size": 2, "steps": -1}), (7, {"batch_size": 2, "steps": 2}),
+    (8, {"batch_size": 2.5, "steps": 2}), (8, {"batch_size": "2", "steps": 2}),
+    (8, {"batch_size": True, "steps": 2}), (8, {"batch_size": 2, "steps": 1.5}),
 ])  # fmt: skip
 def test_windows_refuses_unequal_streams_and_sizes_below_one(targets, options):
     with pytest.raises(ValueError, match=rf"equally long.*Received: 8 and {targets} steps, "):
@@ -393,3 +395,26 @@ def test_validation_begins_anew_and_leaves_the_states_of_training(stateful):
         *(v for s in (states[0], keras_gated.get_state(model)) for v in s.values()), strict=True
     ):
         assert_allclose(a, b, **CLOSE)
+
+
+def test_a_state_that_does_not_exist_yet_is_zero():
+    """A Sequential without an Input makes its states in the first step of `fit`."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, 3, FEATURES)), rng.normal(size=(4, 2))
+    layer = keras_gated.SimpleRNN(2, stateful=True, name="r")
+    model = keras.Sequential([layer])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    keras_gated.reset_state(model)
+    with pytest.raises(ValueError, match="no state yet: call it once"):
+        keras_gated.get_state(model)
+    with pytest.raises(ValueError, match="no state yet: call it once"):
+        keras_gated.reset_state(model, {"r": [np.zeros((2, 2))]})
+    model.fit(x, y, batch_size=2, verbose=0, shuffle=False, callbacks=[keras_gated.ResetState()])
+    trained = keras_gated.get_state(model)["r"]
+    alone = layer(x[2:], initial_state=[layer(x[:2], initial_state=[np.zeros((2, 2))])])
+    assert_allclose(trained[0], alone, atol=1e-6)
+
+    model = keras.Sequential([keras_gated.SimpleRNN(2, stateful=True, name="r")])
+    model.compile("sgd", "mse")
+    model.evaluate(x, y, batch_size=2, verbose=0, callbacks=[keras_gated.ResetState()])
+    assert_allclose(keras_gated.get_state(model)["r"][0], np.zeros((2, 2)))

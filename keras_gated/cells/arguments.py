@@ -233,7 +233,7 @@ def positive_integer(owner, name, value):
     if number is None or number <= 0:
         raise ValueError(
             f"{owner}: `{name}` must be a positive integer. Received: {name}={value!r} "
-            f"(of type {type(value).__name__}). For example: {owner}(64)."
+            f"(of type {type(value).__name__}). For example: {name}=64."
         )
     return int(number)
 

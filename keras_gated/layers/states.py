@@ -22,7 +22,8 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
 
     Works for the layers of keras_gated, for `keras.layers.RNN` around any cells (stacked cells
     included), and for `Bidirectional`. It may be called inside a `tf.function`, for example in a
-    `train_step`.
+    `train_step`. Without `states`, a layer that was not called yet is left as it is: it has no
+    state, and will begin with zeros.
 
     Args:
         layer: A layer or a model.
@@ -31,10 +32,10 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
         rows: Optional bool, `(batch,)`, the rows to set. Default: all.
 
     Raises:
-        ValueError: If no layer is stateful, or names or shapes do not fit. No state is changed
-            then.
+        ValueError: If no layer is stateful, or names or shapes do not fit, or `states` are for a
+            layer that was not called yet. No state is changed then.
     """
-    own = _stateful_layers(layer)
+    own = _stateful_layers(layer, must_exist=states is not None)
     if states is None:
         states = {name: [ops.zeros(v.shape) for v in vs] for name, vs in own.items()}
     elif not isinstance(states, dict) and len(own) == 1:
@@ -53,7 +54,7 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
     if rows is not None:
         rows = ops.cast(rows, "bool")
         batches = {shape[:1] for layer_shapes in shapes.values() for shape in layer_shapes}
-        if len(batches) > 1 or not compatible(rows.shape, *batches):
+        if len(batches) > 1 or any(not compatible(rows.shape, batch) for batch in batches):
             raise ValueError(
                 f"reset_state: `rows` must be bool, one a row of the batch, of shape "
                 f"{sorted(batches)}. Received: rows.shape={tuple(rows.shape)}."
@@ -70,24 +71,27 @@ def get_state(layer: keras.layers.Layer) -> dict[str, list]:
     """Returns the states of a stateful layer or model: a dict of lists of arrays by layer name.
 
     Raises:
-        ValueError: If no layer is stateful.
+        ValueError: If no layer is stateful, or a stateful layer was not called yet.
     """
     own = _stateful_layers(layer)
     return {name: [ops.convert_to_numpy(v) for v in variables] for name, variables in own.items()}
 
 
-def _stateful_layers(layer):
-    """Returns the state variables of every stateful layer, by the layer's name."""
+def _stateful_layers(layer, must_exist=True):
+    """Returns the state variables of every stateful layer, by the layer's name.
+
+    A layer without a state yet has no variables; if they `must_exist`, it is an error.
+    """
     found = {}
     for part in keras_private.parts_of(layer):
         if getattr(part, "stateful", False) and isinstance(part, keras.layers.RNN):
-            if part.states is None:
+            if part.states is None and must_exist:
                 raise ValueError(f"The layer {part.name!r} has no state yet: call it once.")
             if part.name in found:
                 raise ValueError(
                     f"Two stateful layers are called {part.name!r}: give them names of their own."
                 )
-            found[part.name] = tree.flatten(part.states)
+            found[part.name] = [] if part.states is None else tree.flatten(part.states)
     if not found:
         raise ValueError(
             f"{layer.name!r} has no stateful layer. Build its recurrent layers with "
@@ -100,14 +104,15 @@ class ResetState(keras.callbacks.Callback):
     """Sets the states of a model to zero at the start of every epoch.
 
     Validation and evaluation start from zero states, too. After them the states of the training
-    are restored. The model needs a stateful layer.
+    are restored. The model needs a stateful layer. A state that does not exist yet is zero.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
         reset_state(self.model)
 
     def on_test_begin(self, logs=None):
-        self._before = get_state(self.model)
+        new = [] in _stateful_layers(self.model, must_exist=False).values()
+        self._before = None if new else get_state(self.model)  # None: zeros
         reset_state(self.model)
 
     def on_test_end(self, logs=None):
@@ -132,16 +137,20 @@ def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset
         A `tf.data.Dataset` of `(inputs, targets)`, each `(batch_size, steps, ...)`.
 
     Raises:
-        ValueError: If lengths differ, or a strip is shorter than one window.
+        ValueError: If lengths differ, a size is no positive integer, or a strip is shorter than one
+            window.
     """
     import tensorflow as tf  # tf.data feeds every backend of Keras
 
     inputs, targets = np.asarray(inputs), np.asarray(targets)
-    if batch_size < 1 or steps < 1 or len(inputs) != len(targets):
+    sizes = [np.asarray(size) for size in (batch_size, steps)]
+    if len(inputs) != len(targets) or any(
+        size.ndim or size.dtype.kind not in "iu" or size < 1 for size in sizes
+    ):
         raise ValueError(
-            "windows: `inputs` and `targets` must be equally long, and `batch_size` and `steps` at "
-            f"least 1. Received: {len(inputs)} and {len(targets)} steps, batch_size={batch_size}, "
-            f"steps={steps}."
+            "windows: `inputs` and `targets` must be equally long, and `batch_size` and `steps` "
+            f"integers of at least 1. Received: {len(inputs)} and {len(targets)} steps, "
+            f"batch_size={batch_size!r}, steps={steps!r}."
         )
     length = len(inputs) // batch_size
     if length < steps:
