@@ -6,6 +6,7 @@ TensorFlow are imported when they are used: Keras may run on another backend.
 
 import importlib
 import math
+import re
 
 import keras
 from keras.src.backend.common import global_state
@@ -44,6 +45,7 @@ __all__ = [
     "mask_of",
     "parts_of",
     "trained_by",
+    "vectorized_maps_around",
 ]
 
 # Keras's own loop over the steps of a sequence, which `keras.layers.RNN` has as a method.
@@ -87,6 +89,18 @@ def compiled_with(model):
 def trained_by(optimizer):
     """Returns the variables that a built optimizer was built for."""
     return optimizer._trainable_variables
+
+
+def vectorized_maps_around():
+    """Returns how many functions of a `tf.vectorized_map` are being traced around the caller.
+
+    In a graph, TensorFlow traces such a function once, for the first row, and then rewrites its
+    operations for all rows. Nothing but the scope of their names tells it.
+    """
+    import tensorflow as tf  # Keras may run on another backend
+
+    scopes = tf.get_current_name_scope().split("/")
+    return sum(re.fullmatch(r"loop_body(_\d+)?", scope) is not None for scope in scopes)
 
 
 # Private names of TensorFlow, and their modules below `tensorflow.python`.

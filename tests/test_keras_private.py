@@ -180,6 +180,25 @@ def test_it_is_known_whether_xla_compiles_and_whether_a_loop_is_around():
     assert seen == {"compiled": (True, False), "plain": (False, False), "loop": (False, True)}
 
 
+def test_it_is_known_whether_a_vectorized_map_is_around():
+    import tensorflow as tf
+
+    seen = []
+
+    def row(x):
+        seen.append(keras_private.vectorized_maps_around())
+        return x
+
+    @tf.function
+    def mapped(x):
+        row(x)
+        tf.vectorized_map(row, x)
+        return tf.vectorized_map(lambda x: tf.vectorized_map(row, x), x)
+
+    mapped(tf.ones((2, 3)))
+    assert seen[0] == 0 and sorted(set(seen)) == [0, 1, 2]
+
+
 def test_the_seed_of_tensorflow_is_known():
     keras.utils.set_random_seed(7)
     assert keras_private.global_seed() == 7

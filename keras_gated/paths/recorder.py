@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_gated import keras_private
+
 _RECORDING = contextvars.ContextVar("keras_gated_recording", default=None)
 
 
@@ -27,6 +29,7 @@ class Recording(NamedTuple):
     states: dict  # the `id` of a layer to its initial states
     weights: dict  # the `id` of a layer to its weights as `plain.one_step` takes them
     graph: Any  # the graph in which it began: values of another graph cannot be read in this one
+    maps: int  # how many vectorized maps were around: inside another, values are of one row alone
 
 
 @contextlib.contextmanager
@@ -40,7 +43,7 @@ def recording(what, states=None, weights=None):
         states: Optional dict: the `id` of a layer to its initial states, used if a call gives none.
         weights: Optional dict: the `id` of a layer to what `plain.weights_of` gives for its cell.
     """
-    current = Recording(what, [], states or {}, weights or {}, _graph())
+    current = Recording(what, [], states or {}, weights or {}, *_place())
     token = _RECORDING.set(current)
     try:
         yield current.calls
@@ -72,18 +75,22 @@ def record(layer, *call):
         ValueError: If its values cannot be read outside of the function that computes them.
     """
     current = _RECORDING.get()
-    if _graph() is not current.graph:
+    graph, maps = _place()
+    if graph is not current.graph or maps > current.maps:
         raise ValueError(
             f"What {layer.name!r} computes cannot be looked at from outside: it is called inside a "
-            "function, a loop or a map of TensorFlow (`tf.function`, `TimeDistributed`). Look at "
-            "it in there, or call the layer outside."
+            "function, a loop or a map of TensorFlow (`tf.function`, `TimeDistributed` over an "
+            "unknown number of steps). Look at it in there, or call the layer outside."
         )
     current.calls.append(Call(layer, *call))
 
 
-def _graph():
+def _place():
+    """Returns the graph that is being built, or None, and the number of vectorized maps around."""
     if keras.backend.backend() != "tensorflow":
-        return None
+        return None, 0
     import tensorflow as tf  # the other backends have no graphs that are built layer by layer
 
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    if tf.executing_eagerly():
+        return None, 0
+    return tf.compat.v1.get_default_graph(), keras_private.vectorized_maps_around()
