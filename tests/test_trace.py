@@ -156,6 +156,87 @@ def test_a_layer_called_twice_has_both_calls():
     assert_allclose(gates["shared/2"]["reset"], trace_gates(shared, y)["reset"], atol=1e-6)
 
 
+def test_a_layer_that_calls_several_recurrent_layers_has_the_gates_of_all():
+    class Two(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.a = keras_gated.GRU(3, name="a", return_sequences=True)
+            self.b = keras_gated.SimpleRNN(2, name="b")
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    two, x = Two(), np.random.default_rng(0).normal(size=(2, 4, 2)).astype("float32")
+    gates = trace_gates(two, x)
+    assert {name: list(g) for name, g in gates.items()} == {"a": NAMES["gru"], "b": ["hidden"]}
+    assert_allclose(gates["b"]["hidden"][:, -1], two(x), atol=1e-6)
+
+
+def test_every_step_of_time_distributed_is_a_call_if_their_number_is_known():
+    inner = keras_gated.GRU(3, name="inner")
+    inputs = keras.Input((None, 4, 2))
+    model = keras.Model(inputs, keras.layers.TimeDistributed(inner)(inputs))
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype("float32")
+    gates = trace_gates(model, x)
+    assert list(gates) == list(trace_gates(model.layers[1], x)) == ["inner", "inner/2", "inner/3"]
+    last = [g["hidden"][:, -1] for g in gates.values()]
+    assert_allclose(np.stack(last, 1), model(x), atol=1e-6)
+    unknown = tf.function(
+        lambda x: trace_gates(model, x), input_signature=[tf.TensorSpec((None, None, 4, 2))]
+    )
+    with pytest.raises(ValueError, match="`TimeDistributed` over an unknown number of steps"):
+        unknown(x)
+    rows = tf.function(lambda x: tf.vectorized_map(lambda x: trace_gates(inner, x), x))(x)
+    for step, own in enumerate(gates.values()):  # inside of the map, it is looked at as it is
+        assert_allclose(rows["hidden"][:, step], own["hidden"], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    model = reader()
+    return model, trace_gates(model, IDS)
+
+
+@pytest.mark.parametrize("direction", ["both", "forward", "backward"])
+def test_a_layer_of_a_model_is_given_by_its_name_or_itself(traced, direction):
+    model, gates = traced
+    both = model.get_layer("both")
+    layer, name, expected = both, "both", gates["both"]
+    if direction != "both":
+        layer, name = getattr(both, f"{direction}_layer"), f"both/{direction}"
+        expected = gates["both"][direction]
+    for given in (name, layer):
+        received = trace_gates(model, IDS, layer=given)
+        keras.tree.assert_same_structure(received, expected)
+        for a, b in zip(keras.tree.flatten(received), keras.tree.flatten(expected), strict=True):
+            assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_layer_that_does_not_tell_a_single_call_is_refused():
+    shared = keras_gated.SimpleRNN(3, name="shared")
+    a, b = keras.Input((None, 2)), keras.Input((None, 2))
+    model = keras.Model([a, b], keras.layers.Dot(1)([shared(a), shared(b)]))
+    x = [np.zeros((1, 4, 2), "float32"), np.ones((1, 4, 2), "float32")]
+    with pytest.raises(ValueError, match=r"called 2 times.*one of \['shared', 'shared/2'\]"):
+        trace_gates(model, x, layer=shared)
+    with pytest.raises(ValueError, match=r"trace_gates: .*must be one of .*Received: 'other'"):
+        trace_gates(model, x, layer="other")
+    with pytest.raises(ValueError, match="called no recurrent layer <SimpleRNN"):
+        trace_gates(model, x, layer=keras_gated.SimpleRNN(3, name="shared"))
+
+
+def test_a_direction_that_is_called_alone_is_a_layer_like_any_other():
+    both = keras_gated.Bidirectional(keras_gated.SimpleRNN(2))
+    x = np.ones((1, 3, 2), "float32")
+    both(x)
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, [both(inputs), both.forward_layer(inputs)])
+    name = both.forward_layer.name
+    gates = trace_gates(model, x)
+    assert sorted(gates) == sorted([name, f"{name}/2", both.backward_layer.name])
+    assert_allclose(gates[name]["hidden"], gates[f"{name}/2"]["hidden"], atol=1e-6)
+
+
 def test_a_stateful_layer_starts_from_its_state_and_keeps_it():
     layer = keras_gated.LSTM(3, stateful=True, return_sequences=True)
     x = np.random.default_rng(0).normal(size=(2, 6, 2)).astype("float32")

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_gated import keras_private
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import equations_of
-from keras_gated.inside.trace import by_layer, each
+from keras_gated.inside.trace import by_layer, chosen, each
 from keras_gated.layers.base import RNN
 from keras_gated.paths.packing import where_rows
 from keras_gated.paths.path import filled
@@ -36,7 +36,9 @@ class GradientFlow(NamedTuple):
     # product of the later forget gates, for a GRU the product of 1 - update.
     path: Any  # (batch, time, units); None: no such gate
     contributions: Any  # by weight name: what a step adds to the gradient, (time, *weight.shape)
-    gradients: Any  # by weight name: their sum, the ordinary gradient, weight.shape
+    # By weight name, weight.shape: their sum. It is the ordinary gradient if the layer is called
+    # once. Otherwise the ordinary gradient is the sum over all calls.
+    gradients: Any
     mask: Any  # whether a step counts, bool (batch, time)
     backwards: bool  # whether the layer reads from the last step to the first
 
@@ -52,22 +54,30 @@ def gradient_flow(
     Args:
         model: A compiled Keras model with recurrent layers of keras_gated.
         x, y: One batch, as for `model.train_on_batch`.
-        layer: Optional layer, or its name, if only this layer is wanted. Default: all.
+        layer: Optional layer, or its name in the result, if only this layer is wanted. A direction
+            of a `Bidirectional` is `name/forward` or `name/backward`. Default: all.
         contributions: Whether to keep what each step adds to the gradients of the weights. This
             takes as much memory as `time` copies of the weights. With False, `contributions` and
             `gradients` are None.
 
     Returns:
         The `GradientFlow` of `layer`, or without `layer` a dict of them by the name of the layer.
-        A `Bidirectional` has a dict of two, `forward` and `backward`.
+        A `Bidirectional` has a dict of two, `forward` and `backward`. The second call of a layer
+        is `name/2`.
 
     Raises:
-        ValueError: If the model is not compiled, has no such layer, or calls it where its values
-            cannot be read (see `trace_gates`).
+        ValueError: If the model is not compiled, has no such layer, calls it several times, or
+            calls it where its values cannot be read (see `trace_gates`).
 
     Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
     arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
     """
+    flows = flows_of(model, x, y, layer, contributions)
+    return flows if layer is None else next(iter(flows.values()))
+
+
+def flows_of(model, x, y, layer, contributions):
+    """Returns the wanted part of what `gradient_flow` returns for all layers, by name."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "gradient_flow: it needs Keras's TensorFlow backend. Received: "
@@ -85,22 +95,14 @@ def gradient_flow(
                 tape.watch([weight.value for weight in part.cell.weights])
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
-    found = by_layer(model, calls, "gradient_flow")
-    if layer is not None:
-        name = getattr(layer, "name", layer)
-        if name not in found:
-            raise ValueError(
-                f"gradient_flow: `layer` must be one of {list(found)}. Received: {layer!r}."
-            )
-        found = {name: found[name]}
+    found = chosen(by_layer(model, calls, "gradient_flow"), layer, "gradient_flow")
     wanted = []
     each(found, wanted.append)
     # If a layer returns its gates, the loss may depend on them, too.
     sources = [(c.results, c.gates if c.layer.return_gates else {}) for c in wanted]
     derivatives = tape.gradient(loss, sources, unconnected_gradients="zero")
     flows = map(_flow, wanted, derivatives, [contributions] * len(wanted))
-    flows = each(found, lambda _: next(flows))
-    return flows if layer is None else flows[name]
+    return each(found, lambda _: next(flows))
 
 
 def _flow(call, derivatives, contributions):
@@ -161,17 +163,17 @@ def _traced_per_layer(function):
     # Not an attribute of the layer: a SavedModel would hold every such function.
     traced = weakref.WeakKeyDictionary()
 
+    def of_layer(reference, options, *tensors):
+        return function(reference(), *tensors, **options)
+
     @functools.wraps(function)
     def call(layer, *tensors, **options):
         own = traced.setdefault(layer, {})
         key = (equations_of(layer.cell), *options.items())
         if key not in own:
-            reference = weakref.ref(layer)
-
-            def of_layer(*tensors):
-                return function(reference(), *tensors, **options)
-
-            own[key] = tf.function(of_layer, autograph=False, reduce_retracing=True)
+            # A partial each: TensorFlow counts the traces of one code, and warns of retracing.
+            own_layer = functools.partial(of_layer, weakref.ref(layer), options)
+            own[key] = tf.function(own_layer, autograph=False, reduce_retracing=True)
         return own[key](*tensors)
 
     return call

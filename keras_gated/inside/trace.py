@@ -7,7 +7,9 @@ from keras_gated import keras_private
 from keras_gated.paths.recorder import recording
 
 
-def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_state=None) -> dict:
+def trace_gates(
+    layer_or_model: keras.layers.Layer, inputs, mask=None, initial_state=None, layer=None
+) -> dict:
     """Returns every gate and state of a recurrent layer, or of all those of a model.
 
     The model runs once at inference, and what its steps compute is recorded. So the values are
@@ -18,20 +20,23 @@ def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_s
 
     Args:
         layer_or_model: A recurrent layer of keras_gated, a `Bidirectional` around one, or a model
-            with such layers.
+            or another layer with such layers.
         inputs: The inputs of the layer or model; for a layer `(batch, time, features)`.
         mask: Optional bool, `(batch, time)`. Default: the mask that comes with `inputs`, or that
             a layer of the model makes.
         initial_state: Optional list of the states before the first step, each `(batch, units)`.
             Default: zeros, or the states of a stateful layer.
+        layer: Optional layer inside of the model, or its name in the result, if only this layer is
+            wanted. A direction of a `Bidirectional` is `name/forward` or `name/backward`. Default:
+            all.
 
     Returns:
         For a layer, a dict of float tensors by name, `(batch, time, units)`. An LSTM has `input`,
         `forget`, `candidate`, `output`, `memory` and `hidden`, a GRU `update`, `reset`,
         `candidate` and `hidden`, a SimpleRNN `hidden`. Gates are between 0 (closed) and 1
         (open). The update gate writes at 1. For a `Bidirectional`, a dict of two such dicts,
-        `forward` and `backward`. For a model, a dict of all these by the name of the layer. The
-        second call of a layer is `name/2`.
+        `forward` and `backward`. For a model, or a layer that calls several recurrent layers, a
+        dict of all these by the name of the layer. The second call of a layer is `name/2`.
 
         Step t belongs to step t of the inputs, in both directions. A masked step repeats the
         values of the step before it. They are zero if no valid step came before, or at every
@@ -39,33 +44,40 @@ def trace_gates(layer_or_model: keras.layers.Layer, inputs, mask=None, initial_s
         half precision the values are float32, as a step computes them.
 
     Raises:
-        ValueError: If no recurrent layer of keras_gated is called, or if a layer is called where
-            its values cannot be read, for example inside another `tf.function`.
+        ValueError: If no recurrent layer of keras_gated is called, if `layer` is not among them or
+            is called several times, or if a layer is called where its values cannot be read, for
+            example inside another `tf.function`.
 
     Reference: Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, section 4.
     """
+    found = traces("trace_gates", layer_or_model, inputs, mask, initial_state, layer)
+    whole = isinstance(layer_or_model, keras.Model) or len(found) > 1
+    return found if layer is None and whole else next(iter(found.values()))
+
+
+def traces(owner, layer_or_model, inputs, mask=None, initial_state=None, layer=None):
+    """Returns what `trace_gates` returns for a model, also for a layer. `owner` is for errors."""
     if any(isinstance(x, keras.KerasTensor) for x in tree.flatten(inputs)):
         raise ValueError(
-            "trace_gates: `inputs` must be values. Received: a symbolic input of a functional "
+            f"{owner}: `inputs` must be values. Received: a symbolic input of a functional "
             "model. Build the layer with `return_gates=True`: it then returns the gates as well."
         )
     if not isinstance(layer_or_model, keras.layers.Layer):
         raise ValueError(
-            "trace_gates: `layer_or_model` must be a layer or a model. Received: "
+            f"{owner}: `layer_or_model` must be a layer or a model. Received: "
             f"{layer_or_model!r} (of type {type(layer_or_model).__name__})."
         )
-    is_model = isinstance(layer_or_model, keras.Model)
-    if is_model and initial_state is not None:
+    if isinstance(layer_or_model, keras.Model) and initial_state is not None:
         raise ValueError(
-            "trace_gates: `initial_state` is for a layer; a model's states are among its `inputs`. "
+            f"{owner}: `initial_state` is for a layer; a model's states are among its `inputs`. "
             "Trace the layer: `trace_gates(model.get_layer(name), ...)`."
         )
     options = {"mask": mask, "initial_state": initial_state}
     options = {name: value for name, value in options.items() if value is not None}
     with recording("gates") as calls:
         layer_or_model(inputs, training=False, **options)
-    traces = each(by_layer(layer_or_model, calls, "trace_gates"), lambda call: call.gates)
-    return traces if is_model else next(iter(traces.values()))
+    found = chosen(by_layer(layer_or_model, calls, owner), layer, owner)
+    return each(found, lambda call: call.gates)
 
 
 def each(found, function):
@@ -89,6 +101,41 @@ def named(found):
             yield name, one
 
 
+def chosen(found, layer, owner):
+    """Returns the part of the result of `by_layer` that is wanted, by the same names.
+
+    Args:
+        found: The result of `by_layer`.
+        layer: A layer, or a name as `named` yields it; None for all.
+        owner: The name of the function, for errors.
+    """
+    if layer is None:
+        return found
+    calls = {**found, **dict(named(found))}
+    if isinstance(layer, keras.layers.Layer):
+        names = [name for name, call in calls.items() if _is_of(call, layer)]
+    else:
+        names = [name for name in calls if name == layer]
+    if len(names) > 1:
+        raise ValueError(
+            f"{owner}: {layer.name!r} is called {len(names)} times. Name the wanted call: `layer` "
+            f"must be one of {names}. Received: {layer!r}."
+        )
+    if not names:
+        raise ValueError(
+            f"{owner}: the model called no recurrent layer {layer!r}. `layer` must be one of "
+            f"{list(calls)}. Received: {layer!r}."
+        )
+    return {names[0]: calls[names[0]]}
+
+
+def _is_of(call, layer):
+    """Whether a call of `by_layer` is that of a layer. A `Bidirectional` has a dict of two."""
+    if isinstance(call, dict):
+        return getattr(layer, "forward_layer", None) is call["forward"].layer
+    return call.layer is layer
+
+
 def by_layer(layer, recorded, owner):
     """Returns the recorded calls by layer name: a call, or a dict of the calls of both directions.
 
@@ -104,13 +151,16 @@ def by_layer(layer, recorded, owner):
     for part in keras_private.parts_of(layer):
         if id(part) in seen:
             continue
+        own = calls.get(id(part), [])
         if isinstance(part, keras.layers.Bidirectional):
             directions = {"forward": part.forward_layer, "backward": part.backward_layer}
-            own = [calls.get(id(one), []) for one in directions.values()]
-            seen.update(map(id, directions.values()))
-            own = [dict(zip(directions, pair, strict=True)) for pair in zip(*own, strict=True)]
-        else:
-            own = calls.get(id(part), [])
+            pairs = [calls.get(id(one), []) for one in directions.values()]
+            # A direction that was called without the other is a layer like any other.
+            if len(pairs[0]) == len(pairs[1]):
+                seen.update(map(id, directions.values()))
+                own = [
+                    dict(zip(directions, pair, strict=True)) for pair in zip(*pairs, strict=True)
+                ]
         for number, call in enumerate(own, start=1):
             name = part.name if number == 1 else f"{part.name}/{number}"
             if name in found:
