@@ -1,6 +1,7 @@
 """The gradient's way back: against complex steps through the NumPy oracle, step by step."""
 
 import csv
+import logging
 import warnings
 
 import keras
@@ -279,6 +280,51 @@ def test_what_cannot_be_differentiated_is_refused_by_name():
         gradient_flow(dense, x, np.ones((1, 3, UNITS)))
 
 
+def of_six_layers():
+    x = inputs = keras.Input((None, 1))
+    for units in range(2, 8):
+        x = keras_gated.SimpleRNN(units, return_sequences=True)(x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_many_layers_warn_of_no_retracing(caplog):
+    with caplog.at_level(logging.WARNING, logger="tensorflow"):
+        flows = gradient_flow(
+            of_six_layers(), np.ones((1, 2, 1)), np.ones((1, 2, 7)), contributions=False
+        )
+    assert len(flows) == 6 and "retracing" not in caplog.text
+
+
+def test_a_shared_layer_names_its_calls_whose_gradients_add_up():
+    shared = keras_gated.SimpleRNN(UNITS, name="s")
+    a, b = keras.Input((None, FEATURES)), keras.Input((None, FEATURES))
+    model = keras.Model([a, b], keras.layers.Dot(1)([shared(a), shared(b)]))
+    model.compile("sgd", "mse")
+    x, y = [data(None)[0].astype("float32"), np.ones((3, 5, FEATURES), "float32")], np.ones((3, 1))
+    with pytest.raises(ValueError, match=r"'s' is called 2 times.*one of \['s', 's/2'\]"):
+        gradient_flow(model, x, y, layer=shared)
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(y=y, y_pred=model(x))
+    expected = tape.gradient(loss, shared.cell.kernel.value)
+    calls = [gradient_flow(model, x, y, layer=name) for name in ("s", "s/2")]
+    assert_allclose(sum(c.gradients["kernel"] for c in calls), expected, atol=1e-6)
+
+
+def test_a_direction_is_given_by_its_name_or_itself():
+    inputs = keras.Input((None, FEATURES))
+    both = keras_gated.Bidirectional(keras_gated.SimpleRNN(UNITS), name="both")
+    model = keras.Model(inputs, both(inputs))
+    model.compile("sgd", "mse")
+    x, y = data(None)[0], np.ones((3, 2 * UNITS))
+    expected = gradient_flow(model, x, y)["both"]["backward"]
+    for given in ("both/backward", both.backward_layer):
+        flow = gradient_flow(model, x, y, layer=given)
+        assert flow.backwards
+        assert_allclose(flow.hidden, expected.hidden, atol=1e-6)
+
+
 # During training
 
 
@@ -350,3 +396,23 @@ def test_a_direction_read_backwards_counts_from_its_own_end(tmp_path):
     )  # fmt: skip
     with pytest.warns(UserWarning, match="'r' vanishes"):
         model.fit(x, y, verbose=0, callbacks=[GradientFlowLogger(x, y, tmp_path)])
+
+
+def test_a_gradient_of_zero_is_told_in_words(tmp_path):
+    model, x, y = of_first_step(FAMILIES["simple_rnn"], steps=3, rate=0.0)
+    model.layers[-1].kernel.assign(np.zeros((4, 1)))
+    with pytest.warns(UserWarning, match="'r' is zero at every step"):
+        model.fit(x, y, verbose=0, callbacks=[GradientFlowLogger(x, y, tmp_path)])
+
+
+def test_a_wrong_logger_is_refused_before_the_training(tmp_path):
+    model, x, y = of_first_step(FAMILIES["simple_rnn"], steps=3)
+    for every in (0, "2", 1.5, True):
+        with pytest.raises(ValueError, match="GradientFlowLogger: `every` must be a positive"):
+            GradientFlowLogger(x, y, tmp_path, every=every)
+    (tmp_path / "file").write_text("")
+    before = [w.copy() for w in model.get_weights()]
+    with pytest.raises(FileExistsError):
+        model.fit(x, y, verbose=0, callbacks=[GradientFlowLogger(x, y, tmp_path / "file")])
+    for a, b in zip(before, model.get_weights(), strict=True):
+        assert_allclose(a, b, rtol=0, atol=0)

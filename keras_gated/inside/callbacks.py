@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_gated.inside.flow import gradient_flow
+from keras_gated.cells.arguments import positive_integer
+from keras_gated.inside.flow import flows_of
 from keras_gated.inside.trace import named
 
 
@@ -21,9 +22,9 @@ class GradientFlowLogger(keras.callbacks.Callback):
     the `first` step of a row, the norm at its `last` step, and `reach`, the first divided by the
     last.
 
-    The callback warns if `reach` of a layer is below `vanishing` or above `exploding`, or if a
-    norm is not finite. With a loss at every step, every step has a direct gradient, and `reach`
-    says little. Use a batch whose only target is at the end.
+    The callback warns if `reach` of a layer is below `vanishing` or above `exploding`, if a norm is
+    not finite, or if all norms are zero. With a loss at every step, every step has a direct
+    gradient, and `reach` says little. Use a batch whose only target is at the end.
 
     Args:
         x, y: One batch, as for `model.train_on_batch`. It is used in every epoch.
@@ -34,30 +35,27 @@ class GradientFlowLogger(keras.callbacks.Callback):
         vanishing, exploding: The callback warns if `reach` is below or above these limits.
 
     Raises:
-        ValueError: As `gradient_flow`, at the end of the first epoch.
+        ValueError: If `every` is no positive integer; as `gradient_flow`, at the end of the first
+            epoch.
+        OSError: If `directory` cannot be written, before the first epoch.
     """
 
     def __init__(self, x, y, directory, layer=None, every=1, vanishing=1e-4, exploding=1e4):
         super().__init__()
         self.batch, self.layer = (x, y), layer
-        if every < 1:
-            raise ValueError(
-                "GradientFlowLogger: `every` must be a number of epochs, at least 1. "
-                f"Received: every={every!r}."
-            )
-        self.every = every
+        self.every = positive_integer("GradientFlowLogger", "every", every)
         self.directory = pathlib.Path(directory)
         self.vanishing, self.exploding = vanishing, exploding
         self._writer = None
 
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._writer is None:  # before the first epoch: a folder that cannot be written shows
+            self._open(going_on=epoch > 0)
+
     def on_epoch_end(self, epoch, logs=None):
         if epoch % self.every:
             return
-        flows = gradient_flow(self.model, *self.batch, self.layer, contributions=False)
-        if self.layer is not None:
-            flows = {getattr(self.layer, "name", self.layer): flows}
-        if self._writer is None:
-            self._open(going_on=epoch > 0)
+        flows = flows_of(self.model, *self.batch, self.layer, contributions=False)
         for name, flow in named(flows):
             self._log(epoch, name, flow)
 
@@ -100,6 +98,12 @@ class GradientFlowLogger(keras.callbacks.Callback):
         path = f"over {steps} steps, from the last to the first, {last:.1e} becomes {first:.1e}"
         if not all(np.isfinite(n[mask]).all() for n in norms):
             found, advice = "is not finite", "Clip gradients (`clipnorm=1.0`) and lower the rate"
+        elif not any(n[mask].any() for n in norms):
+            found, advice = (
+                "is zero at every step",
+                "The loss of this batch does not change with this layer: look for weights that "
+                "are all zero, or activations that let nothing through",
+            )
         elif reach < self.vanishing:
             found, advice = (
                 f"vanishes: {path}",
