@@ -75,3 +75,87 @@ def test_a_layer_can_be_asked_for_and_what_says_nothing_is_refused():
         find_units(model, x, x[:, :5])
     with pytest.raises(ValueError, match="the same at every step"):
         find_units(model, x, np.ones((4, 6)))
+
+
+def small_model(layer=None):
+    inputs = keras.Input((None, 2))
+    return keras.Model(inputs, (layer or keras_gated.SimpleRNN(3, name="r"))(inputs))
+
+
+def numbers(*shape, seed=3):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_a_layer_is_given_by_the_name_that_is_printed_or_itself():
+    both = keras_gated.Bidirectional(keras_gated.SimpleRNN(3), name="both")
+    model, x, values = small_model(both), numbers(4, 5, 2), numbers(4, 5, seed=4)
+    for layers, count in ((("both", both), 6), (("both/forward", both.forward_layer), 3)):
+        for layer in layers:
+            found = find_units(model, x, values, layer=layer)
+            assert len(found) == count
+            assert {u.layer for u in found} <= {"both/forward", "both/backward"}
+    assert len(find_units(both, x, values)) == 6
+
+
+def test_numbers_that_are_not_finite_are_refused_where_they_count():
+    model, x, values = small_model(), numbers(4, 5, 2), numbers(4, 5, seed=4)
+    values[1, 0] = np.inf
+    with pytest.raises(ValueError, match=r"`values` must hold finite numbers.*to inf"):
+        find_units(model, x, values)
+    values[1, 0] = 0.5
+    x[2, 3] = np.nan
+    with pytest.raises(ValueError, match="the memory of 'r' holds NaN or infinity"):
+        find_units(model, x, values)
+    values[2, 3:] = np.nan  # as padding
+    assert all(np.isfinite(u[2:]).all() for u in find_units(model, x, values))
+
+
+def test_values_far_from_zero_keep_their_digits():
+    """A correlation does not change if the same number is added everywhere."""
+    model, x = small_model(), numbers(6, 8, 2)
+    seconds = np.cumsum(np.random.default_rng(0).integers(0, 3, (6, 8)), axis=1)
+    near, far = (find_units(model, x, seconds + start) for start in (0, 1_700_000_000))
+    assert [u.unit for u in near] == [u.unit for u in far]
+    assert_allclose([u[2:] for u in far], [u[2:] for u in near], atol=1e-9)
+
+
+def test_a_model_may_have_several_inputs_or_a_dict_of_them():
+    a, b = keras.Input((None, 2), name="a"), keras.Input((None, 2), name="b")
+    of_a, of_b = (keras_gated.SimpleRNN(2, name=f"of_{x.name}")(x) for x in (a, b))
+    model = keras.Model([a, b], keras.layers.Add()([of_a, of_b]))
+    by_name = keras.Model({"a": a, "b": b}, model.output)
+    x, y, values = numbers(4, 5, 2), numbers(4, 7, 2, seed=4), numbers(4, 5, seed=5)
+    memory = trace_gates(model, [x, y])["of_a"]["hidden"].numpy()
+    for m, inputs in ((model, [x, y]), (model, (x, y)), (by_name, {"a": x, "b": y})):
+        for unit in find_units(m, inputs, values, layer="of_a", batch_size=3):
+            for half, correlation in enumerate((unit.correlation, unit.held_out)):
+                own = [array[half::2].ravel() for array in (memory[..., unit.unit], values)]
+                assert_allclose(correlation, np.corrcoef(*own)[0, 1], atol=1e-6)
+        with pytest.raises(ValueError, match=r"\(rows, time\) = \(4, 7\) for 'of_b'.*\(4, 5\)"):
+            find_units(m, inputs, values)
+        with pytest.raises(ValueError, match=r"as many rows.*\(4, 5\).*\(4, 7, 2\)"):
+            find_units(m, [x[:3], y] if m is model else {"a": x[:3], "b": y}, values)
+
+
+def test_steps_are_those_of_the_layers():
+    """Words are the steps of a text; a layer behind a cut of the time axis has fewer."""
+    texts = keras.Input((1,), dtype="string")
+    words = keras.layers.TextVectorization(8, vocabulary=["a", "b", "c", "d"])(texts)
+    hidden = keras_gated.SimpleRNN(3)(keras.layers.Embedding(8, 2)(words))
+    model = keras.Model(texts, hidden)
+    assert len(find_units(model, [["a b c"], ["c d a"]], [[1, 2, 3], [3, 2, 5]])) == 3
+    inputs = keras.Input((None, 2))
+    model = keras.Model(inputs, keras_gated.SimpleRNN(3, name="half")(inputs[:, ::2]))
+    x = numbers(4, 6, 2)
+    assert len(find_units(model, x, numbers(4, 3))) == 3
+    with pytest.raises(ValueError, match=r"\(4, 3\) for 'half'. Received: values.shape=\(4, 6\)"):
+        find_units(model, x, numbers(4, 6))
+
+
+@pytest.mark.parametrize("sizes", [
+    {"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.5}, {"top": -1}, {"top": True},
+], ids=str)  # fmt: skip
+def test_sizes_must_be_positive_integers(sizes):
+    [name] = sizes
+    with pytest.raises(ValueError, match=f"find_units: `{name}` must be a positive integer"):
+        find_units(small_model(), numbers(4, 5, 2), numbers(4, 5), **sizes)
