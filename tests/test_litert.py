@@ -65,6 +65,13 @@ def test_what_needs_more_than_built_in_operations_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_of_float64_is_refused_by_name(tmp_path):
+    x = keras.Input((None, 3), dtype="float64")
+    layer = keras_gated.GRU(4, dtype="float64", name="wide")
+    with pytest.raises(ValueError, match=r"the layers \[.*'wide'.*\] are of float64"):
+        to_litert(keras.Model(x, layer(x)), tmp_path / "model.tflite")
+
+
 def beyond(x):
     import tensorflow as tf
 

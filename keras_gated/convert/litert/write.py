@@ -248,6 +248,13 @@ def _of_our_layers(model):
             "to_litert: `model` must be a functional model, or a sequential one that knows its "
             f"input. Received: {model!r}."
         )
+    double = [x.name for x in keras_private.parts_of(model) if x.compute_dtype == "float64"]
+    if double:
+        raise ValueError(
+            f"to_litert: the layers {double} are of float64, in which LiteRT cannot compute. Build "
+            "the model with `dtype='float32'`, and give it the weights: "
+            "new.set_weights(old.get_weights())."
+        )
     stateful = [x.name for x in keras_private.parts_of(model) if getattr(x, "stateful", False)]
     if stateful:
         raise ValueError(
