@@ -105,6 +105,105 @@ def test_a_pool_is_found_where_one_row_would_not_show_it(inputs):
         keras_gated.stream(model)
 
 
+def begun_by(start):
+    """A GRU that begins with what `start` makes of a sequence of two features."""
+    text, steps = keras.Input((None, 2), name="text"), keras.Input((None, 3), name="steps")
+    gru = keras_gated.GRU(4, return_sequences=True, name="dec")
+    return keras.Model([text, steps], gru(steps, initial_state=[start(text)]))
+
+
+@pytest.mark.parametrize("start", [
+    keras_gated.GRU(4, name="enc"),
+    lambda text: layers.Dense(4)(layers.GlobalAveragePooling1D()(text)),
+], ids=["encoder", "other layer"])  # fmt: skip
+@pytest.mark.parametrize("owner", ["stream", "export_model", "to_onnx", "to_litert"])
+def test_a_layer_with_an_initial_state_of_its_own_cannot_carry_states(start, owner, tmp_path):
+    model = begun_by(start)
+    with pytest.raises(ValueError, match=r"'dec'.* .?initial.state"):
+        if owner == "stream":
+            keras_gated.stream(model)
+        else:
+            getattr(keras_gated, owner)(model, tmp_path / "written", states=True)
+
+
+def test_what_a_decoder_attends_to_is_given_whole_with_each_piece(tmp_path):
+    x, read = keras.Input((None, 3), name="x"), keras.Input((None, 4), name="read")
+    hidden = layers.Attention()([keras_gated.GRU(4, return_sequences=True)(x), read])
+    model = keras.Model([x, read], hidden)
+    stream, memory = keras_gated.stream(model), RNG.normal(size=(2, 5, 4)).astype("float32")
+    parts = [stream.step([X[:, :4], memory]), stream.step([X[:, 4:], memory])]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), model([X, memory]), atol=1e-5)
+    for other, words in (
+        (memory[:, :2], r"\(2, 2, 4\) after \(2, 5, 4\)"),
+        (-memory, "other values"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"'read' must be given whole with each piece.*{words}"
+        ):
+            stream.step([X[:, 4:], other])
+    stream.reset()
+    assert stream.step([X, -memory]).shape == (2, 10, 4)
+    with pytest.raises(ValueError, match=r"to_litert: .*all steps of the inputs \['read'\]"):
+        keras_gated.to_litert(model, tmp_path / "m.tflite", states=True)
+
+
+def ids_of(*readers, dtype="int32"):
+    inputs = [keras.Input((None,), dtype=dtype) for _ in readers]
+    hidden = sum(read(x) for read, x in zip(readers, inputs, strict=True))
+    return inputs if len(inputs) > 1 else inputs[0], hidden
+
+
+def one_hot(ids):
+    return keras.ops.one_hot(ids, 9)
+
+
+WORDS = layers.StringLookup(vocabulary=["é", "b"])
+
+
+@pytest.mark.parametrize("made", [
+    lambda: ids_of(one_hot),
+    lambda: ids_of(layers.Embedding(2, 9)),
+    lambda: ids_of(layers.Embedding(50, 9), layers.Embedding(2, 9)),
+    lambda: ids_of(layers.Embedding(2, 9), one_hot),
+    lambda: ids_of(lambda x: one_hot(layers.IntegerLookup(vocabulary=[60, 70])(x))),
+    lambda: ids_of(lambda x: one_hot(WORDS(x)), dtype="string"),
+    lambda: ids_of(lambda x: one_hot(layers.Hashing(9)(x)), dtype="string"),
+    lambda: ids_of(layers.Embedding(9, 5), dtype="float32"),
+], ids=["one hot", "flag", "word and flag", "flag and one hot", "numbers", "words",
+        "hashed", "floats"])  # fmt: skip
+def test_a_layer_that_looks_back_is_found_whatever_the_ids_are_read_by(made):
+    inputs, hidden = made()
+    model = keras.Model(inputs, keras_gated.GRU(4, return_sequences=True)(hidden))
+    assert keras_gated.stream(model)
+    before = keras.ops.pad(hidden[:, :-1], [[0, 0], [1, 0], [0, 0]])
+    model = keras.Model(inputs, keras_gated.GRU(4, return_sequences=True)(hidden - before))
+    with pytest.raises(ValueError, match="looks at more than one step"):
+        keras_gated.stream(model)
+
+
+def test_pixels_in_reverse_order_are_found():
+    x = keras.Input((None, 3), dtype="uint8")
+    turned = layers.Rescaling(1 / 255)(x)[:, ::-1]
+    with pytest.raises(ValueError, match="looks at more than one step"):
+        keras_gated.stream(keras.Model(x, keras_gated.GRU(4, return_sequences=True)(turned)))
+
+
+@pytest.mark.parametrize("states", [
+    {}, [1.0], {"z": np.zeros((2, 4))},
+    {"l_hidden": np.zeros((2, 5)), "l_memory": np.zeros((2, 4))},
+    {"l_hidden": np.zeros((2, 4)), "l_memory": np.zeros((1, 4))},
+    {"l_hidden": 0.0, "l_memory": 0.0},
+], ids=str)  # fmt: skip
+def test_states_that_do_not_fit_are_refused_when_they_are_set(states):
+    stream = keras_gated.stream(small(keras_gated.LSTM(4, name="l")))
+    with pytest.raises(ValueError, match=r"`states` must be .*'l_memory': 4\}\. Received: "):
+        stream.states = states
+    with pytest.raises(ValueError, match=r"`rows` must be bool.*rows.dtype=int64"):
+        stream.reset(rows=[0, 1])
+    stream.states = {"l_memory": [[0.0] * 4] * 2, "l_hidden": np.zeros((2, 4))}
+    assert stream.step(X).shape == (2, 4)
+
+
 def test_other_rows_than_before_are_refused():
     stream = keras_gated.stream(small(keras_gated.LSTM(4)))
     stream.step(X)

@@ -6,8 +6,8 @@ from keras import tree
 
 from keras_gated import keras_private
 from keras_gated.cells.arguments import compatible
-from keras_gated.recipes.ngrams import NGrams
 from keras_gated.serve.difference import difference  # noqa: F401 (the converters read it here)
+from keras_gated.serve.inputs import ids_below
 
 TOLERANCE = 1e-4  # of the largest answer, and at least of 1: larger differences are refused
 ANY_DTYPE = {"float64": 1e-9, "float32": TOLERANCE, "float16": 1e-2}
@@ -62,20 +62,6 @@ def random_inputs(model, rows, steps, seed, valid=None):
                 values = np.where(kept, values, maskings[0].mask_value)
         given.append(np.ascontiguousarray(values, tensor.dtype))
     return given
-
-
-def ids_below(model, tensor):
-    """Returns the number that all ids of an input must be below, or None if it takes no ids."""
-    tables = (keras.layers.Embedding, NGrams)
-    readers = [layer for layer in keras_private.parts_of(model) if isinstance(layer, tables)]
-    own = [
-        layer
-        for layer in readers
-        if any(tensor is x for node in layer._inbound_nodes for x in node.input_tensors)
-    ]
-    if not own and "int" not in tensor.dtype:
-        return None
-    return min((getattr(x, "input_dim", None) or x.words for x in own or readers), default=2)
 
 
 def typical_inputs(model, representative, owner, rows=None):

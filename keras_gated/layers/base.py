@@ -168,7 +168,9 @@ class RNN(Configurable, keras.layers.RNN):
         results = [output, *(finals if self.return_state else ())]
         results = [ops.cast(result, self.compute_dtype) for result in results]
         if recorder.is_recording():
-            recorder.record(self, sequences, states, mask, gates, tuple(results), finals)
+            recorder.record(
+                self, sequences, states, mask, gates, tuple(results), finals, initial_state
+            )
         if self.return_gates:
             results.append(gates)
         return tuple(results) if len(results) > 1 else results[0]

@@ -21,6 +21,7 @@ class Call(NamedTuple):
     gates: Any  # gate name to (batch, time, units), in the order of the inputs, if wanted
     results: Any  # the results of the call: the output, and final states if it returns them
     finals: Any  # the states after the last step, each (batch, units)
+    initial_state: Any  # the argument of the call, or None: the states came from elsewhere
 
 
 class Recording(NamedTuple):

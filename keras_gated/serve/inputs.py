@@ -2,8 +2,12 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
+
+from keras_gated import keras_private
+
+# Ids, and the numbers of pixels, are below these if no layer says how many there are.
+_IDS, _PIXELS = 4, 256
 
 
 def packed(model, values):
@@ -16,6 +20,8 @@ def packed(model, values):
 
 def example_of(shape, dtype, steps):
     """Returns one row of an input: sines for floats, ones for ids (0 would be padding)."""
+    import tensorflow as tf  # the converters read this file with every backend
+
     shape, dtype = [1, *(steps if n is None else n for n in shape[1:])], tf.as_dtype(dtype)
     if dtype == tf.string:
         return np.full(shape, b"")
@@ -23,3 +29,76 @@ def example_of(shape, dtype, steps):
         values = np.sin(np.arange(np.prod(shape, dtype=int)))
         return values.reshape(shape).astype(dtype.as_numpy_dtype)
     return np.ones(shape, dtype.as_numpy_dtype)
+
+
+def random_values(model, tensor, shape, draws):
+    """Returns an array for an input: words or ids that the model knows, or numbers around 0.
+
+    No id is 0, which is padding. Only if a model has no padding and knows two ids, 0 is drawn, too.
+
+    Args:
+        model: The model.
+        tensor: The input, one of `model.inputs`.
+        shape: The shape of the array.
+        draws: A `np.random.Generator`.
+    """
+    of_text = tensor.dtype == "string"
+    words = [w for x in _readers(model, tensor, _vocabulary) for w in _vocabulary(x)]
+    words = [word for word in words if isinstance(word, str) == of_text]
+    pixels = tensor.dtype == "uint8" and len(shape) > 2
+    ids = ids_below(model, tensor, _PIXELS if pixels else _IDS)
+    if tensor.dtype == "bool":
+        return np.ones(shape, bool)
+    if words or of_text:
+        values = draws.choice(words or ["a", "b", "c"], shape)
+    elif ids is not None:
+        padded = any(getattr(x, "mask_zero", False) for x in keras_private.parts_of(model))
+        values = draws.integers(min(1, ids - 1) if padded or ids > 2 else 0, ids, shape)
+    else:
+        values = draws.normal(size=shape)
+    return np.char.encode(values, "utf-8") if of_text else values.astype(tensor.dtype)
+
+
+def ids_below(model, tensor, otherwise=2):
+    """Returns the number that all ids of an input must be below, or None if it takes no ids.
+
+    Args:
+        model: The functional model.
+        tensor: The input, one of `model.inputs`.
+        otherwise: The number for whole numbers that no table of the model reads.
+    """
+    tables = _readers(model, tensor, _size)
+    if "int" not in tensor.dtype and not any(_reads(layer, tensor) for layer in tables):
+        return None
+    return min(map(_size, tables), default=otherwise)
+
+
+def _readers(model, tensor, what):
+    """Returns the layers that read an input and of which `what` is true.
+
+    If none reads it directly, they are those that read no input directly: one of them may read it
+    behind other layers. Numbers that are not whole are read directly only.
+    """
+    layers = [layer for layer in keras_private.parts_of(model) if what(layer)]
+    own = [layer for layer in layers if _reads(layer, tensor)]
+    if own or "float" in tensor.dtype:
+        return own
+    return [x for x in layers if not any(_reads(x, other) for other in model.inputs)]
+
+
+def _reads(layer, tensor):
+    return any(tensor is x for node in layer._inbound_nodes for x in node.input_tensors)
+
+
+def _size(layer):
+    """Returns the number of ids that a layer knows, or None if it reads no ids."""
+    names = ("input_dim", "num_tokens", "words")  # of Embedding, CategoryEncoding and NGrams
+    found = (getattr(layer, name, None) for name in names)
+    return next((size for size in found if isinstance(size, int)), None)
+
+
+def _vocabulary(layer):
+    """Returns the words that a lookup layer knows, or an empty list."""
+    if not hasattr(layer, "get_vocabulary") or getattr(layer, "invert", False):
+        return []
+    return list(layer.get_vocabulary(include_special_tokens=False))

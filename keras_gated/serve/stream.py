@@ -26,9 +26,9 @@ def stream(model: keras.Model) -> "Stream":
             are of keras_gated (`from_keras` converts others), read forwards and are called once.
 
     Raises:
-        ValueError: If a recurrent layer has no state that could be carried on, or pieces give
-            something else than the whole sequence, as a layer besides the recurrent ones looks at
-            more than one step.
+        ValueError: If a recurrent layer has no state that could be carried on (it is called with
+            an `initial_state`, for example), or pieces give something else than the whole sequence,
+            as a layer besides the recurrent ones looks at more than one step.
     """
     return Stream(model)
 
@@ -38,7 +38,8 @@ class Stream:
 
     Attributes:
         states: The states after the last step, name to array, `(batch, width)`, by the names of
-            `export_model`; None before the first one. They may be set, to go on from there.
+            `export_model`; None before the first one. They may be set, to go on from there. A
+            ValueError says which states are missing or do not fit.
     """
 
     def __init__(self, model):
@@ -48,7 +49,7 @@ class Stream:
                 "stream: `model` must be a functional model, or a sequential one that knows its "
                 f"input. Received: {model!r}."
             )
-        self._stepper, self._last = Stepper(model), None
+        self._stepper = Stepper(model)
         timed = [len(x.shape) > 1 and x.shape[1] is None for x in functional.inputs]
         if not any(timed):
             raise ValueError(
@@ -57,19 +58,44 @@ class Stream:
             )
         self._call = tf.function(self._stepper, autograph=False, reduce_retracing=True)
         self._shapes = [tuple(x.shape) for x in functional.inputs]
-        self.states = None
-        check_pieces(self._stepper, "stream")
+        cut = check_pieces(self._stepper, "stream")
+        self._whole = {n: x.name for n, x in enumerate(functional.inputs) if timed[n] - (n in cut)}
+        self.reset()
+
+    @property
+    def states(self):
+        return self._states
+
+    @states.setter
+    def states(self, states):
+        if states is not None:
+            specs = self._stepper.states
+            widths = {name: spec.shape[1] for name, spec in specs.items()}
+            shapes = {n: np.shape(s) for n, s in states.items()} if isinstance(states, dict) else {}
+            rows = next((shape[:1] for shape in shapes.values()), ())
+            if not rows or shapes != {name: (*rows, width) for name, width in widths.items()}:
+                raise ValueError(
+                    "stream: `states` must be None, or a dict of arrays (batch, width) of the same "
+                    f"batch, by name, of the widths {widths}. Received: {shapes or states!r}."
+                )
+            states = {n: np.asarray(states[n], s.dtype.as_numpy_dtype) for n, s in specs.items()}
+        self._states, self._last, self._given = states, None, None
 
     def step(self, inputs):
         """Returns what the model answers to the next steps, as arrays.
 
         Args:
             inputs: As the model is called with: a window of one step or more, `(batch, steps,
-                ...)`. Masked steps (of a `Masking` layer, for example) change no state; a piece
-                that begins with some answers them with zeros, as a sequence does.
+                ...)`. Masked steps (of a `Masking` layer, for example) change no state. A recurrent
+                layer's output there is the output of the step before in the same piece, or zeros if
+                there is none: at masked steps with which a piece begins, and so in a piece in which
+                all steps are masked. (In a whole sequence, only its first steps have none.) A piece
+                without steps is answered as one of masked steps. An input that the model looks at
+                as a whole (what a decoder attends to) is given whole with each piece.
 
         Raises:
-            ValueError: If there are other rows than before, or inputs lack the axis of steps.
+            ValueError: If there are other rows than before, inputs lack the axis of steps, or an
+                input that must be given whole differs from that of the step before.
         """
         inputs = tree.map_structure(tf.convert_to_tensor, inputs)
         received = [tuple(x.shape) for x in tree.flatten(inputs)]
@@ -86,8 +112,18 @@ class Stream:
                 f"stream: each step must be of as many rows as the states, {kept}. Received: "
                 f"{rows} rows. `reset()` begins anew, with any number."
             )
+        given = {name: tree.flatten(inputs)[n].numpy() for n, name in self._whole.items()}
+        for name, before in (self._given or {}).items():
+            if not np.array_equal(before, given[name]):
+                raise ValueError(
+                    f"stream: {name!r} must be given whole with each piece, the same every time: "
+                    "the model looks at all its steps. Received: shape "
+                    f"{given[name].shape} after {before.shape}"
+                    f"{', with other values' if given[name].shape == before.shape else ''}. "
+                    "`reset()` begins another sequence."
+                )
         answers, states = self._call(inputs, tree.map_structure(tf.convert_to_tensor, states))
-        self.states = tree.map_structure(np.asarray, states)
+        self._states, self._given = tree.map_structure(np.asarray, states), given
         self._last = tree.map_structure(np.asarray, answers)
         return self._last
 
@@ -109,15 +145,18 @@ class Stream:
             rows: Optional bool, `(batch,)`: the rows that begin anew. Default: all.
 
         Raises:
-            ValueError: If `rows` are not as many as the states'.
+            ValueError: If `rows` are not bool, or not as many as the states'.
         """
         if rows is None:
-            self.states = self._last = None
-        elif self.states is not None:
-            rows, kept = np.asarray(rows, bool), len(next(iter(self.states.values())))
-            if rows.shape != (kept,):
-                raise ValueError(
-                    f"stream: `rows` must be bool, one a row of the batch, ({kept},). Received: "
-                    f"rows.shape={rows.shape}."
-                )
-            self.states = {n: np.where(rows[:, None], 0, s) for n, s in self.states.items()}
+            self.states = None
+            return
+        rows = np.asarray(rows)
+        shape = rows.shape if self.states is None else (len(next(iter(self.states.values()))),)
+        if rows.dtype != bool or rows.shape != shape:
+            raise ValueError(
+                f"stream: `rows` must be bool, one a row of the batch, {shape}. Received: "
+                f"rows.shape={rows.shape}, rows.dtype={rows.dtype}."
+            )
+        if self.states is not None:
+            self._states = {n: np.where(rows[:, None], 0, s) for n, s in self.states.items()}
+            self._given = None

@@ -15,7 +15,7 @@ from keras_gated.paths import plain
 from keras_gated.paths.path import exporting
 from keras_gated.paths.recorder import recording
 from keras_gated.serve.difference import difference
-from keras_gated.serve.inputs import example_of, packed
+from keras_gated.serve.inputs import example_of, packed, random_values
 
 _PIECES = (1, 2, 3)  # steps, of the sequence that a model must answer as it does to the whole
 _ROWS = 16  # that a model of any batch size is checked with, so that no luck hides a difference
@@ -84,7 +84,12 @@ class Stepper:
         return {id(layer): plain.weights_of(layer.cell) for layer in self.layers}
 
     def __call__(self, inputs, states, mask=None, weights=None):
-        """Returns the outputs and the new states, by name."""
+        """Returns the outputs and the new states, by name.
+
+        Raises:
+            ValueError: If a recurrent layer is not called once, or with an initial state of its
+                own. The message names it.
+        """
         given = {
             id(layer): [states[f"{layer.name}_{name}"] for name in layer.cell.state_names]
             for layer in self.layers
@@ -97,6 +102,14 @@ class Stepper:
                 "Every recurrent layer must be called once for its states to be inputs and "
                 f"outputs. Received: calls of {[call.layer.name for call in calls]}."
             )
+        for call in calls:
+            if call.initial_state is not None:
+                raise ValueError(
+                    f"The states of {call.layer.name!r} cannot be inputs and outputs: it is called "
+                    "with an `initial_state`, which every piece would begin with. Received: "
+                    f"{call.layer!r}. Build a model of the same weights without it (a decoder "
+                    "without its encoder), and give the first piece that state."
+                )
         new = {
             f"{call.layer.name}_{name}": tf.ensure_shape(state, [None, width])
             for call in calls
@@ -116,26 +129,35 @@ def check_pieces(stepper, owner):
     Args:
         stepper: The `Stepper` of a model, of which an input has a free number of steps.
         owner: The function that a user called.
+
+    Returns:
+        The places of the inputs that are cut into pieces, as many as possible. The others must be
+        given as a whole with each piece.
     """
     model = stepper.model
     timed = [n for n, x in enumerate(model.inputs) if len(x.shape) > 1 and x.shape[1] is None]
-    whole = _examples(model)
+    rows = next((x.shape[0] for x in model.inputs if x.shape and x.shape[0]), _ROWS)
+    whole = examples_of(model, rows, sum(_PIECES))
     with exporting():  # compiled loops would be compiled for each length
-        expected, again = (
-            tree.flatten(model(packed(model, whole), training=False)) for _ in range(2)
-        )
-        if difference(expected, again):
-            return
+        expected = tree.flatten(model(packed(model, whole), training=False))
+        again, _ = stepper(packed(model, whole), stepper.zeros(rows))
+        if difference(tree.flatten(again), expected) > tolerance(model):
+            return timed
         differs = []
         for number in range(len(timed), 0, -1):
             for cut in itertools.combinations(timed, number):
-                differs.append(difference(_in_pieces(stepper, whole, cut), expected))
-                if differs[-1] <= _tolerance(model):
-                    return
+                try:
+                    differs.append(difference(_in_pieces(stepper, whole, cut), expected))
+                except (ValueError, tf.errors.OpError):  # inputs of unequal steps, or too few steps
+                    differs.append(np.inf)
+                if differs[-1] <= tolerance(model):
+                    return list(cut)
+    least = min(differs)
+    by = f", by {least:.2g} of its largest answer" if np.isfinite(least) else ""
     raise ValueError(
-        f"{owner}: {model.name!r} answers a sequence in pieces differently from the whole one, by "
-        f"{min(differs):.2g} of its largest answer: a layer besides the recurrent ones looks at "
-        "more than one step (`Conv1D`, pooling, attention). Leave it out of the model."
+        f"{owner}: {model.name!r} answers a sequence in pieces differently from the whole one{by}: "
+        "a layer besides the recurrent ones looks at more than one step (`Conv1D`, pooling, "
+        "attention). Leave it out of the model."
     )
 
 
@@ -157,30 +179,19 @@ def _in_pieces(stepper, whole, cut):
     return joined
 
 
-def _tolerance(model):
+def tolerance(model):
+    """Returns the largest difference of answers that rounding explains."""
     policies = {layer.compute_dtype for layer in keras_private.parts_of(model)}
     return max(_TOLERANCES.get(policy, 1e-4) for policy in policies)
 
 
-def _examples(model):
-    """Returns rows that differ from step to step: numbers around 0, and ids of no padding."""
-    draws, examples = np.random.default_rng(0), []
-    embeddings = (
-        layer.input_dim
-        for layer in keras_private.parts_of(model)
-        if isinstance(layer, keras.layers.Embedding)
-    )
-    ids = min(embeddings, default=2)
-    rows = next((x.shape[0] for x in model.inputs if x.shape and x.shape[0]), _ROWS)
+def examples_of(model, rows, steps):
+    """Returns an array for each input, whose values differ from row to row and step to step."""
+    draws, found = np.random.default_rng(0), []
     for x in model.inputs:
-        one = example_of(x.shape, x.dtype, sum(_PIECES))
-        shape = (rows, *one.shape[1:])
-        if np.issubdtype(one.dtype, np.floating):
-            one = draws.normal(size=shape).astype(one.dtype)
-        elif np.issubdtype(one.dtype, np.integer):
-            one = draws.integers(min(1, ids - 1), ids, size=shape).astype(one.dtype)
-        examples.append(np.broadcast_to(one, shape))
-    return examples
+        shape = example_of(x.shape, x.dtype, steps).shape
+        found.append(random_values(model, x, (rows, *shape[1:]) if shape else (), draws))
+    return found
 
 
 def _widths(cell):

@@ -115,10 +115,10 @@ def to_litert(
 
     Raises:
         ValueError: If the model needs more than built-in operations, keeps its states itself,
-            answers the same inputs differently at another time, if pieces of a sequence would be
-            answered differently from the whole one (`states=True`), or (without `quantize`) if the
-            file's answers differ by more than 1e-4 of the largest answer, or of 1. A file that
-            stood at `path` then stays as it was.
+            answers the same inputs differently at another time, if (with `states=True`) a layer is
+            called with an `initial_state` or pieces of a sequence would be answered differently
+            from the whole one, or (without `quantize`) if the file's answers differ by more than
+            1e-4 of the largest answer, or of 1. A file that stood at `path` then stays as it was.
         ImportError: If ai-edge-litert is not installed.
     """
     try:
@@ -153,7 +153,13 @@ def to_litert(
     from keras_gated.serve.streaming import check_pieces
 
     if states:
-        check_pieces(stepper, "to_litert")
+        cut = check_pieces(stepper, "to_litert")
+        if whole := [x.name for n, x in enumerate(functional.inputs) if timed[n] - (n in cut)]:
+            raise ValueError(
+                f"to_litert: {model.name!r} looks at all steps of the inputs {whole} at every "
+                "step, but with `states=True` a file reads windows. Received: inputs with a free "
+                "number of steps. Give these inputs a fixed number, `keras.Input((steps, ...))`."
+            )
         stepper = typical.InEightBits(stepper) if examples else stepper
     graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None

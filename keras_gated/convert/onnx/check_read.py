@@ -5,11 +5,12 @@ import warnings
 import keras
 import numpy as np
 
-from keras_gated.convert.examples import TOLERANCE, difference, ids_below
+from keras_gated.convert.examples import TOLERANCE, difference
 from keras_gated.convert.onnx import load
 from keras_gated.convert.onnx.check import session_of
 from keras_gated.convert.onnx.refusals import first_line, told
 from keras_gated.keras_private import parts_of
+from keras_gated.serve.inputs import ids_below
 
 # Sizes of the first axis and of the other axes, where a graph leaves them free. The first two
 # pairs that onnxruntime accepts are compared. Convolutions before a recurrent layer need many
