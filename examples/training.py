@@ -14,6 +14,7 @@ from resume import Resume, trained_by
 import keras_gated
 from keras_gated import distribute
 from keras_gated.recipes import text
+from keras_gated.serve.export import directory_of
 
 CELLS = {
     "simple_rnn": keras_gated.SimpleRNN,
@@ -44,7 +45,7 @@ def parser(description, datasets, **defaults):
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument(
-        "--output", default="saved_models", help="exports go to OUTPUT/NAME/VERSION"
+        "--output", type=exports, default="saved_models", help="exports go to OUTPUT/NAME/VERSION"
     )
     parser.add_argument("--name", help="default: the name of the data set")
     parser.add_argument(
@@ -55,6 +56,15 @@ def parser(description, datasets, **defaults):
     parser.add_argument("--logs", default="logs", help="CSV and TensorBoard: LOGS/NAME/TIME")
     parser.set_defaults(**defaults)
     return parser
+
+
+def exports(path):
+    """Returns the path of a folder for exports. What could not be written after the training is an
+    error before it."""
+    try:
+        return str(directory_of(path))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def cluster(args):

@@ -22,7 +22,7 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
 from keras import layers, ops
-from training import CELLS, positive, share
+from training import CELLS, exports, positive, share
 
 import keras_gated
 from keras_gated import datasets
@@ -43,7 +43,9 @@ def arguments():
     p.add_argument("--dropout", type=share, default=0.5)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    p.add_argument("--output", default="saved_models", help="exports go to OUTPUT/vowels/VERSION")
+    p.add_argument(
+        "--output", type=exports, default="saved_models", help="exports go to OUTPUT/vowels/VERSION"
+    )
     return p.parse_args()
 
 

@@ -170,7 +170,14 @@ def test_without_network_and_data_the_way_out_is_said(script, offline, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "option, value", [("--units", "0"), ("--buckets", "-1"), ("--cell", "lstmm"), ("--epochs", "x")]
+    "option, value",
+    [
+        ("--units", "0"),
+        ("--buckets", "-1"),
+        ("--cell", "lstmm"),
+        ("--epochs", "x"),
+        ("--output", __file__),
+    ],
 )
 def test_rubbish_options_are_refused_by_name(option, value, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sentiment.py", option, value])

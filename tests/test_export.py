@@ -225,6 +225,101 @@ def test_a_model_that_can_be_read_in_pieces_is_not_refused(model, tmp_path):
     assert export_model(model(), tmp_path, states=True)
 
 
+# What an answer depends on
+
+
+def steps_of(read=lambda hidden: hidden, name="x"):
+    x = keras.Input((None, 3), name=name)
+    return keras.Model(x, read(keras_gated.GRU(4, return_sequences=True, name="gru")(x)))
+
+
+@pytest.mark.parametrize("read, words", [
+    (lambda h: {"y": h, "mean": keras.ops.mean(h)}, r"batch axis first.*'mean' of shape \(\)"),
+    (lambda h: keras.ops.mean(h, axis=0), r"batch axis first.*'mean\w*' of shape \(8, 4\)"),
+    (lambda h: h - keras.ops.mean(h, axis=0, keepdims=True), "if a row is asked alone"),
+], ids=["scalar", "no rows", "mixed rows"])  # fmt: skip
+def test_an_answer_that_is_not_of_each_row_alone_is_refused(read, words, tmp_path):
+    with pytest.raises(ValueError, match=f"export_model: .*{words}"):
+        export_model(steps_of(read), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_checker_finds_outputs_without_a_batch_axis(tmp_path):
+    model = dense()
+    for function in (
+        lambda x: {"y": model(x), "mean": tf.reduce_mean(model(x))},
+        lambda x: {"y": model(x), "mean": tf.zeros([3]) + tf.reduce_sum(model(x))},
+    ):
+        with pytest.raises(ValueError, match=r": mean \(an output without a batch axis\)"):
+            export_model(model, tmp_path, answering(function))
+    with pytest.raises(ValueError, match=r"must be the path of one version.*Received: None"):
+        check_export(None)
+
+
+@pytest.mark.parametrize("read", [
+    lambda h: keras.ops.mean(h, axis=1),
+    lambda h: keras.layers.GlobalAveragePooling1D()(keras.layers.Conv1D(2, 3)(h)),
+    lambda h: keras.ops.flip(h, axis=1)[:, :2],
+], ids=["mean", "convolution and pool", "last steps"])  # fmt: skip
+def test_padding_that_reaches_an_answer_is_refused_with_lengths(read, tmp_path):
+    with pytest.raises(ValueError, match=r"`lengths=True` the padding of a row must not reach"):
+        export_model(steps_of(read), tmp_path, lengths=True)
+
+
+@pytest.mark.parametrize("read", [
+    lambda h: keras.layers.GlobalAveragePooling1D()(h),
+    lambda h: [h, keras_gated.GRU(4, go_backwards=True, return_sequences=True, name="back")(h)],
+], ids=["mean of valid steps", "both orders"])  # fmt: skip
+def test_answers_to_valid_steps_are_not_refused_with_lengths(read, tmp_path):
+    assert export_model(steps_of(read), tmp_path, lengths=True)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name, served", [
+    ("x-y", "x_y"), ("1x", "arg_1x"), ("my input", "my_input"), ("class", "arg_class"),
+    ("self", "arg_self"), ("naïve", "na_ve"), ("_x", "arg__x"),
+])  # fmt: skip
+def test_an_input_is_served_under_a_name_that_tensorflow_allows(name, served, tmp_path):
+    x = keras.Input((3,), name=name)
+    model = keras.Model(x, keras.layers.Dense(1, name="y-1")(x))
+    ask = asking(export_model(model, tmp_path))
+    given = np.ones((2, 3), "float32")
+    np.testing.assert_allclose(ask(**{served: tf.constant(given)})["y-1"], model(given), atol=1e-6)
+
+
+def test_a_state_has_the_same_name_as_input_and_output(tmp_path):
+    x = keras.Input((None, 3), name="x")
+    model = keras.Model(x, keras_gated.GRU(4, name="my-gru")(x))
+    given = tf.ones((2, 5, 3))
+    version = export_model(model, tmp_path, states=True)
+    answer = asking(version)(x=given, my_gru_hidden=tf.zeros((2, 4)))
+    np.testing.assert_allclose(answer["my_gru_hidden"], model(given), atol=1e-6)
+
+
+def test_names_that_two_inputs_or_an_output_and_a_state_share_are_refused(tmp_path):
+    for name, options in (("lengths", {"lengths": True}), ("gru_hidden", {"states": True})):
+        with pytest.raises(ValueError, match=rf"name of its own. Received: \['{name}'\] more than"):
+            export_model(steps_of(name=name), tmp_path, **options)
+    two = [keras.Input((2,), name=name) for name in ("x-y", "x_y")]
+    with pytest.raises(ValueError, match=r"\['x_y'\] more than once, of \['x_y', 'x_y'\]"):
+        export_model(keras.Model(two, keras.layers.Add()(two)), tmp_path)
+    spec = tf.TensorSpec((None, 2), name="x y")
+    with pytest.raises(ValueError, match=r"Received: 'x y'\. Call it 'x_y', for example"):
+        export_model(dense(), tmp_path, answering(lambda x: {"y": x}, spec))
+    model = steps_of(lambda h: {"gru_hidden": h, "y": h})
+    with pytest.raises(
+        ValueError, match=r"export_model: .*\['gru_hidden'\] are outputs and states"
+    ):
+        export_model(model, tmp_path, states=True)
+    with pytest.raises(ValueError, match=r"to_litert: .*\['gru_hidden'\] are outputs and states"):
+        keras_gated.to_litert(model, tmp_path / "m.tflite", states=True)
+    with pytest.raises(ValueError, match=r"to_litert: every input .*'gru_hidden', 'gru_hidden'"):
+        keras_gated.to_litert(steps_of(name="gru_hidden"), tmp_path / "m.tflite", states=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_keras_loads_an_export_as_a_layer_and_the_command_line_tool_runs_it(reader, tmp_path):
     model, name, batch = reader
@@ -254,6 +349,39 @@ def test_examples_must_fit_and_must_be_answered_with_numbers(tmp_path):
     with pytest.raises(ValueError, match="'y' of 'serving_default' holds NaN"):
         export_model(model, tmp_path)
     assert not [path for path in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"examples": [{"x": [[1.0, 2.0]]}]}, "`examples` must be a dict of lists"),
+    ({"examples": {"serving_default": {"x": [[1.0, 2.0]]}}}, "`examples` must be a dict of lists"),
+    ({"examples": {"serving_default": [[1.0]]}}, "`examples` must be a dict of lists"),
+    ({"examples": {"serving_default": [{"x": "a"}]}}, r"cannot be answered: .*'x': 'float32 \("),
+    ({"examples": {"serving_default": [{"x": [[1.0] * 3]}]}}, r"cannot be answered.*\(None, 2\)"),
+    ({"extras": ["notes.txt"]}, "`extras` must be a dict of functions"),
+    ({"extras": {"notes.txt": "words"}}, "`extras` must be a dict of functions"),
+    ({"extras": {"../notes.txt": print}}, "`extras` must be a dict of functions"),
+    ({"extras": {"tf_serving_warmup_requests": print}}, "may not be 'tf_serving_warmup_requests'"),
+], ids=str)  # fmt: skip
+def test_examples_and_files_of_other_kinds_are_refused(options, words, tmp_path):
+    with pytest.raises(ValueError, match=f"export_model: .*{words}"):
+        export_model(dense(), tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_cannot_be_one_is_refused_before_the_model_is_looked_at(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for directory, words in (
+        ("", "an empty path"),
+        (None, "of type NoneType"),
+        (tmp_path / "file", "file' is a file"),
+        (tmp_path / "file" / "model", "file' is a file"),
+        (tmp_path / "link", "is a link to what does not exist"),
+    ):
+        with pytest.raises(ValueError, match=rf"export_model: `directory` must be.*{words}"):
+            export_model(None, directory)
+    (tmp_path / "nowhere").mkdir()
+    assert export_model(dense(), tmp_path / "link") == str(tmp_path / "link" / "1")
 
 
 # What a stock server cannot run

@@ -42,8 +42,13 @@ def check_export(directory: str | os.PathLike) -> None:
         ValueError: Naming the files that are missing or damaged; the nodes that call Python, are
             custom ops, must be compiled by XLA, need a GPU, draw random numbers without a seed
             from the request, or keep a state that all callers of a server would share; and the
-            inputs without a batch axis.
+            inputs and outputs without a batch axis.
     """
+    if not isinstance(directory, (str, os.PathLike)):
+        raise ValueError(
+            "check_export: `directory` must be the path of one version of a model. Received: "
+            f"{directory!r} (of type {type(directory).__name__})."
+        )
     saved = _read_graph(pathlib.Path(directory))
     _check_files(pathlib.Path(directory), saved)
     offenders = set()
@@ -65,10 +70,11 @@ def check_export(directory: str | os.PathLike) -> None:
                 if node.op.startswith(beginning):
                     offenders.add(f"{node.name} ({node.op}: {reason})")
         for name, signature in meta_graph.signature_def.items():
-            for key, tensor in signature.inputs.items():
-                dims = tensor.tensor_shape.dim
-                if not tensor.tensor_shape.unknown_rank and (not dims or dims[0].size != -1):
-                    offenders.add(f"{name}: {key} (an input without a batch axis)")
+            for kind, tensors in (("input", signature.inputs), ("output", signature.outputs)):
+                for key, tensor in tensors.items():
+                    dims = tensor.tensor_shape.dim
+                    if not tensor.tensor_shape.unknown_rank and (not dims or dims[0].size != -1):
+                        offenders.add(f"{name}: {key} (an {kind} without a batch axis)")
     if offenders:
         raise ValueError(
             f"The SavedModel in {directory} cannot be served by a stock TensorFlow Serving: "

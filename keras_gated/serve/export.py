@@ -14,7 +14,7 @@ from keras_gated.cells.arguments import boolean
 from keras_gated.paths.path import exporting
 from keras_gated.serve import warmup
 from keras_gated.serve.check import check_export
-from keras_gated.serve.signatures import functional
+from keras_gated.serve.signatures import allowed_name, functional
 
 try:
     import fcntl
@@ -60,15 +60,20 @@ def export_model(
         track: Layers with resources that the signatures use besides those of the model, such as
             lookup tables.
         extras: Optional dict of further files by name, for `assets.extra`, which a server does not
-            read. Each value is a function that writes the path that it is given.
+            read. Each value is a function that writes the path that it is given. No name may be
+            that of the warm-up records.
 
     Returns:
         The path of the new version, a string.
 
     Raises:
-        ValueError: If an input lacks a batch axis, a stock server cannot run the graph, or an
-            example request fails. Nothing is left behind, and other versions do not change.
+        ValueError: If `directory`, `examples` or `extras` are not what they must be; if an input or
+            output lacks a batch axis, inputs share a name, or a stock server cannot run the graph;
+            if an example request fails; and for what `serve.signatures.functional` refuses.
+            Nothing is left behind, and other versions do not change.
     """
+    directory = directory_of(directory)
+    _check_extras(extras or {})
     lengths = boolean("export_model", "lengths", lengths)
     states = boolean("export_model", "states", states)
     if signatures is None:
@@ -80,7 +85,6 @@ def export_model(
         )
     requests = _requests(signatures, examples or {})
     archive = _archive_of((model, *track), signatures)
-    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with _unfinished(directory) as unfinished:
         with exporting():
@@ -93,7 +97,57 @@ def export_model(
         return str(_rename_to_next_version(unfinished, directory))
 
 
+def directory_of(directory):
+    """Returns the folder of a model's versions as a path, checked before any work for it begins.
+
+    Raises:
+        ValueError: If there could be no such folder; the message says why.
+    """
+    reason = None
+    if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
+        reason = f"of type {type(directory).__name__}" if directory != "" else "an empty path"
+    else:
+        place = pathlib.Path(os.path.abspath(directory))
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.exists():
+            reason = f"and {str(place)!r} is a link to what does not exist"
+        elif not place.is_dir():
+            reason = f"and {str(place)!r} is a file"
+        elif not os.access(place, os.W_OK):
+            reason = f"and {str(place)!r} may not be written"
+    if reason:
+        raise ValueError(
+            "export_model: `directory` must be the folder of a model's versions, which is created "
+            f"if it does not exist. Received: {directory!r}, {reason}."
+        )
+    return pathlib.Path(directory)
+
+
+def _check_extras(extras):
+    good = isinstance(extras, dict) and all(
+        isinstance(name, str)
+        and name not in ("", ".", "..", warmup.FILE)
+        and name == os.path.basename(name)
+        and callable(write)
+        for name, write in extras.items()
+    )
+    if not good:
+        raise ValueError(
+            "export_model: `extras` must be a dict of functions that write a file, by the file's "
+            f"name in `assets.extra`, which may not be {warmup.FILE!r}. Received: {extras!r}."
+        )
+
+
 def _requests(signatures, examples):
+    if not isinstance(examples, dict) or not all(
+        isinstance(requests, (list, tuple)) and all(isinstance(x, dict) for x in requests)
+        for requests in examples.values()
+    ):
+        raise ValueError(
+            "export_model: `examples` must be a dict of lists of requests by signature name, each "
+            f"request a dict of arrays by input name. Received: {examples!r}."
+        )
     if not set(examples) <= set(signatures):
         raise ValueError(
             f"export_model: `examples` must be for signatures of the model, {sorted(signatures)}. "
@@ -108,6 +162,7 @@ def _archive_of(resources, signatures):
     for resource in resources:
         archive.track(resource)
     for name, signature in signatures.items():
+        _check_names(name, [spec.name for spec in signature.inputs])
         for spec in signature.inputs:
             if spec.shape.rank == 0 or spec.shape[0] is not None:
                 raise ValueError(
@@ -118,6 +173,24 @@ def _archive_of(resources, signatures):
             archive.add_endpoint(name, _traced(signature), input_signature=list(signature.inputs))
     _name_variables_once(archive)
     return archive
+
+
+def _check_names(signature, names):
+    """Raises unless a server could tell the inputs of a signature apart by their names."""
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"export_model: every input of signature {signature!r} must have a name of its own. "
+            f"Received: {twice} more than once, of {names}. (`lengths=True` adds an input "
+            "`lengths`, `states=True` adds one for each state.) Give inputs or layers other names."
+        )
+    for name in names:
+        if name != allowed_name(name):
+            raise ValueError(
+                f"export_model: the names of the inputs of signature {signature!r} must be ASCII "
+                "letters, digits and `_`, with a letter first, and no word of Python. Received: "
+                f"{name!r}. Call it {allowed_name(name)!r}, for example."
+            )
 
 
 @contextlib.contextmanager

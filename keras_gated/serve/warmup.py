@@ -1,5 +1,7 @@
 """Requests that a server answers before it is ready. The first ones are slow; no caller waits."""
 
+import reprlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +19,8 @@ def write(version, name, examples):
         examples: Signature name to a list of requests, each a dict of arrays by input.
 
     Raises:
-        ValueError: If a request does not fit its signature, or the answer holds NaN.
+        ValueError: If a request does not fit its signature or cannot be answered, or the answer
+            holds NaN.
     """
     if not any(examples.values()):
         return
@@ -33,8 +36,16 @@ def write(version, name, examples):
                         f"export_model: a request among the `examples` of {signature!r} must give "
                         f"{sorted(inputs)}. Received: {sorted(given)}."
                     )
-                values = {k: tf.constant(v, inputs[k].dtype) for k, v in given.items()}
-                answer = ask(**values)
+                try:
+                    values = {k: tf.constant(v, inputs[k].dtype) for k, v in given.items()}
+                    answer = ask(**values)
+                except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+                    expected = {k: f"{x.dtype.name} {x.shape}" for k, x in inputs.items()}
+                    raise ValueError(
+                        f"export_model: a request among the `examples` of {signature!r} cannot be "
+                        f"answered: {str(error).splitlines()[0]} Received: "
+                        f"{reprlib.repr(given)}. The inputs are {expected}."
+                    ) from error
                 for key, value in answer.items():
                     if value.dtype.is_floating and np.isnan(value.numpy().astype(float)).any():
                         raise ValueError(

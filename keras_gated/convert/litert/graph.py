@@ -63,7 +63,7 @@ class Graph:
             else:
                 with masks_of_inputs():
                     answers, after = self._model(inputs, training=False), {}
-        found = {**outputs_by_name(self._model, answers), **after}
+        found = outputs_by_name(self._model, answers, after, "to_litert")
         self.outputs = list(found)
         return found
 

@@ -149,6 +149,11 @@ def to_litert(
     steps = steps or (1 if states else _STEPS)
     stepper = stepper_of(model, "to_litert") if states else None
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
+    if len({spec.name for spec in specs}) < len(specs):
+        raise ValueError(
+            "to_litert: every input and state must have a name of its own. Received: "
+            f"{[spec.name for spec in specs]}. Give inputs or recurrent layers other names."
+        )
     from keras_gated.convert.litert.graph import Graph  # these need TensorFlow
     from keras_gated.serve.streaming import check_pieces
 
