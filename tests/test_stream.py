@@ -188,6 +188,24 @@ def test_pixels_in_reverse_order_are_found():
         keras_gated.stream(keras.Model(x, keras_gated.GRU(4, return_sequences=True)(turned)))
 
 
+def test_ids_that_a_model_refuses_do_not_stop_it_from_being_streamed():
+    ids = keras.Input((None,), dtype="int32")
+    table = keras.ops.convert_to_tensor(RNG.normal(size=(2, 3)).astype("float32"))
+    hidden = keras_gated.GRU(4, return_sequences=True)(keras.ops.take(table, ids, axis=0))
+    model, given = keras.Model(ids, hidden), np.array([[1, 0, 1, 1]])
+    received = in_pieces(keras_gated.stream(model), given, [1, 3])
+    np.testing.assert_allclose(np.concatenate(received, axis=1), model(given), atol=1e-6)
+
+
+def test_a_piece_of_masked_steps_or_of_none_is_answered_with_zeros_and_changes_no_state():
+    model = small(layers.Masking(), keras_gated.GRU(4))
+    stream = keras_gated.stream(model)
+    stream.step(X[:, :5])
+    for nothing in (np.zeros((2, 3, 3), "float32"), X[:, :0]):
+        np.testing.assert_array_equal(stream.step(nothing), np.zeros((2, 4)))
+    np.testing.assert_allclose(stream.step(X[:, 5:]), model(X), atol=1e-6)
+
+
 @pytest.mark.parametrize("states", [
     {}, [1.0], {"z": np.zeros((2, 4))},
     {"l_hidden": np.zeros((2, 5)), "l_memory": np.zeros((2, 4))},

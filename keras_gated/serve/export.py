@@ -162,7 +162,7 @@ def _archive_of(resources, signatures):
     for resource in resources:
         archive.track(resource)
     for name, signature in signatures.items():
-        _check_names(name, [spec.name for spec in signature.inputs])
+        _check_names(name, [x.name for x in signature.inputs if x.name is not None])
         for spec in signature.inputs:
             if spec.shape.rank == 0 or spec.shape[0] is not None:
                 raise ValueError(

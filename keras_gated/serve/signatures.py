@@ -174,7 +174,7 @@ def _inputs_of(model):
 def _check_rows(model, answer, timed, lengths, stepper):
     """Raises unless the answer to a row depends on that row alone, and not on its padding.
 
-    A model that answers at random, or that refuses random rows, is not checked.
+    A model that answers at random, or that refuses random ids, is not checked.
     """
     padded = examples_of(model, 2, _STEPS + (_PADDING if lengths else 0))
     bare = [x[:, :_STEPS] if t else x for x, t in zip(padded, timed, strict=True)]
