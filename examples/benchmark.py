@@ -26,6 +26,8 @@ import sys
 import tempfile
 import time
 
+from argument_types import above_zero
+from argument_types import folder as output_folder
 from pictures import picture
 
 SHAPES = {  # batch, time, features, units
@@ -299,8 +301,8 @@ def main():
     p.add_argument("--answers", action="store_true", help="inference, and nothing else")
     p.add_argument("--gpu", action="store_true", help="on a GPU, and nothing else")
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
-    p.add_argument("--output", default="benchmark")
-    p.add_argument("--seconds", type=float, default=2.0, help="a case")
+    p.add_argument("--output", type=output_folder, default="benchmark")
+    p.add_argument("--seconds", type=above_zero, default=2.0, help="a case")
     args = p.parse_args()
     import keras
     import tensorflow as tf

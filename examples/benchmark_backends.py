@@ -10,6 +10,7 @@ Keras's calls and ours alternate. In masked rows, between a quarter and all of t
 import argparse
 import statistics
 
+from argument_types import above_zero
 from benchmark import SHAPES, fit_call, in_turn, libraries, spread
 
 
@@ -50,7 +51,7 @@ def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--seconds", type=float, default=1.0, help="a case")
+    p.add_argument("--seconds", type=above_zero, default=1.0, help="a case")
     args = p.parse_args()
     import keras
     import numpy as np

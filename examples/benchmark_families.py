@@ -13,6 +13,7 @@ import functools
 import os
 import pathlib
 
+from argument_types import above_zero, folder
 from benchmark import SHAPES, calls_of, in_turn, spread
 
 FAMILIES = {
@@ -60,8 +61,8 @@ def main():
     )
     p.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     p.add_argument("--shapes", nargs="+", choices=SHAPES, default=["s", "S"])
-    p.add_argument("--seconds", type=float, default=1.0, help="a case")
-    p.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
+    p.add_argument("--seconds", type=above_zero, default=1.0, help="a case")
+    p.add_argument("--output", type=folder, default="runs/benchmark")
     args = p.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     rows = []
@@ -77,8 +78,8 @@ def main():
                 ratio = ms["train", "keras"] / ms["train", "ours"]
                 line += f"{ms['train', 'ours']:10.2f} ({ratio:5.2f})"
         print(line, flush=True)
-    args.output.mkdir(parents=True, exist_ok=True)
-    with (args.output / "families.csv").open("w", newline="") as file:
+    pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
+    with pathlib.Path(args.output, "families.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["family", "shape", "masked", "call", "loop", "ms"])
         writer.writerows(rows)

@@ -15,6 +15,7 @@ import characters
 import numpy as np
 import sentiment
 import tensorflow as tf
+from argument_types import above_zero
 from benchmark import SHAPES, in_turn, padded_reviews, spread
 
 import keras_gated
@@ -47,7 +48,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
-    p.add_argument("--seconds", type=float, default=2.0, help="a case")
+    p.add_argument("--seconds", type=above_zero, default=2.0, help="a case")
     args = p.parse_args()
     [mask] = padded_reviews(args.data_dir, 1)
     review, padded = tf.fill([1, 200], np.int64(5)), tf.constant(np.where(mask, 5, 0))

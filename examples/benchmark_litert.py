@@ -17,6 +17,7 @@ import time
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
+from argument_types import positive
 from training import ids_of
 
 import keras_gated
@@ -49,7 +50,7 @@ def main():
     p.add_argument("version", type=pathlib.Path, help="an export of sentiment.py")
     p.add_argument("--dataset", choices=["imdb_reviews", "toy_reviews"], default="imdb_reviews")
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    p.add_argument("--reviews", type=int, default=25_000, help="of the test split, at most")
+    p.add_argument("--reviews", type=positive, default=25_000, help="of the test split, at most")
     args = p.parse_args()
     model = keras.models.load_model(args.version / "assets.extra" / "model.keras")
     reader = json.loads((args.version / "assets.extra" / "reader.json").read_text())

@@ -21,6 +21,7 @@ import onnxruntime
 import sentiment
 import tensorflow as tf
 import tf2onnx
+from argument_types import above_zero
 
 import keras_gated
 
@@ -62,7 +63,7 @@ def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--seconds", type=float, default=3, help="of every case")
+    p.add_argument("--seconds", type=above_zero, default=3, help="of every case")
     p.add_argument("--cell", nargs="+", choices=["lstm", "gru"], default=["lstm", "gru"])
     args = p.parse_args()
     packages = ("onnxruntime", "tf2onnx", "onnx", "tensorflow", "keras")

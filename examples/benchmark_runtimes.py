@@ -27,8 +27,9 @@ import numpy as np
 import onnxruntime
 import openvino
 from ai_edge_litert.interpreter import Interpreter
+from argument_types import positive
 from tensorflow.core.protobuf import meta_graph_pb2
-from training import ids_of, positive
+from training import ids_of
 
 import keras_gated
 from keras_gated import datasets

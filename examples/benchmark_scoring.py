@@ -23,8 +23,9 @@ from importlib.metadata import version
 import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
+from argument_types import positive
 from score import SavedModelHandler
-from training import ids_of, positive
+from training import ids_of
 
 from keras_gated import datasets
 from keras_gated.recipes import text

@@ -20,7 +20,6 @@ networks have forgotten. They are counted, not trained, and the networks' traini
 
 import functools
 import math
-import pathlib
 import random
 import re
 from typing import Any, NamedTuple
@@ -29,18 +28,18 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
+from argument_types import above_zero, positive, readable, share, whole
 from keras import layers
 from training import (
     CELLS,
     callbacks,
     cluster,
+    exports,
     mean,
+    parsed,
     parser,
-    positive,
     report,
-    share,
     to_look_inside,
-    whole,
 )
 
 import keras_gated
@@ -53,9 +52,9 @@ def arguments():
     p = parser(__doc__, ["tiny_shakespeare", "toy_plays"], units=480, epochs=5, batch_size=16)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
-    p.add_argument("--rate", type=float, default=6e-3, help="the highest learning rate")
-    p.add_argument("--dropout", type=float, default=0.2, help="of what a layer puts out")
-    p.add_argument("--weight-dropout", type=float, default=0.0, help="of recurrent weights")
+    p.add_argument("--rate", type=above_zero, default=6e-3, help="the highest learning rate")
+    p.add_argument("--dropout", type=share, default=0.2, help="of what a layer puts out")
+    p.add_argument("--weight-dropout", type=share, default=0.0, help="of recurrent weights")
     p.add_argument("--networks", type=positive, default=2, help="their logits are averaged")
     p.add_argument(
         "--n-grams",
@@ -66,8 +65,8 @@ def arguments():
     p.add_argument(
         "--dynamic", action="store_true", help="measure learning that goes on while reading, too"
     )
-    p.add_argument("--prompt", default="\n", help="the printed sample continues it")
-    args = p.parse_args()
+    p.add_argument("--prompt", type=readable, default="\n", help="the printed sample continues it")
+    args = parsed(p)
     if args.weight_dropout and "recurrent_weight_dropout" in CELLS[args.cell].cell_class.without:
         p.error(
             f"--weight-dropout drops recurrent weights, and {args.cell} has none. Received: "
@@ -318,7 +317,7 @@ def main():
     signatures = generation.characters(writer, lookup)
     saved_model = keras_gated.export_model(
         writer,
-        pathlib.Path(args.output, args.name or args.dataset),
+        exports(args),
         signatures,
         track=[lookup],
         extras=to_look_inside(networks, "characters", lookup.get_vocabulary()),

@@ -26,7 +26,8 @@ import characters
 import keras
 import numpy as np
 import tensorflow as tf
-from training import CELLS, positive, share
+from argument_types import above_zero, positive, seed, share
+from training import CELLS
 
 import keras_gated
 from keras_gated import datasets
@@ -45,23 +46,16 @@ def arguments():
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     p.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     p.add_argument("--parameters", type=positive, default=300_000, help="weights of a model")
-    p.add_argument("--minutes", type=minutes, default=3, help="of training, a family")
+    p.add_argument("--minutes", type=above_zero, default=3, help="of training, a family")
     p.add_argument("--layers", type=positive, default=1)
     p.add_argument("--batch-size", type=positive, default=16)
     p.add_argument("--steps", type=positive, default=100, help="characters of one training window")
-    p.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
+    p.add_argument("--rate", type=above_zero, default=3e-3, help="the highest learning rate")
     p.add_argument("--dropout", type=share, default=0.0, help="of what a layer puts out")
     p.add_argument("--rename", type=share, default=0.8, help="share of speakers with other names")
     p.add_argument("--draws", type=positive, default=10, help="of the names of speakers")
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     return p.parse_args()
-
-
-def minutes(text):
-    number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError(f"must be more than 0. Received: {text}")
-    return number
 
 
 def units_for(parameters, *size):

@@ -24,7 +24,7 @@ import numpy as np
 import old_model
 import tensorflow as tf
 import torch
-from training import positive
+from argument_types import positive, require_folder
 
 import keras_gated
 from keras_gated import datasets
@@ -56,7 +56,7 @@ def train(classifier, batches, epochs):
         losses = []
         for ids, labels in batches:
             optimizer.zero_grad()
-            loss = loss_of(classifier(torch.from_numpy(ids)), torch.from_numpy(labels).float())
+            loss = loss_of(classifier(torch.tensor(ids)), torch.tensor(labels).float())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
             optimizer.step()
@@ -95,6 +95,7 @@ def main():
     p.add_argument("--name", help="of the exported model; default: from_torch or from_keras2")
     args = p.parse_args()
     args.name = args.name or f"from_{args.source}"
+    require_folder(p, args.output, args.name)
     torch.manual_seed(1)
     keras.utils.set_random_seed(1)
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")
@@ -135,7 +136,7 @@ def from_torch(args, splits, vectorizer):
 
     def theirs(ids):
         with torch.no_grad():
-            return torch.sigmoid(classifier(torch.from_numpy(ids))).numpy()
+            return torch.sigmoid(classifier(torch.tensor(ids))).numpy()
 
     runtime = _runtime(onnx)
     answers = {

@@ -12,9 +12,11 @@ import argparse
 import json
 import pathlib
 import re
+import sys
 
 import quiet_tensorflow  # noqa: F401
 import numpy as np
+from argument_types import picture_file
 from look_inside import load
 from pictures import picture
 
@@ -101,10 +103,12 @@ def main():
         "--dataset", choices=["tiny_shakespeare", "toy_plays"], default="tiny_shakespeare"
     )
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    p.add_argument("--output", default="units.png")
+    p.add_argument("--output", type=picture_file, default="units.png")
     args = p.parse_args()
 
     model, reader = load(args.model)
+    if reader.get("kind") == "sentiment":
+        sys.exit(f"{args.model} must hold a character model. Received: a sentiment model")
     splits = datasets.load(args.dataset, args.data_dir, offline="toy_plays")
     held_out = "".join(
         next(iter(splits[s]))["text"].numpy().decode() for s in ("validation", "test")

@@ -14,6 +14,7 @@ import time
 import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
+from argument_types import picture_file, positive, seed
 from pictures import picture
 
 import keras_gated
@@ -111,9 +112,11 @@ def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("--batches", type=int, default=1000, help="of training at each of five lengths")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--output", default="how_far_back.png")
+    p.add_argument(
+        "--batches", type=positive, default=1000, help="of training at each of five lengths"
+    )
+    p.add_argument("--seed", type=seed, default=1)
+    p.add_argument("--output", type=picture_file, default="how_far_back.png")
     args = p.parse_args()
     start = time.time()
     initial, trained = {}, {}

@@ -32,6 +32,7 @@ import quiet_tensorflow  # noqa: F401
 import numpy as np
 import queues
 import tensorflow as tf
+from argument_types import above_zero, filled, http_address, positive, seed
 
 from keras_gated import datasets
 
@@ -202,53 +203,34 @@ def reviews(dataset, data_dir, number):
     return [row["text"].decode() for row in found.as_numpy_iterator()]
 
 
-def positive(text):
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be above 0. Received: {text}")
-    return number
-
-
-def http_address(text):
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname:
-        raise argparse.ArgumentTypeError(f"must be http://HOST:PORT. Received: {text}")
-    return text
-
-
-def whole(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1. Received: {text}")
-    return number
-
-
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--rate", type=positive, help="requests a second")
+    what.add_argument("--rate", type=above_zero, help="requests a second")
     what.add_argument(
         "--plan",
-        type=lambda text: [positive(one) for one in text.split(",")],
+        type=lambda text: [above_zero(one) for one in text.split(",")],
         metavar="RATE,...",
         help="measure the server, and say how many the rates need",
     )
-    p.add_argument("--seconds", type=positive, default=30)
+    p.add_argument("--seconds", type=above_zero, default=30)
     p.add_argument(
         "--rest", type=http_address, default="http://localhost:8501", help="address of the server"
     )
-    p.add_argument("--grpc", help="HOST:PORT, instead of REST")
-    p.add_argument("--model", default="sentiment")
-    p.add_argument("--label", default="stable", help="of the version")
-    p.add_argument("--timeout", type=positive, default=10, help="seconds to wait for an answer")
-    p.add_argument("--waiting", type=whole, default=8, help="saturated: more than that unanswered")
-    p.add_argument("--cores", type=whole, default=2, help="--plan: of the server")
-    p.add_argument("--within", type=positive, default=250, help="--plan: ms, for 99 of 100")
+    p.add_argument("--grpc", type=filled, help="HOST:PORT, instead of REST")
+    p.add_argument("--model", type=filled, default="sentiment")
+    p.add_argument("--label", type=filled, default="stable", help="of the version")
+    p.add_argument("--timeout", type=above_zero, default=10, help="seconds to wait for an answer")
+    p.add_argument(
+        "--waiting", type=positive, default=8, help="saturated: more than that unanswered"
+    )
+    p.add_argument("--cores", type=positive, default=2, help="--plan: of the server")
+    p.add_argument("--within", type=above_zero, default=250, help="--plan: ms, for 99 of 100")
     p.add_argument("--dataset", choices=["imdb_reviews", "toy_reviews"], default="imdb_reviews")
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     args = p.parse_args()
     client_of, address = (Grpc, args.grpc) if args.grpc else (Rest, args.rest)
     client = client_of(address, args.model, args.label, args.timeout)

@@ -18,9 +18,9 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
+from argument_types import above_zero, picture_file, positive, seed
 from how_far_back import FAMILIES, keep_for
 from pictures import picture
-from training import positive
 
 BASELINE, SOLVED = 1 / 6, 1e-3
 BATCH, STEPS = 64, 100  # sequences of a training step, training steps between two validations
@@ -116,9 +116,9 @@ def main():
     p.add_argument("--cell", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     p.add_argument("--units", type=positive, default=64)
     p.add_argument("--steps", type=positive, default=6000, help="at most, of one training")
-    p.add_argument("--minutes", type=float, default=10, help="at most, of one training")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--output", default="long_memory.png")
+    p.add_argument("--minutes", type=above_zero, default=10, help="at most, of one training")
+    p.add_argument("--seed", type=seed, default=1)
+    p.add_argument("--output", type=picture_file, default="long_memory.png")
     args = p.parse_args()
     curves, errors = {}, {}
     for length in args.length:

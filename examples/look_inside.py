@@ -18,6 +18,7 @@ import sys
 import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
+from argument_types import folder, readable
 from ask import newest_version
 from pictures import picture
 
@@ -247,8 +248,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("model", metavar="MODEL")
-    p.add_argument("text", metavar="TEXT", nargs="+")
-    p.add_argument("--output", default="look_inside", help="a directory; default: look_inside")
+    p.add_argument("text", metavar="TEXT", type=readable, nargs="+")
+    p.add_argument(
+        "--output", type=folder, default="look_inside", help="a directory; default: look_inside"
+    )
     args = p.parse_args()
 
     model, reader = load(args.model)

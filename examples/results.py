@@ -15,6 +15,8 @@ import sys
 import time
 from typing import NamedTuple
 
+from argument_types import seed, text_file
+
 EXAMPLES = pathlib.Path(__file__).parent
 HEAD = "| row | command | measured | seeds | training | parameters |"
 QUICK_TEXTS = "--dataset toy_reviews --units 8 --epochs 1 --buckets 1009 --max-words 20"
@@ -122,9 +124,9 @@ def main():
     )
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of {', '.join(ROWS)}")
     p.add_argument("--quick", action="store_true", help="in small, one seed: the page stays")
-    p.add_argument("--seeds", type=int, nargs="+", help="default: the row's own")
+    p.add_argument("--seeds", type=seed, nargs="+", help="default: the row's own")
     page = EXAMPLES.parent / "docs" / "results.md"
-    p.add_argument("--page", default=page, type=pathlib.Path)
+    p.add_argument("--page", default=page, type=text_file)
     p.add_argument("--folder", default=".", help="the scripts write into it")
     args = p.parse_args()
     every = args.rows == ["all"] or (args.quick and not args.rows)
@@ -140,7 +142,8 @@ def main():
         new = line(name, row, [run(command, seed, args.folder) for seed in seeds])
         print(new, flush=True)
         if not args.quick:
-            args.page.write_text(rewritten(args.page.read_text(), name, new))
+            page = pathlib.Path(args.page)
+            page.write_text(rewritten(page.read_text(), name, new))
     versions = f"Python {platform.python_version()}, {time.time() - start:.0f} s in all"
     print(f"{len(chosen)} rows, {versions}")
 

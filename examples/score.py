@@ -31,6 +31,7 @@ import time
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
+from argument_types import positive, whole
 from ask import newest_version
 
 try:
@@ -47,7 +48,6 @@ from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.runners.portability import flink_runner, spark_runner
 from apache_beam.transforms.util import WaitOn
 from google.protobuf.message import DecodeError
-from training import positive, whole
 
 SUFFIXES = {".txt": "text", ".jsonl": "jsonl", ".tfrecord": "tfrecord"}
 RUNNERS = {name: name for name in ("FlinkRunner", "SparkRunner", "DataflowRunner")}

@@ -25,18 +25,18 @@ import quiet_tensorflow  # noqa: F401
 import challenge
 import keras
 import tensorflow as tf
+from argument_types import integer, positive, share, text_file, whole
 from keras import layers
 from training import (
     CELLS,
     callbacks,
     cluster,
+    exports,
     mean,
+    parsed,
     parser,
-    positive,
     report,
-    share,
     to_look_inside,
-    whole,
 )
 
 import keras_gated
@@ -51,7 +51,7 @@ EDITS = {"imdb_reviews": 60_000, "toy_reviews": 0}
 
 def arguments():
     p = parser(__doc__, ["imdb_reviews", "toy_reviews"], units=32, epochs=8)
-    p.add_argument("--vocabulary", type=positive, default=8_000, help="number of words")
+    p.add_argument("--vocabulary", type=integer(3), default=8_000, help="number of words")
     p.add_argument(
         "--names",
         action=argparse.BooleanOptionalAction,
@@ -71,6 +71,7 @@ def arguments():
     p.add_argument(
         "--exclude",
         metavar="FILE",
+        type=text_file,
         help="texts to leave out of training, one in each line, matched by "
         "their letters; of a line with tabs, the longest field",
     )
@@ -91,7 +92,7 @@ def arguments():
     p.add_argument(
         "--max-words", type=positive, default=1000, help="longer texts lose their middle"
     )
-    args = p.parse_args()
+    args = parsed(p)
     args.edits = EDITS[args.dataset] if args.edits is None else args.edits
     return args
 
@@ -253,7 +254,7 @@ def main():
 
     saved_model = keras_gated.export_model(
         classifier,
-        pathlib.Path(args.output, args.name or args.dataset),
+        exports(args),
         classification.sentiment(classifier, vectorizer, head, tail),
         track=[vectorizer],
         extras=to_look_inside(

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import onnxruntime
 from ai_edge_litert.interpreter import Interpreter
-from training import positive
+from argument_types import positive
 
 import keras_gated
 

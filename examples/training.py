@@ -9,12 +9,12 @@ import sys
 import time
 
 import keras
+from argument_types import folder, positive, require_folder, seed
 from resume import Resume, trained_by
 
 import keras_gated
 from keras_gated import distribute
 from keras_gated.recipes import text
-from keras_gated.serve.export import directory_of
 
 CELLS = {
     "simple_rnn": keras_gated.SimpleRNN,
@@ -42,29 +42,35 @@ def parser(description, datasets, **defaults):
     parser.add_argument("--layers", type=positive, default=1)
     parser.add_argument("--epochs", type=positive)
     parser.add_argument("--batch-size", type=positive, default=64)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=seed, default=1)
     parser.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     parser.add_argument(
-        "--output", type=exports, default="saved_models", help="exports go to OUTPUT/NAME/VERSION"
+        "--output", default="saved_models", help="exports go to OUTPUT/NAME/VERSION"
     )
     parser.add_argument("--name", help="default: the name of the data set")
     parser.add_argument(
         "--resume",
         metavar="DIRECTORY",
+        type=folder,
         help="keep the state of the training there, and go on from it if there is one",
     )
-    parser.add_argument("--logs", default="logs", help="CSV and TensorBoard: LOGS/NAME/TIME")
+    parser.add_argument(
+        "--logs", type=folder, default="logs", help="CSV and TensorBoard: LOGS/NAME/TIME"
+    )
     parser.set_defaults(**defaults)
     return parser
 
 
-def exports(path):
-    """Returns the path of a folder for exports. What could not be written after the training is an
-    error before it."""
-    try:
-        return str(directory_of(path))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def parsed(parser):
+    """Returns the arguments; ends the program if what it trains could not be exported."""
+    args = parser.parse_args()
+    require_folder(parser, exports(args))
+    return args
+
+
+def exports(args):
+    """Returns the folder of the exported versions."""
+    return pathlib.Path(args.output, args.name or args.dataset)
 
 
 def cluster(args):
@@ -73,24 +79,6 @@ def cluster(args):
     if not strategy.extended.should_checkpoint:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return strategy
-
-
-def whole(given, least=0):
-    number = int(given)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"must be at least {least}. Received: {given}")
-    return number
-
-
-def positive(given):
-    return whole(given, least=1)
-
-
-def share(given):
-    number = float(given)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1. Received: {given}")
-    return number
 
 
 def mean(logits, name):

@@ -21,8 +21,9 @@ import time
 import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
+from argument_types import positive, require_folder, seed, share
 from keras import layers, ops
-from training import CELLS, exports, positive, share
+from training import CELLS
 
 import keras_gated
 from keras_gated import datasets
@@ -41,12 +42,12 @@ def arguments():
     p.add_argument("--epochs", type=positive, default=100)
     p.add_argument("--batch-size", type=positive, default=32)
     p.add_argument("--dropout", type=share, default=0.5)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    p.add_argument(
-        "--output", type=exports, default="saved_models", help="exports go to OUTPUT/vowels/VERSION"
-    )
-    return p.parse_args()
+    p.add_argument("--output", default="saved_models", help="exports go to OUTPUT/vowels/VERSION")
+    args = p.parse_args()
+    require_folder(p, args.output, "vowels")
+    return args
 
 
 def read(data_dir):

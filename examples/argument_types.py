@@ -1,0 +1,101 @@
+"""Types of command-line arguments. What is out of range is refused before there is work to lose."""
+
+import argparse
+import math
+import os
+import pathlib
+import tempfile
+import urllib.parse
+
+
+def require(good, given, wanted):
+    if not good:
+        raise argparse.ArgumentTypeError(f"must be {wanted}. Received: {given}")
+
+
+def integer(least, most=math.inf):
+    """Returns the type of the integers from `least` to `most`."""
+    wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
+
+    def number(given):
+        require(least <= int(given) <= most, given, wanted)
+        return int(given)
+
+    return number
+
+
+whole, positive = integer(0), integer(1)
+seed = integer(0, 2**32 - 1)  # NumPy takes no others
+int32, int64 = (integer(-(2**bits), 2**bits - 1) for bits in (31, 63))
+
+
+def finite(given):
+    require(math.isfinite(float(given)), given, "a finite number")
+    return float(given)
+
+
+def above_zero(given):
+    require(0 < float(given) < math.inf, given, "above 0")
+    return float(given)
+
+
+def share(given):
+    require(0 <= float(given) <= 1, given, "0 to 1")
+    return float(given)
+
+
+def readable(given):
+    """Text, with replacement characters for bytes that are not UTF-8."""
+    return given.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def filled(given):
+    require(given, repr(given), "more than an empty text")
+    return given
+
+
+def http_address(given, schemes=("http",)):
+    parts = urllib.parse.urlsplit(given)
+    require(
+        parts.scheme in schemes and parts.hostname and parts.port != 0, given, "http://HOST:PORT"
+    )
+    return given
+
+
+def web_address(given):
+    return http_address(given, schemes=("http", "https"))
+
+
+def text_file(given):
+    try:
+        pathlib.Path(given).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"must be a text file, UTF-8: {error}") from None
+    return given
+
+
+def folder(given):
+    """A folder that can be written, or made. It is made when there is something to write."""
+    path = pathlib.Path(os.path.abspath(given))
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        require(False, f"{given}. {there}: {error.strerror}", "a folder that can be written")
+    return given
+
+
+def picture_file(given):
+    path = pathlib.Path(given)
+    require(path.suffix in (".png", ".svg", ".pdf"), given, "a file .png, .svg or .pdf")
+    require(not path.is_dir(), given, "a file, not a folder")
+    folder(path.parent)
+    return given
+
+
+def require_folder(parser, *parts):
+    """Ends the program if a folder in that of --output could not be written."""
+    try:
+        folder(pathlib.Path(*parts))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --output: {error}")

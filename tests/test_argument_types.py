@@ -1,0 +1,96 @@
+"""Command lines of the example programs: rubbish is refused before any work is done."""
+
+import argparse
+import ast
+import importlib
+import pathlib
+
+import argument_types as types
+import find_units
+import pytest
+
+
+@pytest.mark.parametrize("type_of, good, bad", [
+    (types.whole, ["0", "9"], ["-1", "1.5", "x", "nan"]),
+    (types.positive, ["1"], ["0"]),
+    (types.seed, ["0", "4294967295"], ["-1", "4294967296"]),
+    (types.int32, ["-2147483648", "2147483647"], ["2147483648", "4294967299"]),
+    (types.int64, ["9223372036854775807"], ["9223372036854775808", "99999999999999999999"]),
+    (types.finite, ["-1", "0", "1e9"], ["nan", "inf", "-inf"]),
+    (types.above_zero, ["1e-9", "3"], ["0", "-1", "nan", "inf"]),
+    (types.share, ["0", "0.5", "1"], ["-0.1", "2", "nan"]),
+    (types.filled, ["a"], [""]),
+    (types.http_address, ["http://a:1"], ["", "a:1", "http://", "https://a", "http://a:99999"]),
+    (types.web_address, ["http://a:1", "https://a/b"], ["localhost:8501", "ftp://a"]),
+])  # fmt: skip
+def test_a_type_takes_what_is_in_its_range_alone(type_of, good, bad):
+    for given in good:
+        found = type_of(given)
+        assert found == (given if isinstance(found, str) else ast.literal_eval(given))
+    for given in bad:
+        with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+            type_of(given)
+
+
+def test_bytes_of_an_argument_that_are_not_utf_8_are_replaced():
+    # Python hands over byte FF of a command line as this surrogate.
+    assert types.readable("caf\u00e9 \udcff") == "caf\u00e9 \ufffd"
+
+
+def test_a_folder_is_refused_where_a_file_is_in_the_way_and_none_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "lost")
+    monkeypatch.chdir(tmp_path)
+    for good in ("new/of/new", ".", str(tmp_path / "other")):
+        assert types.folder(good) == good
+    for bad in ("file", "file/below", "new/../file", "nowhere", "/proc/below"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"can be written. Received: {bad}"):
+            types.folder(bad)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere"]
+
+
+def test_a_picture_needs_a_folder_and_a_known_ending(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    assert types.picture_file(str(tmp_path / "units.png"))
+    for bad in ("units.xyz", "file/units.png", "folder.png"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            types.picture_file(str(tmp_path / bad))
+
+
+@pytest.mark.parametrize("script, options, said", [
+    ("characters", "--output file", "--output: must be a folder"),
+    ("characters", "--output . --name file", "--output: must be a folder"),
+    ("characters", "--resume file", "--resume: must be a folder"),
+    ("characters", "--logs file", "--logs: must be a folder"),
+    ("characters", "--rate nan", "--rate: must be above 0. Received: nan"),
+    ("characters", "--dropout 2", "--dropout: must be 0 to 1. Received: 2"),
+    ("characters", "--seed -1", "--seed: must be 0 to 4294967295. Received: -1"),
+    ("sentiment", "--output file", "--output: must be a folder"),
+    ("sentiment", "--exclude nowhere", "--exclude: must be a text file"),
+    ("sentiment", "--exclude bytes", "--exclude: must be a text file"),
+    ("sentiment", "--vocabulary 2", "--vocabulary: must be at least 3. Received: 2"),
+    ("vowels", "--output file", "--output: must be a folder"),
+    ("compare_cells", "--rate inf", "--rate: must be above 0. Received: inf"),
+    ("long_memory", "--output file/a.png", "--output: must be a folder"),
+    ("how_far_back", "--output .", "--output: must be a file"),
+    ("find_units", "model --output file/a.png", "--output: must be a folder"),
+    ("look_inside", "model text --output file", "--output: must be a folder"),
+])  # fmt: skip
+def test_what_would_be_lost_after_the_work_is_refused_before(
+    script, options, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("file").touch()
+    pathlib.Path("bytes").write_bytes(b"\xff")
+    monkeypatch.setattr("sys.argv", [f"{script}.py", *options.split()])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        importlib.import_module(script).main()
+    assert said in capsys.readouterr().err
+
+
+def test_units_are_looked_for_in_a_character_model_alone(monkeypatch):
+    model = pathlib.Path(find_units.__file__).parent.parent / "saved_models" / "sentiment"
+    monkeypatch.setattr("sys.argv", ["find_units.py", str(model)])
+    with pytest.raises(SystemExit, match=r"must hold a character model. Received: a sentiment"):
+        find_units.main()
