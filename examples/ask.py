@@ -12,6 +12,7 @@ import sys
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
+from argument_types import finite, int32, int64, readable
 
 
 def newest_version(directory):
@@ -26,6 +27,18 @@ def newest_version(directory):
     return path / str(max(versions))
 
 
+def classifier(model, directory):
+    """Returns the function from texts to probabilities. A model without one ends the program."""
+    ask = dict(model.signatures).get("serving_default")
+    takes = ask and [*ask.structured_input_signature[1]]
+    if takes != ["text"] or "probability" not in ask.structured_outputs:
+        sys.exit(
+            f"{directory} holds no sentiment model, from `text` to `probability`. Received: from "
+            f"{takes} to {ask and [*ask.structured_outputs]}."
+        )
+    return lambda texts: ask(text=tf.constant(texts))["probability"].numpy()
+
+
 def unknown_characters(model, prompts):
     """Returns the characters that a character model has no token for and leaves out."""
     size = model.signatures["step"].structured_outputs["logits"].shape[-1]
@@ -38,18 +51,17 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("directory")
-    p.add_argument("text", nargs="+")
-    p.add_argument("--length", type=int, default=200, help="characters to generate")
-    p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    p.add_argument("--top-k", type=int, default=0, help="of the likeliest only; 0: of all")
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("text", type=readable, nargs="+")
+    p.add_argument("--length", type=int32, default=200, help="characters to generate")
+    p.add_argument("--temperature", type=finite, default=0.8, help="0: always the likeliest")
+    p.add_argument("--top-k", type=int32, default=0, help="of the likeliest only; 0: of all")
+    p.add_argument("--seed", type=int64, default=1)
     args = p.parse_args()
 
     model = tf.saved_model.load(str(newest_version(args.directory)))
-    ask = model.signatures["serving_default"]
-    inputs = ask.structured_input_signature[1]
     rows = len(args.text)
-    if "prompt" in inputs:
+    if ask := dict(model.signatures).get("generate"):
+        inputs = ask.structured_input_signature[1]
         given = {
             "prompt": args.text,
             "length": [args.length] * rows,
@@ -68,9 +80,9 @@ def main():
         for prompt, continuation in zip(args.text, answers["text"].numpy(), strict=True):
             print(prompt + continuation.decode(errors="replace"))
     else:
-        answers = ask(text=tf.constant(args.text))
-        for text, probability in zip(args.text, answers["probability"].numpy(), strict=True):
-            print(f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {text}")
+        probabilities = classifier(model, args.directory)(args.text)
+        for given, probability in zip(args.text, probabilities, strict=True):
+            print(f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {given}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
-from ask import newest_version
+from ask import classifier, newest_version
 
 GOOD = (
     "good great excellent wonderful brilliant superb fantastic amazing beautiful moving gripping "
@@ -193,8 +193,7 @@ def main():
     p.add_argument("--wrong", action="store_true", help="print what was read wrongly, too")
     args = p.parse_args()
     model = tf.saved_model.load(str(newest_version(args.directory)))
-    ask = model.signatures["serving_default"]
-    right, wrong = shares(lambda texts: ask(text=tf.constant(texts))["probability"].numpy())
+    right, wrong = shares(classifier(model, args.directory))
     if args.wrong:
         for text, probability in wrong:
             print(f"{probability:.3f}  {text}")

@@ -22,6 +22,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from argument_types import above_zero, filled, finite, int32, int64, integer, readable, web_address
+
 RETRIES = 4  # after the first attempt, with pauses of 0.2, 0.4, 0.8 and 1.6 s
 
 
@@ -63,6 +65,13 @@ def accepted(outputs):
     return outputs
 
 
+def pick(found, name, of):
+    """Returns what the server has by a name, or raises with the names that it has."""
+    if name not in found:
+        raise QueryError(f"{of} has no {name!r}. It has {sorted(found)}. Ask another --model.")
+    return found[name]
+
+
 class Rest:
     """Asks through REST.
 
@@ -96,7 +105,7 @@ class Rest:
         return tuple(
             {
                 name: [int(dim["size"]) for dim in tensor["tensor_shape"].get("dim", [])]
-                for name, tensor in signatures[signature][side].items()
+                for name, tensor in pick(signatures, signature, f"Model {model!r}")[side].items()
             }
             for side in ("inputs", "outputs")
         )
@@ -191,7 +200,7 @@ class Grpc:
             signatures = get_model_metadata_pb2.SignatureDefMap()
             answer.metadata["signature_def"].Unpack(signatures)
             self._known[model] = signatures.signature_def
-        return self._known[model][name]
+        return pick(self._known[model], name, f"Model {model!r}")
 
     def _ask(self, method, request):
         import grpc
@@ -213,7 +222,8 @@ class Grpc:
 def classify(client, model, texts):
     """Yields texts with their label and the probability that they are positive."""
     answer = client.predict(model, "serving_default", {"text": texts})
-    for text, probability in zip(texts, answer["probability"], strict=True):
+    probabilities = pick(answer, "probability", f"An answer of {model!r}")
+    for text, probability in zip(texts, probabilities, strict=True):
         yield f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {text}"
 
 
@@ -221,13 +231,17 @@ def generate(client, model, prompts, length, temperature, top_k, seed):
     """Returns what follows each prompt, one call for all of them."""
     same = {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed}
     rows = {name: [value] * len(prompts) for name, value in same.items()}
-    return client.predict(model, "generate", {"prompt": prompts, **rows})["text"]
+    answer = client.predict(model, "generate", {"prompt": prompts, **rows})
+    return pick(answer, "text", f"An answer of {model!r}")
 
 
 def stream(client, model, prompt, length, temperature, top_k, seed):
     """Yields the characters that follow a prompt. The client samples them and keeps the states."""
+    least = {"length": length, "temperature": temperature, "top_k": top_k}
+    if wrong := [name for name, value in least.items() if value < 0]:
+        raise QueryError(f"`{wrong[0]}` must be at least 0. Received: {least[wrong[0]]}")
     inputs, outputs = client.shapes(model, "step")
-    size = outputs["logits"][-1]
+    size = pick(outputs, "logits", f"The `step` of {model!r}")[-1]
     names = client.predict(model, "vocabulary", {"token": list(range(size))})["character"]
     tokens = {name: token for token, name in enumerate(names)}
     states = {name: [[0.0] * shape[-1]] for name, shape in inputs.items() if name != "token"}
@@ -257,18 +271,22 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("what", choices=("classify", "generate", "stream"))
-    p.add_argument("text", nargs="+")
-    p.add_argument("--rest", default="http://localhost:8501", help="address of the server")
-    p.add_argument("--grpc", help="HOST:PORT, instead of REST")
-    p.add_argument("--model", help="default: sentiment to classify, shakespeare else")
+    p.add_argument("text", type=readable, nargs="+")
+    p.add_argument(
+        "--rest", type=web_address, default="http://localhost:8501", help="address of the server"
+    )
+    p.add_argument("--grpc", type=filled, help="HOST:PORT, instead of REST")
+    p.add_argument("--model", type=filled, help="default: sentiment to classify, shakespeare else")
     which = p.add_mutually_exclusive_group()
-    which.add_argument("--version", type=int, help="of the model; default: the newest")
-    which.add_argument("--label", help="of a version: stable, canary")
-    p.add_argument("--timeout", type=float, default=10, help="seconds to wait for an answer")
-    p.add_argument("--length", type=int, default=200, help="characters to generate")
-    p.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    p.add_argument("--top-k", type=int, default=0, help="of the likeliest only; 0: of all")
-    p.add_argument("--seed", type=int, default=1)
+    which.add_argument(
+        "--version", type=integer(0, 2**63 - 1), help="of the model; default: the newest"
+    )
+    which.add_argument("--label", type=filled, help="of a version: stable, canary")
+    p.add_argument("--timeout", type=above_zero, default=10, help="seconds to wait for an answer")
+    p.add_argument("--length", type=int32, default=200, help="characters to generate")
+    p.add_argument("--temperature", type=finite, default=0.8, help="0: always the likeliest")
+    p.add_argument("--top-k", type=int32, default=0, help="of the likeliest only; 0: of all")
+    p.add_argument("--seed", type=int64, default=1)
     args = p.parse_args()
     client_of, address = (Grpc, args.grpc) if args.grpc else (Rest, args.rest)
     client = client_of(address, args.timeout, args.version, args.label)
@@ -278,14 +296,14 @@ def main():
         if args.what == "classify":
             print(*classify(client, model, args.text), sep="\n")
         elif args.what == "generate":
-            for prompt, text in zip(
-                args.text, generate(client, model, args.text, *sampling), strict=True
-            ):
-                print(prompt + text)
+            answers = generate(client, model, args.text, *sampling)
+            for prompt, continuation in zip(args.text, answers, strict=True):
+                print(prompt + continuation)
         else:
             for prompt in args.text:
-                print(prompt, end="")
-                for character in stream(client, model, prompt, *sampling):
+                written = stream(client, model, prompt, *sampling)
+                print(prompt + next(written, ""), end="", flush=True)  # after what may be refused
+                for character in written:
                     print(character, end="", flush=True)
                 print()
     except QueryError as error:

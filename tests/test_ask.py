@@ -1,15 +1,19 @@
 """`examples/ask.py`, asked about the models in `saved_models/`."""
 
 import pathlib
+import re
 
 import ask
+import keras
 import pytest
+
+import keras_gated
 
 SHAKESPEARE = str(pathlib.Path(__file__).parent.parent / "saved_models" / "shakespeare")
 
 
-def asked(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["ask.py", SHAKESPEARE, *arguments])
+def asked(monkeypatch, *arguments, model=SHAKESPEARE):
+    monkeypatch.setattr("sys.argv", ["ask.py", model, *arguments])
     ask.main()
 
 
@@ -26,3 +30,27 @@ def test_characters_that_the_model_does_not_know_are_said(monkeypatch, capsys):
 def test_a_refusal_of_the_model_is_said(monkeypatch):
     with pytest.raises(SystemExit, match="temperature"):
         asked(monkeypatch, "ROMEO:", "--temperature", "-1")
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--length", "4294967299"), ("--top-k", "4294967297"), ("--temperature", "nan"),
+    ("--seed", "99999999999999999999"),
+])  # fmt: skip
+def test_numbers_that_the_model_cannot_hold_are_refused(option, value, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        asked(monkeypatch, "ROMEO:", option, value)
+    assert f"argument {option}: must be " in capsys.readouterr().err
+
+
+def test_a_text_that_is_not_utf_8_has_an_answer(monkeypatch, capsys):
+    sentiment = str(pathlib.Path(SHAKESPEARE).with_name("sentiment"))
+    asked(monkeypatch, "a dull film \udcff", model=sentiment)
+    assert re.fullmatch(r"negative  0\.\d{3}  a dull film \ufffd\n", capsys.readouterr().out)
+
+
+def test_a_model_that_answers_no_texts_is_named_with_what_it_takes(monkeypatch, tmp_path):
+    x = keras.Input((None, 3), name="series")
+    version = keras_gated.export_model(keras.Model(x, keras_gated.GRU(2, name="gru")(x)), tmp_path)
+    said = r"no sentiment model, .*Received: from \['series'\] to \['gru'\]\."
+    with pytest.raises(SystemExit, match=said):
+        asked(monkeypatch, "ROMEO:", model=version)

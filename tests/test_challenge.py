@@ -60,6 +60,11 @@ def test_the_card_of_the_shipped_model_tells_what_the_script_measures():
     assert measured["all"] >= 0.9
 
 
+def test_a_model_of_characters_is_refused():
+    with pytest.raises(SystemExit, match=r"shakespeare holds no sentiment model"):
+        scripts.said_here("challenge.py", ROOT / "saved_models" / "shakespeare")
+
+
 @pytest.mark.parametrize("said, denied", [
     ("I liked it.", "I did not like it."),
     ("I enjoyed this film.", "I didn't enjoy this film."),

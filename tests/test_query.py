@@ -34,6 +34,53 @@ def test_a_streamed_text_is_the_one_generated_at_once(client):
     assert sampled[0] == sampled[1] != sampled[2]
 
 
+def test_a_model_of_another_kind_is_refused_with_the_names_that_it_has(client):
+    with pytest.raises(query.QueryError, match=r"'sentiment' has no 'step'.*'serving_default'"):
+        next(query.stream(client, "sentiment", "a", 3, 1.0, 0, 1))
+    with pytest.raises(query.QueryError, match="refused"):
+        next(query.classify(client, "shakespeare", ["a"]))
+
+
+def test_an_answer_without_the_wanted_output_is_refused_with_its_outputs():
+    class Other:
+        def predict(self, *_):
+            return {"label": [1]}
+
+    with pytest.raises(query.QueryError, match=r"'m' has no 'probability'. It has \['label'\]"):
+        next(query.classify(Other(), "m", ["a"]))
+
+
+@pytest.mark.parametrize("name, values", [
+    ("length", (-1, 1.0, 0)), ("temperature", (3, -1.0, 0)), ("top_k", (3, 1.0, -3)),
+])  # fmt: skip
+def test_a_stream_is_refused_what_the_model_refuses(client, name, values):
+    with pytest.raises(query.QueryError, match=f"`{name}` must be at least 0. Received: -"):
+        next(query.stream(client, "shakespeare", "a", *values, 1))
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--length", "4294967299"), ("--top-k", "4294967297"), ("--temperature", "nan"),
+    ("--seed", "18446744073709551617"), ("--timeout", "0"), ("--timeout", "-1"), ("--label", ""),
+    ("--version", "-1"), ("--rest", "localhost:8501"), ("--rest", ""), ("--grpc", ""),
+])  # fmt: skip
+def test_rubbish_options_are_refused_by_name(option, value, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["query.py", "generate", "a", option, value])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        query.main()
+    assert f"argument {option}: must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["generate", "stream"])
+@pytest.mark.parametrize("option, place", [("--rest", 0), ("--grpc", 1)])
+def test_a_text_that_is_not_utf_8_has_an_answer(what, option, place, server, monkeypatch, capsys):
+    # Python hands over byte FF of a command line as this surrogate.
+    arguments = [what, "a\udcffb", option, server[place], "--length", "5"]
+    monkeypatch.setattr(sys, "argv", ["query.py", *arguments])
+    query.main()
+    said = capsys.readouterr().out
+    assert said.startswith("a\ufffdb") and len(said) == 3 + 5 + 1
+
+
 @pytest.mark.slow
 def test_the_command_asks_and_explains(server, tmp_path):
     def run(*arguments):
