@@ -19,18 +19,22 @@ import sys
 import threading
 import time
 
+from argument_types import whole
+
 
 def arguments():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--workers", type=int, default=2)
-    p.add_argument("--again", type=int, default=3, help="how often all are started again")
+    p.add_argument("--again", type=whole, default=3, help="how often all are started again")
     p.add_argument("program", help="a training program; its options follow")
     p.add_argument("options", nargs=argparse.REMAINDER)
     args = p.parse_args()
     if args.workers < 1:
         p.error(f"--workers must be at least 1. Received: {args.workers}")
+    if not os.path.isfile(args.program):
+        p.error(f"PROGRAM must be a file of Python. Received: {args.program}")
     return args
 
 
@@ -96,6 +100,8 @@ def main():
             stop(processes)
         if not status:
             return
+        if status == 2:  # the program did not take its options, and never will
+            sys.exit("A worker ended with 2, the status of a wrong option. None is started again.")
         if left:
             print(f"All are started again, {left} more times at most.", flush=True)
     sys.exit(f"A worker ended with {status}, and all were started {args.again + 1} times.")

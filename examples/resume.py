@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import time
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -59,7 +60,13 @@ class Resume(keras.callbacks.Callback):
         self._strategy = model.distribute_strategy
         states = self._states() if self.directory else []
         if states:
-            self._restore(model, states[-1])
+            try:
+                self._restore(model, states[-1])
+            except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+                raise SystemExit(
+                    f"--resume {self.directory}: the state there cannot be read: {error!r}. Remove "
+                    f"{states[-1]}, or give another directory."
+                ) from error
 
     def _restore(self, model, state):
         kept = json.loads((state / "state.json").read_text())

@@ -80,6 +80,22 @@ def test_no_workers_are_refused(program, tmp_path):
     assert done.returncode == 2 and "--workers must be at least 1. Received: 0" in done.stderr
 
 
+@pytest.mark.parametrize("options, said", [
+    (("--again", "-1", "program.py"), "--again: must be at least 0. Received: -1"),
+    (("nothing.py",), "PROGRAM must be a file of Python. Received: nothing.py"),
+])  # fmt: skip
+def test_what_cannot_be_started_is_refused(options, said, program, tmp_path):
+    done = run("cluster.py", *options, cwd=tmp_path)
+    assert done.returncode == 2 and said in done.stderr
+
+
+def test_a_program_that_refuses_its_options_is_not_started_again(tmp_path):
+    (tmp_path / "program.py").write_text("import argparse; argparse.ArgumentParser().parse_args()")
+    done = run("cluster.py", "program.py", "--rubbish", cwd=tmp_path)
+    assert done.returncode == 1 and "the status of a wrong option" in done.stderr
+    assert done.stdout.count("ended with 2") == 1
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_chief_alone_writes_what_training_programs_write(tmp_path, data_dir):

@@ -88,6 +88,19 @@ def test_the_state_of_another_training_is_refused_and_stays(tmp_path):
     trained(tmp_path / "state", settings={"units": 4, "name": "two"})  # its name is not trained
 
 
+@pytest.mark.parametrize("file, damage", [
+    ("state.json", b'{"epoch": 1, '), ("state.json", b"[]"), ("model.weights.h5", b"damaged"),
+])  # fmt: skip
+def test_a_damaged_state_is_named_with_the_way_out(file, damage, tmp_path):
+    FILES.directory, FILES.left = tmp_path / "state", 9  # after the first state is whole
+    with pytest.raises(Killed):
+        trained(tmp_path / "state")
+    for state in (tmp_path / "state").glob("epoch-*"):
+        (state / file).write_bytes(damage)
+    with pytest.raises(SystemExit, match=r"--resume .* cannot be read: .* Remove .*epoch-00000"):
+        trained(tmp_path / "state")
+
+
 # The scripts
 
 SCRIPTS = {
