@@ -73,3 +73,5 @@ def test_reviews_that_give_no_sentence_are_refused_with_the_way_out():
     texts, labels = ["A fine film."] * 4, [0, 1, 0, 1]
     with pytest.raises(ValueError, match=r"no words that blame.*Train without edits.*Received: 4"):
         Edits(texts, labels)
+    with pytest.raises(ValueError, match=r"no words that blame.*Received: 0"):
+        Edits([], [])

@@ -4,6 +4,7 @@ import json
 import math
 import types
 import urllib.request
+import warnings
 
 import characters
 import compare_cells
@@ -99,6 +100,21 @@ def test_a_pytorch_classifier_is_converted_with_its_answers():
         expected = torch.sigmoid(classifier(torch.from_numpy(ids)))
     answer = convert.converted(classifier)(ids)
     np.testing.assert_allclose(answer[:, 0], expected, atol=1e-6)
+
+
+def test_a_pytorch_classifier_learns_from_read_only_arrays_without_a_warning():
+    torch = pytest.importorskip("torch")
+    convert = pytest.importorskip("convert")
+    ids, labels = np.array([[1, 2, 3], [4, 5, 0]]), np.array([0, 1])
+    ids.flags.writeable = labels.flags.writeable = False  # as data sets give them
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # PyTorch gives such a warning once in a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            convert.train(convert.Classifier(9, 3), [(ids, labels)], 1)
+    finally:
+        torch.set_warn_always(before)
 
 
 @pytest.mark.long

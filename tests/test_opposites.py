@@ -53,3 +53,8 @@ def test_a_review_is_not_turned_if_what_it_says_then_does_not_tell_the_new_label
 
 def test_the_same_seed_turns_reviews_in_the_same_way(opposites):
     assert list(opposites.turned(seed=2)) == list(opposites.turned(seed=2))
+
+
+def test_no_reviews_have_no_opposites():
+    nothing = Opposites([], [])
+    assert nothing.of == {} and list(nothing.turned(seed=1)) == []

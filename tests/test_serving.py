@@ -273,6 +273,27 @@ def test_a_model_without_a_line_break_cannot_begin(characters):
         generation.characters(characters.model, text.character_lookup("ab"))
 
 
+@pytest.mark.parametrize("layer", [
+    keras.layers.Conv1D(3, 3, padding="causal"),
+    keras.layers.Lambda(lambda x: keras.ops.cumsum(x, axis=1)),
+])  # fmt: skip
+def test_a_model_that_looks_at_several_steps_cannot_write_one_by_one(layer):
+    ids = keras.Input((None,), dtype="int64")
+    x = keras_gated.GRU(4, return_sequences=True)(layer(keras.layers.Embedding(5, 3)(ids)))
+    model = keras.Model(ids, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match=r"^characters: .* in pieces differently from the whole"):
+        generation.characters(model, text.character_lookup("ab\n"))
+
+
+@pytest.mark.parametrize("steps, width", [(None, 6), (None, 2), (7, 3)])
+def test_a_model_of_other_characters_or_a_fixed_length_is_refused(steps, width):
+    ids = keras.Input((steps,), dtype="int64")
+    x = keras_gated.GRU(4, return_sequences=True)(keras.layers.Embedding(9, 3)(ids))
+    model = keras.Model(ids, keras.layers.Dense(width)(x))
+    with pytest.raises(ValueError, match=rf"logits of the 3 characters.* {width}\)\]\. Give"):
+        generation.characters(model, text.character_lookup("ab\n"))
+
+
 # In other processes
 
 

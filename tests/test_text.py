@@ -63,6 +63,30 @@ def test_character_ids_start_after_padding_and_unknown():
     assert lookup(tf.constant(["\n", "a", "b", "n", "z"])).numpy().tolist() == [2, 3, 4, 5, 1]
 
 
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_vocabulary_without_a_place_for_a_word_is_refused(size):
+    with pytest.raises(ValueError, match=rf"`size` must be at least 3.*Received: size={size}"):
+        text.word_vectorizer(tf.data.Dataset.from_tensors(["b a"]), size)
+
+
+def test_nul_is_refused_as_a_character():
+    with pytest.raises(ValueError, match=r"NUL. Received: one at place 2"):
+        text.character_lookup("ba\0")
+
+
+def test_batches_of_nothing_are_refused_in_words():
+    rows = tf.data.Dataset.from_tensor_slices((np.ones((4, 3), int), np.ones(4, int)))
+    for options in ({"batch_size": 0}, {"batch_size": 2, "width": 0}):
+        with pytest.raises(ValueError, match=r"bucketed: .* at least 1. Received: batch_size="):
+            text.bucketed(rows, **options)
+    with pytest.raises(ValueError, match="bucketed: `rows` must hold at least one row"):
+        text.bucketed(rows.take(0), 2)
+    with pytest.raises(ValueError, match="shuffled_buckets: `rows` must hold at least one row"):
+        text.shuffled_buckets(rows.take(0), 2, seed=1, passes=[0])
+    with pytest.raises(ValueError, match=r"shuffled_buckets: `passes` .* Received: passes=\[\]"):
+        text.shuffled_buckets(rows, 2, seed=1, passes=range(3, 3))
+
+
 def test_bucketed_batches_hold_every_row_once_with_little_padding():
     lengths = np.random.default_rng(0).integers(1, 120, 500)
     rows = tf.ragged.range(lengths).with_flat_values(tf.ones([lengths.sum()], tf.int64))

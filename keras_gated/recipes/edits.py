@@ -207,7 +207,8 @@ class Edits:
 
     def __init__(self, reviews, labels, longest=20):
         self.names = [name.lower() for review in reviews for name in re.findall(NAME, review)]
-        reviews = [of.decode().split() for of in text.clean(tf.constant(reviews)).numpy()]
+        cleaned = text.clean(tf.constant(reviews, tf.string)).numpy()
+        reviews = [review.decode().split() for review in cleaned]
         polarity = Polarity(reviews, labels)
         self.words, self.verbs = (
             [[w for w, of in told.items() if of == label] for label in (0, 1)]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
 from keras_gated.recipes.text import dense
 from keras_gated.serve.signatures import Signature
-from keras_gated.serve.streaming import Stepper
+from keras_gated.serve.streaming import Stepper, check_pieces
 
 PIECE = 500  # steps read at a time, so that memory does not grow with the text
 
@@ -52,9 +52,16 @@ def characters(model, lookup, longest=10_000):
           states of zeros and the token of the line break. A client streams with this signature,
           and the server keeps nothing.
         - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
+
+    Raises:
+        ValueError: If `lookup` lacks the line break or has other characters than the model, or if
+            the model answers a text in pieces differently from the whole text. (A model without
+            known inputs, a subclass, is not checked.)
     """
     stepper = model if hasattr(model, "states") else Stepper(model)
     answers = _Answers(stepper, lookup, longest)
+    if getattr(model, "inputs", None):
+        _check(stepper, answers.width)
     alphabet, width = answers.alphabet, answers.width
     requests = [("", 20, 0.8, 0, 1), (alphabet[-1] * 30, 50, 1.0, 5, 2)]
     texts = ["", alphabet[-1], "".join(alphabet) * math.ceil(2 * PIECE / width)]
@@ -72,6 +79,19 @@ def characters(model, lookup, longest=10_000):
         "step": Signature(answers.step, [token, *states], [first]),
         "vocabulary": Signature(answers.name_of, [token], [{"token": list(range(width))}]),
     }
+
+
+def _check(stepper, width):
+    """Raises unless a functional model reads ids, step by step, and answers with enough logits."""
+    model = stepper.model
+    shapes = [[tuple(x.shape) for x in of] for of in (model.inputs, model.outputs)]
+    if [[shape[1:] for shape in of] for of in shapes] != [[(None,)], [(None, width)]]:
+        raise ValueError(
+            f"characters: `model` must go from ids, (batch, None), to logits of the {width} "
+            f"characters of `lookup`, (batch, None, {width}). Received: a model from {shapes[0]} "
+            f"to {shapes[1]}. Give the `lookup` that the model was trained with."
+        )
+    check_pieces(stepper, "characters")
 
 
 class _Answers:

@@ -43,7 +43,8 @@ class Opposites:
         capitalized = collections.Counter(
             word.lower() for review in reviews for word in re.findall(CAPITALIZED, review)
         )
-        reviews = [of.decode().split() for of in text.clean(tf.constant(reviews)).numpy()]
+        cleaned = text.clean(tf.constant(reviews, tf.string)).numpy()
+        reviews = [review.decode().split() for review in cleaned]
         of_reviews = [collections.Counter() for _ in range(2)]
         for tokens, label in zip(reviews, labels, strict=True):
             of_reviews[label].update(set(tokens))

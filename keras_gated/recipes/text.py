@@ -75,7 +75,15 @@ def word_vectorizer(texts, size, without=()):
             frequent words.
         size: Number of ids, padding and unknown included.
         without: Words that are not in the vocabulary, as `clean` writes them.
+
+    Raises:
+        ValueError: If `size` leaves no id for a word.
     """
+    if size <= FIRST:
+        raise ValueError(
+            f"word_vectorizer: `size` must be at least {FIRST + 1}: padding, unknown and a word. "
+            f"Received: size={size}"
+        )
     options = {"standardize": clean, "ragged": True}
     vectorizer = keras.layers.TextVectorization(size + len(without), **options)
     vectorizer.adapt(texts)
@@ -112,7 +120,16 @@ def capitalized(texts):
 
 
 def character_lookup(text):
-    """Returns a `StringLookup` from single characters to ids, for every character of `text`."""
+    """Returns a `StringLookup` from single characters to ids, for every character of `text`.
+
+    Raises:
+        ValueError: If `text` holds NUL, which NumPy drops at the end of a string.
+    """
+    if "\0" in text:
+        raise ValueError(
+            "character_lookup: `text` must not hold the character NUL. Received: one at place "
+            f"{text.index(chr(0))}. Remove it, or replace it by another character."
+        )
     lookup = keras.layers.StringLookup(vocabulary=sorted(set(text)), mask_token="")
     lookup.build((None,))
     return lookup
@@ -160,8 +177,11 @@ def bucketed(rows, batch_size, width=25):
 
     Returns:
         A `tf.data.Dataset` of `(ids, labels)`, ids `(batch, time)`, of known cardinality.
+
+    Raises:
+        ValueError: If there are no rows, or `batch_size` or `width` is less than 1.
     """
-    rows, batch, _, number = _buckets(rows, batch_size, width)
+    rows, batch, _, number = _buckets("bucketed", rows, batch_size, width)
     return batch(rows).apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
 
 
@@ -175,8 +195,13 @@ def shuffled_buckets(rows, batch_size, seed, passes, width=25):
 
     Returns:
         The data set of all passes, and the number of batches in one.
+
+    Raises:
+        ValueError: As `bucketed`, or if there are no passes.
     """
-    rows, batch, size, number = _buckets(rows, batch_size, width)
+    if not (passes := list(passes)):
+        raise ValueError("shuffled_buckets: `passes` must hold a number. Received: passes=[]")
+    rows, batch, size, number = _buckets("shuffled_buckets", rows, batch_size, width)
 
     def one_pass(count):
         of_pass = hash((seed, count)) % 2**31
@@ -186,11 +211,18 @@ def shuffled_buckets(rows, batch_size, seed, passes, width=25):
     return functools.reduce(tf.data.Dataset.concatenate, orders).prefetch(2), number
 
 
-def _buckets(rows, batch_size, width):
+def _buckets(owner, rows, batch_size, width):
     """Returns the rows in memory, a function that batches them, and the numbers of both."""
+    if batch_size < 1 or width < 1:
+        raise ValueError(
+            f"{owner}: `batch_size` and `width` must be at least 1. Received: "
+            f"batch_size={batch_size}, width={width}"
+        )
     # A row of an unbatched ragged tensor has a ragged type until a function was mapped over it.
     rows = rows.map(lambda ids, label: (ids, label)).cache()
     lengths = collections.Counter(int(n) for n in rows.map(lambda ids, _: tf.size(ids)))
+    if not lengths:
+        raise ValueError(f"{owner}: `rows` must hold at least one row. Received: none")
     edges = list(range(width, max(lengths) + 1, width))
     buckets = collections.Counter()
     for length, count in lengths.items():
