@@ -25,6 +25,7 @@ def integer(least, most=math.inf):
 
 
 whole, positive = integer(0), integer(1)
+port = integer(0, 65535)
 seed = integer(0, 2**32 - 1)  # NumPy takes no others
 int32, int64 = (integer(-(2**bits), 2**bits - 1) for bits in (31, 63))
 
@@ -87,7 +88,7 @@ def folder(given):
 
 def picture_file(given):
     path = pathlib.Path(given)
-    require(path.suffix in (".png", ".svg", ".pdf"), given, "a file .png, .svg or .pdf")
+    require(path.suffix.lower() in (".png", ".svg", ".pdf"), given, "a file .png, .svg or .pdf")
     require(not path.is_dir(), given, "a file, not a folder")
     folder(path.parent)
     return given

@@ -14,6 +14,7 @@ import threading
 
 import c_session
 import stand_in_grpc
+from argument_types import above_zero, port
 from stand_in_config import metrics_path
 from stand_in_http import Handler, HttpServer
 from stand_in_metrics import Metrics
@@ -75,9 +76,11 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("config", help="models.config")
-    p.add_argument("--rest-port", type=int, default=8501)
-    p.add_argument("--grpc-port", type=int, default=8500)
-    p.add_argument("--poll", type=float, default=1.0, help="seconds between looks for versions")
+    p.add_argument("--rest-port", type=port, default=8501)
+    p.add_argument("--grpc-port", type=port, default=8500)
+    p.add_argument(
+        "--poll", type=above_zero, default=1.0, help="seconds between looks for versions"
+    )
     p.add_argument(
         "--allow-version-labels-for-unavailable-models",
         action=argparse.BooleanOptionalAction,

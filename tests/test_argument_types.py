@@ -13,6 +13,7 @@ import pytest
 @pytest.mark.parametrize("type_of, good, bad", [
     (types.whole, ["0", "9"], ["-1", "1.5", "x", "nan"]),
     (types.positive, ["1"], ["0"]),
+    (types.port, ["0", "8501"], ["-1", "65536"]),
     (types.seed, ["0", "4294967295"], ["-1", "4294967296"]),
     (types.int32, ["-2147483648", "2147483647"], ["2147483648", "4294967299"]),
     (types.int64, ["9223372036854775807"], ["9223372036854775808", "99999999999999999999"]),
@@ -74,6 +75,7 @@ def test_a_picture_needs_a_folder_and_a_known_ending(tmp_path):
     ("compare_cells", "--rate inf", "--rate: must be above 0. Received: inf"),
     ("long_memory", "--output file/a.png", "--output: must be a folder"),
     ("how_far_back", "--output .", "--output: must be a file"),
+    ("stand_in_server", "models.config --grpc-port 65536", "--grpc-port: must be 0 to 65535."),
     ("find_units", "model --output file/a.png", "--output: must be a folder"),
     ("look_inside", "model text --output file", "--output: must be a folder"),
 ])  # fmt: skip
