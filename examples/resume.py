@@ -65,7 +65,7 @@ class Resume(keras.callbacks.Callback):
             except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
                 raise SystemExit(
                     f"--resume {self.directory}: the state there cannot be read: {error!r}. Remove "
-                    f"{states[-1]}, or give another directory."
+                    f"{states[-1]} if it is damaged, or give another directory."
                 ) from error
 
     def _restore(self, model, state):

@@ -138,11 +138,15 @@ def padding(batches, peer):
     return 1 - valid / steps, (steps - run) / (steps - valid)
 
 
+_TRACED = {}
+
+
 def steps_run(x):
     """Returns the number of steps that our compiled loop runs over a batch, for all rows."""
     mask = tf.sequence_mask(x["lengths"], x["series"].shape[1])
     state = tf.zeros((len(mask), 1))
-    packed = packing.pack_masked(x["series"], mask, [state], False, False, False, packing.COMPILED)
+    options = (False, False, False, packing.COMPILED, _TRACED)
+    packed = packing.pack_masked(x["series"], mask, [state], *options)
     return sum(int(tf.tensordot(g.chunks.steps, g.chunks.rows, 1)) for g in packed.groups)
 
 

@@ -274,6 +274,33 @@ def test_answers_to_valid_steps_are_not_refused_with_lengths(read, tmp_path):
     assert export_model(steps_of(read), tmp_path, lengths=True)
 
 
+class Positions(keras.layers.Layer):
+    """Knows ten positions: rows of twelve steps are refused."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return inputs + tf.gather(tf.range(10.0), tf.range(tf.shape(inputs)[1]))[None, :, None]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def test_a_model_that_reads_few_steps_is_not_refused_with_lengths(tmp_path):
+    x = keras.Input((None, 3), name="x")
+    model = keras.Model(x, keras_gated.GRU(4)(Positions()(x)))
+    assert export_model(model, tmp_path, lengths=True)
+
+
+def test_an_answer_that_loses_its_batch_axis_for_a_row_alone_is_refused(tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, keras.ops.squeeze(keras.layers.Dense(1)(x)))
+    with pytest.raises(ValueError, match=r"must have a batch axis first.*1 row\(s\)"):
+        export_model(model, tmp_path)
+
+
 # Names
 
 

@@ -455,7 +455,7 @@ class Holds(keras.layers.Layer):
 
 def test_a_recurrent_layer_that_another_layer_makes_is_named():
     model = keras.Sequential([keras.Input((None, 2)), Holds(), layers.Dense(1)])
-    with pytest.raises(ValueError, match="'inner', a GRU, is made by the code of a layer"):
+    with pytest.raises(ValueError, match="'inner', a GRU, stays what it is"):
         from_keras(model)
 
 
@@ -465,3 +465,37 @@ def test_a_check_accepts_the_rounding_of_the_least_precise_layer(capsys):
     keras.config.set_dtype_policy("float32")
     from_keras(keras.Sequential([keras.Input((None, 2)), *stack]), check=True)
     assert "the largest difference" in capsys.readouterr().out
+
+
+def test_a_recurrent_layer_that_stays_beside_others_is_named_in_a_warning():
+    stack = [layers.LSTM(3, return_sequences=True, name="outer"), Holds(), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((None, 2)), *stack])
+    with pytest.warns(UserWarning, match="'inner', a GRU, stays what it is"):
+        ours = from_keras(model)
+    assert type(ours.get_layer("outer")) is keras_gated.LSTM
+    assert_allclose(ours(X), model(X), atol=1e-6)
+
+
+def test_what_was_learned_before_the_model_was_built_comes_along():
+    words = layers.TextVectorization(output_sequence_length=4)
+    words.adapt(["a b c", "d e a"])
+    stack = [words, layers.Embedding(10, 3, mask_zero=True), layers.GRU(3)]
+    ours = from_keras(keras.Sequential(stack))
+    assert ours.layers[0].get_vocabulary() == words.get_vocabulary()
+
+
+def test_learned_weights_of_words_are_refused():
+    words = layers.TextVectorization(output_mode="tf_idf")
+    words.adapt(["a b c", "d e a"])
+    text, x = keras.Input((), dtype="string"), keras.Input((None, 2))
+    model = keras.Model([text, x], [words(text), layers.GRU(3)(x)])
+    with pytest.raises(ValueError, match=r"^from_keras: .* Received: output_mode='tf_idf'"):
+        from_keras(model)
+
+
+def test_an_optimizer_of_weights_that_are_gone_is_refused():
+    model = fitted(layers.LSTM(3), layers.Dense(1))
+    model.pop()
+    model.add(layers.Dense(1))
+    with pytest.raises(ValueError, match="not in the model any more"):
+        from_keras(model)

@@ -245,6 +245,44 @@ def test_chunks_take_slots_for_valid_steps_and_little_more():
         assert not (chunks.rows % layout.rows).numpy().any()
 
 
+@pytest.mark.parametrize("rows", [64, 72, 500, 4096])
+def test_a_batch_of_any_size_has_few_numbers_of_rows_to_compile_for(rows):
+    seen = set()
+    for seed in range(20):
+        lengths = np.random.default_rng(seed).integers(1, 600, rows)
+        chunks = chunks_of(np.sort(lengths)[::-1], packing.COMPILED)
+        assert (chunks.rows.numpy() >= (lengths > 32 * np.arange(19)[:, None]).sum(1)).all()
+        seen |= set(chunks.rows.numpy().tolist())
+    assert len(seen) <= 8
+
+
+def test_a_loop_over_chunks_is_traced_once_for_all_layers_and_directions(short_chunks):
+    stack = [
+        keras_gated.Bidirectional(keras_gated.LSTM(4, return_sequences=True)) for _ in range(3)
+    ]
+    x, mask = tf.random.normal((16, 7, 8)), tf.sequence_mask(range(1, 17), 7)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            outputs = x
+            for layer in stack:
+                outputs = layer(outputs, mask=mask, training=True)
+            loss = tf.reduce_sum(outputs)
+        return tape.gradient(loss, [w.value for layer in stack for w in layer.trainable_variables])
+
+    step()
+    functions = equations.equations_of(stack[0].forward_layer.cell).functions
+    traces = {}
+    for key, function in functions.items():
+        run = key[0] if isinstance(key, tuple) else None
+        if run in (compiled._forwards, compiled._backwards, packing._places):
+            number = function.experimental_get_tracing_count()
+            traces.setdefault(run.__name__, []).append(number)
+    # Places in both directions. The loops of the first layer's width are those of the others.
+    assert traces == {"_places": [1, 1], "_forwards": [1], "_backwards": [1]}
+
+
 def test_inference_graphs_hold_nothing_that_must_be_compiled(family):
     layer = keras.layers.Bidirectional(family.make(UNITS, return_sequences=True))
     layer.build((None, None, FEATURES))

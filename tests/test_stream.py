@@ -233,3 +233,15 @@ def test_other_rows_than_before_are_refused():
         stream.reset(rows=[True, False, True])
     stream.reset()
     assert stream.step(X[:1]).shape == (1, 4)
+
+
+class BeginsWithOnes(keras_gated.GRUCell):
+    def get_initial_state(self, batch_size=None):
+        return [keras.ops.ones((batch_size, self.units))]
+
+
+def test_a_model_that_does_not_begin_with_zeros_is_refused():
+    x = keras.Input((None, 3))
+    model = keras.Model(x, keras_gated.RNN(BeginsWithOnes(4))(x))
+    with pytest.raises(ValueError, match="does not begin with states of zeros"):
+        keras_gated.stream(model)

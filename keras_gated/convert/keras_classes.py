@@ -53,7 +53,8 @@ def subclasses(old, classes, owner):
 def check_own_code(old, new, owner):
     """Raises if a copy lost what the class of a model, or of a model in it, changes.
 
-    Keras copies a functional model as one of its class, a sequential model as a `Sequential`.
+    Keras copies a sequential model as a `Sequential`. It copies a functional model as one of its
+    class only if that is made of inputs and outputs.
     """
     for before, after in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
         if not isinstance(before, keras.Model) or type(before) is type(after):

@@ -6,6 +6,7 @@ copied; the columns of a GRU's update gate are negated (`gates.py`).
 """
 
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -183,13 +184,17 @@ def _converted(old, classes, owner):
         new = _by_config(old, classes, owner)
     left = [part for part in keras_private.parts_of(new) if type(part) in classes]
     if left:
-        raise ValueError(
-            f"{owner}: {left[0].name!r}, a {type(left[0]).__name__}, is made by the code of a "
-            f"layer of {old.name!r}, which cannot be rewritten. Give that layer the "
+        told = (
+            f"{owner}: {left[0].name!r}, a {type(left[0]).__name__}, stays what it is: the code of "
+            f"a layer of {old.name!r} makes it, and code cannot be rewritten. Give that layer the "
             f"{type(left[0]).__name__} as an argument that stands in its `get_config`."
         )
-    if old.built:
-        copies = _copy_weights(old, new)
+        given = sum(type(part) in classes for part in keras_private.parts_of(old))
+        if len(left) == given:
+            raise ValueError(told)
+        warnings.warn(told, UserWarning, stacklevel=3)
+    if old.built or isinstance(old, keras.Model):
+        copies = _copy_weights(old, new, owner)
         if isinstance(old, keras.Model) and old.compiled and old.optimizer is not None:
             _copy_optimizer(old, new, copies, owner)
     return new
@@ -202,7 +207,8 @@ def _compiled_with(model):
     """
     found = keras.tree.flatten(keras_private.compiled_with(model)) if model.compiled else []
     named = [one if hasattr(one, "__name__") else type(one) for one in found]
-    return {one.__name__: one for one in named if one.__module__.split(".")[0] != "keras"}
+    known = ("keras", "builtins", "None")
+    return {c.__name__: c for c in named if str(c.__module__).split(".")[0] not in known}
 
 
 def _by_config(layer, classes, owner):
@@ -269,7 +275,7 @@ def _renamed(config, classes, owner):
     }
 
 
-def _copy_weights(old, new):
+def _copy_weights(old, new, owner):
     """Copies weights, states and seeds.
 
     Returns:
@@ -278,7 +284,7 @@ def _copy_weights(old, new):
     copies = {}
     for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
         if isinstance(a, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
-            _copy_vocabulary(a, b)
+            _copy_vocabulary(a, b, owner)
         if not a.built:
             continue
         if not b.built:
@@ -298,15 +304,16 @@ def _copy_weights(old, new):
     return copies
 
 
-def _copy_vocabulary(old, new):
+def _copy_vocabulary(old, new, owner):
     """Copies the words or numbers that a layer has learned by `adapt`: its config has none."""
     known = old.get_vocabulary(include_special_tokens=False)
     if not known or new.get_vocabulary(include_special_tokens=False):
         return
     if old.output_mode == "tf_idf":
         raise ValueError(
-            f"{old.name!r} has learned the weights of `output_mode='tf_idf'` by `adapt`, which "
-            "cannot be copied. Give the layer `vocabulary=` and `idf_weights=`."
+            f"{owner}: {old.name!r} has learned the weights of its words by `adapt`, which cannot "
+            "be copied. Received: output_mode='tf_idf'. Give the layer `vocabulary=` and "
+            "`idf_weights=`."
         )
     new.set_vocabulary(known)
 
@@ -324,6 +331,12 @@ def _copy_optimizer(old, new, copies, owner):
     trained = keras_private.trained_by(old.optimizer)
     if new.optimizer.built:
         new.optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
+    if not all(id(variable) in copies for variable in trained):
+        raise ValueError(
+            f"{owner}: the optimizer of {old.name!r} was built for weights that are not in the "
+            f"model any more. Received: a compiled {type(old.optimizer).__name__}. Compile the "
+            "model anew."
+        )
     new.optimizer.build([copies[id(variable)][0] for variable in trained])
     turned = {v.path.replace("/", "_"): copies[id(v)][1] for v in trained}
     for before, after in zip(old.optimizer.variables, new.optimizer.variables, strict=True):

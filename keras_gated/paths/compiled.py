@@ -22,7 +22,7 @@ def run_group_forwards(equations, group, fields, project, recur):
     """As `run_group`, for any fields, if no derivative will be taken."""
     rule = without_derivative(equations, fields)
     xs = equations.project(group.x, project)
-    return _over_group(_forwards, rule, group.chunks, xs, group.states, recur, group.keep)
+    return _over_group(_forwards, rule, group.chunks, recur, xs, group.states, group.keep)
 
 
 def run_group(equations, group, fields, project, recur):
@@ -57,7 +57,7 @@ def run_group(equations, group, fields, project, recur):
         x, states, project, recur, keep, _ = taken_apart(given)
         with keras_private.stop_recording():  # TensorFlow need not derive it
             xs = _projected(equations, x, project)
-            saved, finals = _over_group(_forwards, rule, group.chunks, xs, states, recur, keep)
+            saved, finals = _over_group(_forwards, rule, group.chunks, recur, xs, states, keep)
         # The functions below return their first and their second derivative.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
 
@@ -76,7 +76,7 @@ def run_group(equations, group, fields, project, recur):
             chunks = group.chunks._replace(**own)
             with keras_private.stop_recording():
                 d_xs, d_recur, d_states = _over_group(
-                    _backwards, rule, chunks, x, saved, states, recur, keep, d_outputs, d_finals
+                    _backwards, rule, chunks, recur, x, saved, states, keep, d_outputs, d_finals
                 )
             d_x, *d_project = _derivative(
                 lambda: [_projected(equations, x, project)], [x, *project], [d_xs]
@@ -154,15 +154,17 @@ def step_by_step(equations, chunks, x, states, project, recur, keep):
     return [tf.scatter_nd(slots[:, None], hidden, shape), *finals]
 
 
-def _over_group(run, rule, chunks, *given):
+def _over_group(run, rule, chunks, recur, x, *given):
     """Calls `_forwards` or `_backwards` for a group."""
     if chunks.single:  # there is no loop to trace
-        return run(rule, chunks, *given)
-    key, own = (run, rule, given[0].shape[-1]), functools.partial(run, rule)
-    return packing.over_group(rule.equations.functions, key, own, chunks, *given)
+        return run(rule, chunks, recur, x, *given)
+    # All sizes in the key: TensorFlow would relax a size that differs.
+    key = (run, rule, x.shape[-1], *(tuple(weight.shape) for weight in recur))
+    own = functools.partial(run, rule)
+    return packing.over_group(rule.equations.functions, key, own, chunks, recur, x, *given)
 
 
-def _forwards(rule, chunks, xs, states, recur, keep):
+def _forwards(rule, chunks, recur, xs, states, keep):
     """Runs the chunks in order. Returns what is kept of every step, `(slots, ...)`, and states."""
     width = xs.shape[-1]
     loop = _compiled(rule, _forwards_loop)
@@ -179,7 +181,7 @@ def _forwards(rule, chunks, xs, states, recur, keep):
     return packing.over_chunks(chunks, chunk, states, rule.plan(xs, recur).kept)
 
 
-def _backwards(rule, chunks, xs, saved, states, recur, keep, d_outputs, d_states):
+def _backwards(rule, chunks, recur, xs, saved, states, keep, d_outputs, d_states):
     """Runs the chunks from the last to the first.
 
     Returns:

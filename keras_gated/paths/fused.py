@@ -33,7 +33,7 @@ def _has_a_tape_and_tangents(call):
     if not tf.executing_eagerly() or not keras_private.could_possibly_record():
         return False
     weights = [weight.value for weight in call.cell.weights]
-    given = [call.sequences, *call.states]
+    given = [call.sequences, *map(tf.convert_to_tensor, call.states)]
     handles = [getattr(weight, "handle", weight) for weight in weights]
     if not keras_private.pack_tangents([*given, *handles]).tangents:
         return False

@@ -122,7 +122,7 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
 
 
 def pack_masked(
-    x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout, functions=None
+    x, mask, states, go_backwards, outputs_reversed, zero_masked_outputs, layout, functions
 ):
     """Returns the `Batch` of sequences in which only the steps where `mask` is True count.
 
@@ -134,7 +134,7 @@ def pack_masked(
         outputs_reversed: Whether outputs are wanted with the last step first.
         zero_masked_outputs: Whether a masked step's output is zero, not that of the step before.
         layout: The `Layout` of the loop.
-        functions: As for `traced_once`; None: for this call alone.
+        functions: As for `traced_once`.
     """
     batch, static, _ = x.shape
     size = static if static and static <= layout.steps else layout.steps
@@ -143,7 +143,6 @@ def pack_masked(
     take = _take if layout is COMPILED else _take_plainly
     options = (batch, size, layout.rows, fewest, single, go_backwards)
     own = functools.partial(_places, *options)
-    functions = {} if functions is None else functions
     places = traced_once(functions, (_places, *options), own, mask)
     chunks = [Chunks(size, *numbers, single, False) for numbers in places.chunks]
     slot, step_at, groups = places.slot, places.step_at, []

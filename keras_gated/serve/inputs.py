@@ -92,9 +92,11 @@ def _reads(layer, tensor):
 
 def _size(layer):
     """Returns the number of ids that a layer knows, or None if it reads no ids."""
-    names = ("input_dim", "num_tokens", "words")  # of Embedding, CategoryEncoding and NGrams
-    found = (getattr(layer, name, None) for name in names)
-    return next((size for size in found if isinstance(size, int)), None)
+    if isinstance(layer, keras.layers.Embedding):
+        return layer.input_dim
+    if isinstance(layer, keras.layers.CategoryEncoding):
+        return layer.num_tokens
+    return getattr(layer, "words", None)  # of our NGrams
 
 
 def _vocabulary(layer):

@@ -59,7 +59,9 @@ class Stream:
         self._call = tf.function(self._stepper, autograph=False, reduce_retracing=True)
         self._shapes = [tuple(x.shape) for x in functional.inputs]
         cut = check_pieces(self._stepper, "stream")
-        self._whole = {n: x.name for n, x in enumerate(functional.inputs) if timed[n] - (n in cut)}
+        self._whole = {
+            n: x.name for n, x in enumerate(functional.inputs) if timed[n] and n not in cut
+        }
         self.reset()
 
     @property

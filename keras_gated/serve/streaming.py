@@ -141,19 +141,28 @@ def check_pieces(stepper, owner):
     whole = examples_of(model, rows, sum(_PIECES))
     with exporting():  # compiled loops would be compiled for each length
         try:
-            expected = tree.flatten(model(packed(model, whole), training=False))
+            expected, again = (
+                tree.flatten(model(packed(model, whole), training=False)) for _ in range(2)
+            )
         except tf.errors.InvalidArgumentError:
             return timed
-        again, _ = stepper(packed(model, whole), stepper.zeros(rows))
-        if difference(tree.flatten(again), expected) > tolerance(model):
+        begun, _ = stepper(packed(model, whole), stepper.zeros(rows))
+        if difference(expected, again):
             return timed
-        differs = []
+        if not difference(tree.flatten(begun), expected) <= tolerance(model):
+            raise ValueError(
+                f"{owner}: {model.name!r} does not begin with states of zeros, and every sequence "
+                "in pieces would. Received: a cell with a `get_initial_state` of its own. Leave "
+                "that out, and set the states before the first piece."
+            )
+        differs, reason = [], None
         for number in range(len(timed), 0, -1):
             for cut in itertools.combinations(timed, number):
                 try:
                     differs.append(difference(_in_pieces(stepper, whole, cut), expected))
-                except (ValueError, tf.errors.OpError):  # inputs of unequal steps, or too few steps
+                except (ValueError, tf.errors.OpError) as error:  # unequal steps, or too few
                     differs.append(np.inf)
+                    reason = reason or error
                 if differs[-1] <= tolerance(model):
                     return list(cut)
     least = min(differs)
@@ -162,7 +171,7 @@ def check_pieces(stepper, owner):
         f"{owner}: {model.name!r} answers a sequence in pieces differently from the whole one{by}: "
         "a layer besides the recurrent ones looks at more than one step (`Conv1D`, pooling, "
         "attention). Leave it out of the model."
-    )
+    ) from reason
 
 
 def _in_pieces(stepper, whole, cut):

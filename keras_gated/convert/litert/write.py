@@ -159,7 +159,7 @@ def to_litert(
 
     if states:
         cut = check_pieces(stepper, "to_litert")
-        if whole := [x.name for n, x in enumerate(functional.inputs) if timed[n] - (n in cut)]:
+        if whole := [x.name for n, x in enumerate(functional.inputs) if timed[n] and n not in cut]:
             raise ValueError(
                 f"to_litert: {model.name!r} looks at all steps of the inputs {whole} at every "
                 "step, but with `states=True` a file reads windows. Received: inputs with a free "
