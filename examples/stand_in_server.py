@@ -76,7 +76,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("config", help="models.config")
-    p.add_argument("--rest-port", type=port, default=8501)
+    p.add_argument("--rest-port", type=int, default=8501)
     p.add_argument("--grpc-port", type=port, default=8500)
     p.add_argument(
         "--poll", type=above_zero, default=1.0, help="seconds between looks for versions"
@@ -88,6 +88,8 @@ def main():
         help="whether a new label may be given before its version is loaded",
     )
     args = p.parse_args()
+    if not 0 <= args.rest_port <= 65535:
+        p.error(f"argument --rest-port: must be 0 to 65535. Received: {args.rest_port}")
     labels_first = args.allow_version_labels_for_unavailable_models
     try:
         made = Server(

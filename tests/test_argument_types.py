@@ -76,6 +76,7 @@ def test_a_picture_needs_a_folder_and_a_known_ending(tmp_path):
     ("long_memory", "--output file/a.png", "--output: must be a folder"),
     ("how_far_back", "--output .", "--output: must be a file"),
     ("stand_in_server", "models.config --grpc-port 65536", "--grpc-port: must be 0 to 65535."),
+    ("stand_in_server", "models.config --rest-port 65536", "--rest-port: must be 0 to 65535."),
     ("find_units", "model --output file/a.png", "--output: must be a folder"),
     ("look_inside", "model text --output file", "--output: must be a folder"),
 ])  # fmt: skip
