@@ -397,7 +397,9 @@ def test_validation_begins_anew_and_leaves_the_states_of_training(stateful):
         assert_allclose(a, b, **CLOSE)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere Keras makes no state there")
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="elsewhere Keras makes no state there"
+)
 def test_a_state_that_does_not_exist_yet_is_zero():
     """A Sequential without an Input makes its states in the first step of `fit`."""
     rng = np.random.default_rng(0)
