@@ -114,8 +114,11 @@ def functional(model, lengths=False, states=False, gates=None):
         inputs, mask = prepare(given)
         return gates_of(model, inputs, gates, mask)
 
-    _check_rows(model, answer, timed, lengths, stepper)
     inputs = [*specs, *length_specs, *state_specs]
+    # Traced for rows and steps of any number: the export then finds its loops traced already.
+    unnamed = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
+    traced = tf.function(answer, input_signature=unnamed, autograph=False)
+    _check_rows(model, traced, timed, lengths, stepper)
     signatures = {"serving_default": Signature(answer, inputs, _examples(inputs))}
     if gates is not None:
         inputs = [*specs, *length_specs]
