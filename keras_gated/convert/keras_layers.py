@@ -193,8 +193,9 @@ def _converted(old, classes, owner):
         if len(left) == given:
             raise ValueError(told)
         warnings.warn(told, UserWarning, stacklevel=3)
+    _copy_vocabularies(old, new, owner)
     if old.built or isinstance(old, keras.Model):
-        copies = _copy_weights(old, new, owner)
+        copies = _copy_weights(old, new)
         if isinstance(old, keras.Model) and old.compiled and old.optimizer is not None:
             _copy_optimizer(old, new, copies, owner)
     return new
@@ -275,7 +276,7 @@ def _renamed(config, classes, owner):
     }
 
 
-def _copy_weights(old, new, owner):
+def _copy_weights(old, new):
     """Copies weights, states and seeds.
 
     Returns:
@@ -283,8 +284,6 @@ def _copy_weights(old, new, owner):
     """
     copies = {}
     for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
-        if isinstance(a, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
-            _copy_vocabulary(a, b, owner)
         if not a.built:
             continue
         if not b.built:
@@ -304,18 +303,21 @@ def _copy_weights(old, new, owner):
     return copies
 
 
-def _copy_vocabulary(old, new, owner):
-    """Copies the words or numbers that a layer has learned by `adapt`: its config has none."""
-    known = old.get_vocabulary(include_special_tokens=False)
-    if not known or new.get_vocabulary(include_special_tokens=False):
-        return
-    if old.output_mode == "tf_idf":
-        raise ValueError(
-            f"{owner}: {old.name!r} has learned the weights of its words by `adapt`, which cannot "
-            "be copied. Received: output_mode='tf_idf'. Give the layer `vocabulary=` and "
-            "`idf_weights=`."
-        )
-    new.set_vocabulary(known)
+def _copy_vocabularies(old, new, owner):
+    """Copies the words or numbers that layers have learned by `adapt`: their configs have none."""
+    for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
+        if not isinstance(a, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
+            continue
+        known = a.get_vocabulary(include_special_tokens=False)
+        if not known or b.get_vocabulary(include_special_tokens=False):
+            continue
+        if a.output_mode == "tf_idf":
+            raise ValueError(
+                f"{owner}: {a.name!r} has learned the weights of its words by `adapt`, which "
+                "cannot be copied. Received: output_mode='tf_idf'. Give the layer `vocabulary=` "
+                "and `idf_weights=`."
+            )
+        b.set_vocabulary(known)
 
 
 def _negated(weight):
