@@ -149,22 +149,10 @@ def to_litert(
     steps = steps or (1 if states else _STEPS)
     stepper = stepper_of(model, "to_litert") if states else None
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
-    if len({spec.name for spec in specs}) < len(specs):
-        raise ValueError(
-            "to_litert: every input and state must have a name of its own. Received: "
-            f"{[spec.name for spec in specs]}. Give inputs or recurrent layers other names."
-        )
-    from keras_gated.convert.litert.graph import Graph  # these need TensorFlow
-    from keras_gated.serve.streaming import check_pieces
+    from keras_gated.convert.litert.graph import Graph  # it needs TensorFlow
 
     if states:
-        cut = check_pieces(stepper, "to_litert")
-        if whole := [x.name for n, x in enumerate(functional.inputs) if timed[n] and n not in cut]:
-            raise ValueError(
-                f"to_litert: {model.name!r} looks at all steps of the inputs {whole} at every "
-                "step, but with `states=True` a file reads windows. Received: inputs with a free "
-                "number of steps. Give these inputs a fixed number, `keras.Input((steps, ...))`."
-            )
+        _check_windows(stepper, functional, timed)
         stepper = typical.InEightBits(stepper) if examples else stepper
     graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None
@@ -224,7 +212,25 @@ def _specs(model, stepper, batch_size, steps):
     ]
     for name, spec in (stepper.states if stepper else {}).items():
         specs.append(tf.TensorSpec([batch_size, *spec.shape[1:]], spec.dtype, name))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise ValueError(
+            "to_litert: every input and state must have a name of its own. Received: "
+            f"{[spec.name for spec in specs]}. Give inputs or recurrent layers other names."
+        )
     return specs
+
+
+def _check_windows(stepper, model, timed):
+    """Raises if a model cannot be read window by window."""
+    from keras_gated.serve.streaming import check_pieces  # it needs TensorFlow
+
+    cut = check_pieces(stepper, "to_litert")
+    if whole := [x.name for n, x in enumerate(model.inputs) if timed[n] and n not in cut]:
+        raise ValueError(
+            f"to_litert: {model.name!r} looks at all steps of the inputs {whole} at every step, "
+            "but with `states=True` a file reads windows. Received: inputs with a free number of "
+            "steps. Give these inputs a fixed number, `keras.Input((steps, ...))`."
+        )
 
 
 def _check_arguments(batch_size, steps, quantize, representative, int8):
