@@ -144,6 +144,7 @@ def as_one_process(found, expected):
         assert_allclose(found[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.long  # the workers of which one is killed end with the same
 @pytest.mark.slow
 def test_two_workers_learn_and_answer_what_one_process_does(two, expected):
     assert expected["predicted"].shape == (13, 1) and expected["of arrays"].shape == (32, 1)
@@ -208,6 +209,7 @@ def test_unequal_workers_are_refused_before_work_starts(unequal, message, tmp_pa
     assert done.returncode == 1 and re.search(message, done.stdout), done.stdout[-3000:]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_keras_needs_the_mending_still():
     """Where this fails, Keras has mended its trainer: `_Workers.reduce` can go then."""
