@@ -110,3 +110,38 @@ def test_tensorflow_need_not_be_installed(backend, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+OF_TENSORFLOW = """
+import keras, numpy as np, keras_gated
+inputs = keras.Input((None, 2))
+model = keras.Model(inputs, keras_gated.LSTM(3, return_sequences=True, name="reader")(inputs))
+x = np.random.default_rng(0).normal(size=(4, 5, 2)).astype("float32")
+memory = keras.ops.convert_to_numpy(keras_gated.trace_gates(model, x)["reader"]["memory"])
+best = keras_gated.find_units(model, x, memory[..., 1])[0]
+assert best.unit == 1 and best.correlation > 0.999, best  # the property is what this unit holds
+uses = {
+    "export_model": lambda: keras_gated.export_model(model, "served"),
+    "gradient_flow": lambda: keras_gated.gradient_flow(model, x, x),
+    "stream": lambda: keras_gated.stream(model),
+    "to_litert": lambda: keras_gated.to_litert(model, "model.tflite"),
+}
+for name, use in uses.items():
+    try:
+        use()
+    except ValueError as error:
+        assert str(error).startswith(f"{name}: it needs Keras's TensorFlow backend. Rec"), error
+    else:
+        raise AssertionError(f"{name} said nothing")
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_units_are_found_and_what_needs_keras_on_tensorflow_says_so(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", OF_TENSORFLOW]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not list(tmp_path.iterdir())

@@ -384,12 +384,15 @@ def test_examples_must_fit_and_must_be_answered_with_numbers(tmp_path):
     ({"examples": {"serving_default": [[1.0]]}}, "`examples` must be a dict of lists"),
     ({"examples": {"serving_default": [{"x": "a"}]}}, r"cannot be answered: .*'x': 'float32 \("),
     ({"examples": {"serving_default": [{"x": [[1.0] * 3]}]}}, r"cannot be answered.*\(None, 2\)"),
+    ({"signatures": {}}, "`signatures` must be a dict of"),
+    ({"signatures": [Signature(None, [X])]}, "`signatures` must be a dict of"),
+    ({"signatures": {"serving_default": dense}}, "`signatures` must be a dict of"),
     ({"extras": ["notes.txt"]}, "`extras` must be a dict of functions"),
     ({"extras": {"notes.txt": "words"}}, "`extras` must be a dict of functions"),
     ({"extras": {"../notes.txt": print}}, "`extras` must be a dict of functions"),
     ({"extras": {"tf_serving_warmup_requests": print}}, "may not be 'tf_serving_warmup_requests'"),
 ], ids=str)  # fmt: skip
-def test_examples_and_files_of_other_kinds_are_refused(options, words, tmp_path):
+def test_signatures_examples_and_files_of_other_kinds_are_refused(options, words, tmp_path):
     with pytest.raises(ValueError, match=f"export_model: .*{words}"):
         export_model(dense(), tmp_path, **options)
     assert not list(tmp_path.iterdir())

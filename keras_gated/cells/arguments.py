@@ -184,6 +184,15 @@ def tensorflow_for(name):
     return tensorflow
 
 
+def check_backend(owner):
+    """Raises unless Keras runs on TensorFlow: `owner` calls layers in TensorFlow's graphs."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"{owner}: it needs Keras's TensorFlow backend. Received: "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+
+
 def compatible(shape, expected):
     """Whether a shape can be the expected one; None fits everything."""
     return len(shape) == len(expected) and all(

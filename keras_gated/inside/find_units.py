@@ -66,7 +66,8 @@ def find_units(
         rows = slice(first, first + batch_size)
         batch = tree.map_structure(lambda x, rows=rows: x[rows], inputs)
         for name, gates in named(traces("find_units", model, batch, layer=layer)):
-            memory = np.asarray(gates.get("memory", gates["hidden"]), "float64")
+            memory = gates.get("memory", gates["hidden"])
+            memory = keras.ops.convert_to_numpy(memory).astype("float64")
             if memory.shape[:2] != values[rows].shape:
                 raise ValueError(
                     "find_units: `values` must hold a number for every step of the layer, "

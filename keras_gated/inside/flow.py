@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from keras_gated import keras_private
+from keras_gated.cells.arguments import check_backend
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import equations_of
 from keras_gated.inside.trace import by_layer, chosen, each
@@ -66,8 +67,9 @@ def gradient_flow(
         is `name/2`.
 
     Raises:
-        ValueError: If the model is not compiled, has no such layer, calls it several times, or
-            calls it where its values cannot be read (see `trace_gates`).
+        ValueError: If Keras runs on another backend than TensorFlow, or if the model is not
+            compiled, has no such layer, calls it several times, or calls it where its values cannot
+            be read (see `trace_gates`).
 
     Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
     arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
@@ -78,11 +80,7 @@ def gradient_flow(
 
 def flows_of(model, x, y, layer, contributions):
     """Returns the wanted part of what `gradient_flow` returns for all layers, by name."""
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "gradient_flow: it needs Keras's TensorFlow backend. Received: "
-            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-        )
+    check_backend("gradient_flow")
     if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
         raise ValueError(
             f"gradient_flow: `model` must be a compiled Keras model. Received: {model!r}. "

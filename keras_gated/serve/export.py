@@ -10,11 +10,11 @@ import uuid
 import keras
 import tensorflow as tf
 
-from keras_gated.cells.arguments import boolean
+from keras_gated.cells.arguments import boolean, check_backend
 from keras_gated.paths.path import exporting
 from keras_gated.serve import warmup
 from keras_gated.serve.check import check_export
-from keras_gated.serve.signatures import allowed_name, functional
+from keras_gated.serve.signatures import Signature, allowed_name, functional
 
 try:
     import fcntl
@@ -67,11 +67,13 @@ def export_model(
         The path of the new version, a string.
 
     Raises:
-        ValueError: If `directory`, `examples` or `extras` are not what they must be; if an input or
-            output lacks a batch axis, inputs share a name, or a stock server cannot run the graph;
-            if an example request fails; and for what `serve.signatures.functional` refuses.
-            Nothing is left behind, and other versions do not change.
+        ValueError: If Keras runs on another backend than TensorFlow; if `directory`, `signatures`,
+            `examples` or `extras` are not what they must be; if an input or output lacks a batch
+            axis, inputs share a name, or a stock server cannot run the graph; if an example request
+            fails; and for what `serve.signatures.functional` refuses. Nothing is left behind, and
+            other versions do not change.
     """
+    check_backend("export_model")
     directory = directory_of(directory)
     _check_extras(extras or {})
     lengths = boolean("export_model", "lengths", lengths)
@@ -83,6 +85,8 @@ def export_model(
             "export_model: `lengths`, `states` and `gates` choose the signatures of a functional "
             "model. Received: `signatures` as well. Give one or the other."
         )
+    else:
+        _check_signatures(signatures)
     requests = _requests(signatures, examples or {})
     archive = _archive_of((model, *track), signatures)
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,18 @@ def directory_of(directory):
             f"if it does not exist. Received: {directory!r}, {reason}."
         )
     return pathlib.Path(directory)
+
+
+def _check_signatures(signatures):
+    good = isinstance(signatures, dict) and all(
+        isinstance(name, str) and isinstance(signature, Signature)
+        for name, signature in signatures.items()
+    )
+    if not good or not signatures:
+        raise ValueError(
+            "export_model: `signatures` must be a dict of `keras_gated.serve.signatures.Signature` "
+            f"by name. Received: {signatures!r}."
+        )
 
 
 def _check_extras(extras):

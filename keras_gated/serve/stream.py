@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_gated import keras_private
+from keras_gated.cells.arguments import check_backend
 from keras_gated.serve.streaming import Stepper, check_pieces
 
 
@@ -26,9 +27,10 @@ def stream(model: keras.Model) -> "Stream":
             are of keras_gated (`from_keras` converts others), read forwards and are called once.
 
     Raises:
-        ValueError: If a recurrent layer has no state that could be carried on (it is called with
-            an `initial_state`, for example), or pieces give something else than the whole sequence,
-            as a layer besides the recurrent ones looks at more than one step.
+        ValueError: If Keras runs on another backend than TensorFlow, if a recurrent layer has no
+            state that could be carried on (it is called with an `initial_state`, for example), or
+            if pieces give something else than the whole sequence, as a layer besides the recurrent
+            ones looks at more than one step.
     """
     return Stream(model)
 
@@ -43,6 +45,7 @@ class Stream:
     """
 
     def __init__(self, model):
+        check_backend("stream")
         functional = getattr(model, "_functional", model)
         if not isinstance(functional, keras_private.Functional):
             raise ValueError(

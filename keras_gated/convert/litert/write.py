@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_gated import keras_private
-from keras_gated.cells.arguments import boolean, tensorflow_for
+from keras_gated.cells.arguments import boolean, check_backend, tensorflow_for
 from keras_gated.convert import files
 from keras_gated.convert.examples import TOLERANCE, random_inputs, typical_inputs
 from keras_gated.convert.keras_classes import check_own_call
@@ -114,11 +114,12 @@ def to_litert(
         A `LiteRT`.
 
     Raises:
-        ValueError: If the model needs more than built-in operations, keeps its states itself,
-            answers the same inputs differently at another time, if (with `states=True`) a layer is
-            called with an `initial_state` or pieces of a sequence would be answered differently
-            from the whole one, or (without `quantize`) if the file's answers differ by more than
-            1e-4 of the largest answer, or of 1. A file that stood at `path` then stays as it was.
+        ValueError: If Keras runs on another backend than TensorFlow, if the model needs more than
+            built-in operations, keeps its states itself, answers the same inputs differently at
+            another time, if (with `states=True`) a layer is called with an `initial_state` or
+            pieces of a sequence would be answered differently from the whole one, or (without
+            `quantize`) if the file's answers differ by more than 1e-4 of the largest answer, or of
+            1. A file that stood at `path` then stays as it was.
         ImportError: If ai-edge-litert is not installed.
     """
     try:
@@ -128,6 +129,8 @@ def to_litert(
             "to_litert: ai-edge-litert is not installed. Install it: pip install "
             "'keras_gated[litert]'."
         ) from error
+    tensorflow_for("to_litert")
+    check_backend("to_litert")
     target = files.target(path, "to_litert")
     _check_arguments(batch_size, steps, quantize, representative, int8)
     states, fused = boolean("to_litert", "states", states), boolean("to_litert", "fused", fused)
