@@ -203,6 +203,10 @@ def reviews(dataset, data_dir, number):
     return [row["text"].decode() for row in found.as_numpy_iterator()]
 
 
+def rates(given):
+    return [above_zero(rate) for rate in given.split(",")]
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -211,7 +215,7 @@ def main():
     what.add_argument("--rate", type=above_zero, help="requests a second")
     what.add_argument(
         "--plan",
-        type=lambda text: [above_zero(one) for one in text.split(",")],
+        type=rates,
         metavar="RATE,...",
         help="measure the server, and say how many the rates need",
     )

@@ -115,7 +115,9 @@ def main():
     p.add_argument("--length", type=positive, nargs="+", default=[100], help="of the sequences")
     p.add_argument("--cell", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     p.add_argument("--units", type=positive, default=64)
-    p.add_argument("--steps", type=positive, default=6000, help="at most, of one training")
+    p.add_argument(
+        "--steps", type=positive, default=6000, help="at most, of one training; full hundreds"
+    )
     p.add_argument("--minutes", type=above_zero, default=10, help="at most, of one training")
     p.add_argument("--seed", type=seed, default=1)
     p.add_argument("--output", type=picture_file, default="long_memory.png")

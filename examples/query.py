@@ -144,6 +144,7 @@ class Grpc:
     """Asks through gRPC, `HOST:PORT`; the same arguments and methods as `Rest`."""
 
     def __init__(self, address, timeout, version=None, label=None):
+        import quiet_tensorflow  # noqa: F401
         import grpc
         from tensorflow_serving.apis import prediction_service_pb2_grpc
 

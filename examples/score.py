@@ -355,7 +355,7 @@ def check_data_set(args, fail):
         datasets.load(name, args.data_dir)
         builder = tfds.builder(name, data_dir=args.data_dir)
     except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).partition("Available datasets:")[0].split())
         fail(f"--input must be tfds:NAME/SPLIT of a data set. Received: {args.input[0]}. {said}")
     if split not in builder.info.splits:
         fail(f"{name} must have the split. Received: {split!r} of {sorted(builder.info.splits)}")

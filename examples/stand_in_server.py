@@ -12,6 +12,7 @@ import argparse
 import sys
 import threading
 
+import quiet_tensorflow  # noqa: F401
 import c_session
 import stand_in_grpc
 from argument_types import above_zero, port

@@ -3,7 +3,10 @@
 import argparse
 import ast
 import importlib
+import os
 import pathlib
+import subprocess
+import sys
 
 import argument_types as types
 import find_units
@@ -75,6 +78,8 @@ def test_a_picture_needs_a_folder_and_a_known_ending(tmp_path):
     ("compare_cells", "--rate inf", "--rate: must be above 0. Received: inf"),
     ("long_memory", "--output file/a.png", "--output: must be a folder"),
     ("how_far_back", "--output .", "--output: must be a file"),
+    ("load", "--plan 10,b", "--plan: invalid rates value: '10,b'"),
+    ("load", "--plan 10,0", "--plan: must be above 0. Received: 0"),
     ("stand_in_server", "models.config --grpc-port 65536", "--grpc-port: must be 0 to 65535."),
     ("stand_in_server", "models.config --rest-port 65536", "--rest-port: must be 0 to 65535."),
     ("find_units", "model --output file/a.png", "--output: must be a folder"),
@@ -97,3 +102,25 @@ def test_units_are_looked_for_in_a_character_model_alone(monkeypatch):
     monkeypatch.setattr("sys.argv", ["find_units.py", str(model)])
     with pytest.raises(SystemExit, match=r"must hold a character model. Received: a sentiment"):
         find_units.main()
+
+
+EXAMPLES = pathlib.Path(find_units.__file__).parent
+
+
+@pytest.mark.parametrize("script, status", [
+    ("stand_in_server.py --help", 0),
+    ("query.py classify Boring. --grpc localhost:1", 1),
+])  # fmt: skip
+def test_a_program_says_nothing_of_tensorflow_s_start(script, status):
+    quiet = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    name, *options = script.split()
+    command = [sys.executable, EXAMPLES / name, *options]
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "0000 " not in done.stderr and "absl::" not in done.stderr, done.stderr
+
+
+def test_a_command_in_a_docstring_can_be_copied_from_its_line():
+    for path in EXAMPLES.glob("*.py"):
+        for line in (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines():
+            assert "python examples/" not in line or line.count('"') % 2 == 0, (path.name, line)

@@ -348,6 +348,7 @@ def refused(score, capsys, monkeypatch, *arguments):
     (["--input", "tfds:toy_reviews/tests"], "Received: 'tests' of ['test', 'train', 'validation']"),
     (["--input", "tfds:toy_reviews/test", "--field", "x"], "Received: 'x' of ['text', "),
     (["--input", "tfds:no_such_set/test"], "Received: tfds:no_such_set/test."),
+    (["--input", "tfds:no_such_set/test"], "no_such_set not found.\n"),  # without all their names
     (["--input", "tfds:toy_reviews/test", "rows.txt"], "stands alone"),
     (["--output", "rows.txt"], "--output must be a folder. Received: rows.txt"),
     (["--output", "full"], "without scores. Received: full"),
