@@ -70,7 +70,7 @@ def test_the_contract_holds(backend, grid):
 
 
 WITHOUT_TENSORFLOW = """
-import sys
+import os, sys
 sys.modules["tensorflow"] = None  # Python then finds no such module
 import keras, numpy as np, keras_gated
 x = np.ones((4, 5, 2), "float32")
@@ -88,7 +88,13 @@ for layer in (keras_gated.SimpleRNN, keras_gated.LSTM, keras_gated.GRU):
     keras_gated.from_keras(theirs)
 uses = [lambda: getattr(keras_gated, name) for name in ("export_model", "gradient_flow")]
 uses += [lambda: keras_gated.stream]
+uses += [lambda: keras_gated.windows(x[0], x[0], batch_size=1, steps=2)]
+uses += [lambda: keras_gated.from_keras("old")]
+uses += [lambda: keras_gated.from_keras("old/1", architecture=theirs)]
 uses += [lambda: keras_gated.to_litert(model, "model.tflite", steps=5)]
+os.mkdir("old")
+for name in ("saved_model.pb", "1.index"):  # a SavedModel and a checkpoint
+    open(f"old/{name}", "w").close()
 for use in uses:
     try:
         use()

@@ -73,7 +73,7 @@ def _told(told, read):
         return model
     except RefusedError as error:
         raise ValueError(f"{told}: {error}") from error.__cause__
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, ImportError):
         raise
     except Exception as error:
         if str(error).startswith(told):

@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from keras_gated.cells.arguments import tensorflow_for
 from keras_gated.convert.keras2_layers import RefusedError
 from keras_gated.convert.keras2_weights import load_by_place
 
@@ -57,6 +58,7 @@ def _metadata(path):
 
     Versions from 2.5 on store it in a file of its own, older ones in the graph of the SavedModel.
     """
+    tensorflow_for("from_keras")
     from google.protobuf import empty_pb2, unknown_fields
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -82,7 +84,7 @@ def _decoded(value):
 
 
 def _variables(prefix):
-    import tensorflow as tf
+    tf = tensorflow_for("from_keras")
     from tensorflow.core.protobuf import trackable_object_graph_pb2
 
     reader = tf.train.load_checkpoint(prefix)

@@ -99,7 +99,8 @@ def from_keras(
             a file is damaged, or uses what Keras 3 does not have; the message names the file and
             the layer.
         FileNotFoundError: If there is no file.
-        ImportError: For `check`, if `tf_keras` is not installed.
+        ImportError: If TensorFlow (for a SavedModel or a checkpoint) or `tf_keras` (for `check`) is
+            not installed.
     """
     owner = "from_keras"
     with keras.saving.custom_object_scope(custom_objects or {}):

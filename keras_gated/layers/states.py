@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_gated import keras_private
-from keras_gated.cells.arguments import compatible
+from keras_gated.cells.arguments import compatible, tensorflow_for
 
 
 def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
@@ -139,8 +139,9 @@ def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset
     Raises:
         ValueError: If lengths differ, a size is no positive integer, or a strip is shorter than one
             window.
+        ImportError: If TensorFlow is not installed.
     """
-    import tensorflow as tf  # tf.data feeds every backend of Keras
+    tf = tensorflow_for("windows")  # tf.data feeds every backend of Keras
 
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     sizes = [np.asarray(size) for size in (batch_size, steps)]
