@@ -14,6 +14,7 @@ import pathlib
 import tempfile
 import time
 
+import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
