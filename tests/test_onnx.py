@@ -199,6 +199,8 @@ def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
         ([keras_gated.LSTM(3, activation="gelu", name="odd")], r"'odd' has the activation 'gelu'"),
         ([keras_gated.GRU(3, recurrent_activation="relu")], "complement"),
         ([keras_gated.LSTM(3, return_sequences=True), layers.UpSampling1D()], "UpSam.*Known: "),
+        ([keras_gated.RNN(keras_gated.MGUCell(3))], "a RNN around a MGUCell, which cannot be"),
+        ([keras.layers.RNN(keras.layers.LSTMCell(3))], "a RNN around a LSTMCell, which cannot be"),
         ([keras.Sequential([keras_gated.LSTM(3)], name="inner")], "'inner', a model inside"),
         ([keras_gated.LSTM(3), layers.Dense(2, activation="celu")], "activation 'celu'"),
     ):

@@ -306,9 +306,12 @@ def _call(graph, operation, args, kwargs) -> Any:
     write = nodes.WRITERS.get(type(operation))
     if write is None:
         known = sorted({kind.__name__ for kind in nodes.WRITERS})
+        what = type(operation).__name__
+        if what == "RNN":
+            what += f" around a {type(operation.cell).__name__}"
         raise ValueError(
-            f"to_onnx: {operation.name!r} is a {type(operation).__name__}, which cannot be "
-            f"written. Known: {', '.join(known)}, and functional and sequential models of them."
+            f"to_onnx: {operation.name!r} is a {what}, which cannot be written. Known: "
+            f"{', '.join(known)}, and functional and sequential models of them."
         )
     return write(graph, operation, *args, **kwargs)
 
