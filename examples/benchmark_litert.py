@@ -10,15 +10,15 @@ milliseconds a review, and the accuracy.
 
 import argparse
 import json
-import pathlib
+import sys
 import tempfile
 import time
 
 import quiet_tensorflow  # noqa: F401
-import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from argument_types import positive
+from look_inside import load
 from training import ids_of
 
 import keras_gated
@@ -48,13 +48,14 @@ def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("version", type=pathlib.Path, help="an export of sentiment.py")
+    p.add_argument("directory", help="of an export of sentiment.py, or of its versions")
     p.add_argument("--dataset", choices=["imdb_reviews", "toy_reviews"], default="imdb_reviews")
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     p.add_argument("--reviews", type=positive, default=25_000, help="of the test split, at most")
     args = p.parse_args()
-    model = keras.models.load_model(args.version / "assets.extra" / "model.keras")
-    reader = json.loads((args.version / "assets.extra" / "reader.json").read_text())
+    model, reader = load(args.directory)
+    if reader["kind"] != "sentiment":
+        sys.exit(f"{args.directory} must hold a sentiment model. Received: a character model")
     ids_of_texts = ids_of(reader)
     reviews = datasets.load(args.dataset, args.data_dir, offline="toy_reviews")["test"]
     rows, labels = [], []

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import argument_types as types
+import benchmark
 import find_units
 import pytest
 
@@ -97,11 +98,40 @@ def test_what_would_be_lost_after_the_work_is_refused_before(
     assert said in capsys.readouterr().err
 
 
+def test_a_benchmark_reads_the_reviews_before_it_measures_for_the_seconds_that_are_asked_for(
+    monkeypatch, tmp_path
+):
+    def asked(*_):
+        raise LookupError("the reviews")
+
+    def measured(rows, case, calls, seconds, **_):
+        raise TimeoutError(seconds)
+
+    options = ["benchmark.py", "--quick", "--output", str(tmp_path)]
+    monkeypatch.setattr(benchmark, "padded_reviews", asked)
+    monkeypatch.setattr(benchmark, "compare", measured)
+    monkeypatch.setattr("sys.argv", options)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(LookupError, match="the reviews"):
+        benchmark.main()
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    for given, wanted in ([], "0.5"), (["--seconds", "0.01"], "0.01"):
+        monkeypatch.setattr("sys.argv", [*options, *given])
+        with pytest.raises(TimeoutError, match=f"^{wanted}$"):
+            benchmark.main()
+
+
 def test_units_are_looked_for_in_a_character_model_alone(monkeypatch):
     model = pathlib.Path(find_units.__file__).parent.parent / "saved_models" / "sentiment"
     monkeypatch.setattr("sys.argv", ["find_units.py", str(model)])
     with pytest.raises(SystemExit, match=r"must hold a character model. Received: a sentiment"):
         find_units.main()
+
+
+def test_8_bits_are_compared_in_a_sentiment_model_alone(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["", str(EXAMPLES.parent / "saved_models" / "shakespeare")])
+    with pytest.raises(SystemExit, match=r"must hold a sentiment model. Received: a character"):
+        importlib.import_module("benchmark_litert").main()
 
 
 EXAMPLES = pathlib.Path(find_units.__file__).parent
