@@ -1,7 +1,7 @@
 """Find the units of a character model whose memory tracks a property that has a name.
 
     python examples/characters.py --dataset tiny_shakespeare
-    python examples/find_units.py saved_models/tiny_shakespeare     # writes units.png
+    python examples/find_units.py saved_models/shakespeare     # writes units.png
 
 Reads the held-out plays. A unit is chosen on half of the rows, and its correlation on the other
 half is printed beside it. The picture shows an excerpt, each character coloured by the best unit's

@@ -1,7 +1,7 @@
 """Look inside a trained sentiment or character model while it reads your texts.
 
     python examples/look_inside.py saved_models/sentiment "Not a great film, but I enjoyed it."
-    python examples/look_inside.py saved_models/tiny_shakespeare "ROMEO:\\nBut soft, what light" ...
+    python examples/look_inside.py saved_models/shakespeare "ROMEO:\\nBut soft, what light" ...
 
 Writes OUTPUT/index.html, a page that needs no other files, and a picture of each text (text-1.png,
 ...) if matplotlib is installed. MODEL is a directory that a training script exported to; its newest
