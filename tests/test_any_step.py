@@ -241,6 +241,86 @@ def test_a_changed_attribute_of_a_cell_counts_from_the_next_call():
     assert layer.cell.last is functions  # traced only once
 
 
+SLOPE = 0.5
+
+
+def sloping(a):
+    return ops.tanh(a) * SLOPE
+
+
+def steep(a):
+    return 2 * sloping(a)
+
+
+def both_with(activation):
+    keras.utils.set_random_seed(1)
+    ours = keras_gated.LSTM(3, activation=activation)
+    theirs = keras.layers.LSTM(3, activation=activation)
+    ours(X), theirs(X)
+    theirs.set_weights(ours.get_weights())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("activation", [sloping, steep, lambda a: sloping(a)])
+def test_a_number_that_an_activation_reads_may_change(activation, monkeypatch):
+    before = both_with(activation)
+    monkeypatch.setattr(sys.modules[__name__], "SLOPE", -0.2)
+    for ours, theirs in (both_with(activation), before):
+        assert_allclose(ours(X), theirs(X), rtol=0, atol=1e-6)
+
+
+def edited(a):  # a notebook that reloads edited files replaces the code of a function
+    return ops.tanh(a)
+
+
+def test_an_activation_whose_code_is_replaced_counts_from_then_on(monkeypatch):
+    before = both_with(edited)
+    monkeypatch.setattr(edited, "__code__", (lambda a: ops.tanh(2.0 * a)).__code__)
+    for ours, theirs in (both_with(edited), before):
+        assert_allclose(ours(X), theirs(X), rtol=0, atol=1e-6)
+
+
+class Sloping:
+    def __init__(self):
+        self.negative_slope = 0.3
+
+    def scaled(self, a):
+        return ops.tanh(a) * self.negative_slope
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_an_activation_with_an_attribute_that_changes_counts_when_compiled_again(bound):
+    holder = Sloping() if bound else keras.layers.LeakyReLU(0.3)
+    ours, theirs = both_with(holder.scaled if bound else holder)
+    model = keras.Sequential([keras.Input((None, 2)), ours])
+    model.compile("sgd", "mse")
+    model.predict(X, verbose=0)
+    holder.negative_slope = 0.9
+    model.compile("sgd", "mse")
+    assert_allclose(ours(X), theirs(X), rtol=0, atol=1e-6)
+    assert_allclose(model.predict(X, verbose=0), theirs(X), rtol=0, atol=1e-6)
+
+
+def test_an_attribute_or_a_step_of_the_class_may_change(monkeypatch):
+    class Fading(GatedCell):
+        gates, fading = ("candidate",), 0.5
+
+        def step(self, x, states, weights):
+            n = ops.tanh(x + product(states[0], weights[0]))
+            return dict(candidate=n, hidden=self.fading * states[0] + n)
+
+    def doubled(self, x, states, weights):
+        n = 2 * ops.tanh(x + product(states[0], weights[0]))
+        return dict(candidate=n, hidden=n)
+
+    layer = keras_gated.RNN(Fading(3), fused=True)
+    layer(X)
+    for name, value in {"fading": 0.1, "step": doubled}.items():
+        monkeypatch.setattr(Fading, name, value)
+        expected = keras.layers.RNN(layer.cell)(X)
+        assert_allclose(layer(X), expected, rtol=0, atol=1e-5)
+
+
 def test_a_cell_whose_attributes_refer_to_it_is_dropped():
     def dropped():
         cell = Leaky(1)

@@ -6,6 +6,7 @@ equations only, and get weights as arguments. All layers with the same equations
 functions.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -74,8 +75,9 @@ def equations_of(cell, zoned=False):
 
     If a class lists what its equations read (`reads`), its cells share one `Equations` where these
     values are equal. (If a value is an object that may be deleted, a lambda for example, nothing is
-    shared.) Any other cell may read anything of itself. It has `Equations` for itself alone. They
-    are deleted together with the cell, or when one of its attributes gets another value.
+    shared, nor for a function that reads what may change.) Any other cell may read anything of
+    itself. It has `Equations` for itself alone. They are deleted together with the cell, or when an
+    attribute of it or of its class gets another value.
     """
     order = type(cell).__mro__
     owners = {owner(cell, name) for name in _METHODS} - {GatedCell}
@@ -91,10 +93,14 @@ def equations_of(cell, zoned=False):
         safe = all(map(_of_keras_or_ours, (*owners, *(value for _, value in constants))))
         if all(_stays(value) for _, value in constants):
             options = (standard, written, zoned, safe)
-            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), *options)
+            codes = tuple(getattr(value, "__code__", None) for _, value in constants)
+            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), codes, *options)
     before, own = _OWN.get(cell, (None, {}))
-    written = {name for equations in own.values() for name in equations.notes}
-    attributes = _copied({n: v for n, v in vars(cell).items() if n not in _OF_KERAS | written})
+    notes = {name for equations in own.values() for name in equations.notes}
+    stated = [vars(part) for part in reversed(order[: order.index(GatedCell)])]
+    stated = [part for part in stated if "reads" not in part]
+    attributes = {name: value for part in (*stated, vars(cell)) for name, value in part.items()}
+    attributes = _copied({n: v for n, v in attributes.items() if n not in _OF_KERAS | notes})
     if attributes != before:
         own = {}
         _OWN[cell] = attributes, own
@@ -110,20 +116,58 @@ _OF_KERAS = frozenset(vars(keras.layers.Layer(dtype="float32", name="any")))  # 
 def _copied(value):
     """Returns a value to compare with later: objects are equal only to themselves.
 
-    It refers weakly to objects. They may refer to the cell, which must not be kept.
+    Beside an object stand the plain values that it holds, and beside a function those that it
+    reads. It refers weakly to objects. They may refer to the cell, which must not be kept.
     """
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copied(one) for one in value]
-    if value is None or isinstance(value, (bool, int, float, complex, str)):
+    if _plain(value):
         return type(value), value
     if isinstance(value, np.ndarray):  # it may be changed in place
         return value.dtype, value.shape, value.tobytes()
+    if inspect.isfunction(value):
+        functions = _of_its_module(value)
+        codes, held = [one.__code__ for one in functions], list(map(_outside, functions))
+    else:
+        within = getattr(value, "__self__", value)  # of a bound method
+        codes, held = [], [getattr(within, "__dict__", {})]
+    held = [
+        {n: (type(v), v) for n, v in part.items() if _plain(v) and n not in _OF_KERAS}
+        for part in held
+    ]
     try:
-        return _Same(weakref.ref(value))
+        return _Same(weakref.ref(value)), codes, held
     except TypeError:
-        return id(value)
+        return id(value), codes, held
+
+
+def _plain(value):
+    return value is None or isinstance(value, (bool, int, float, complex, str))
+
+
+def _outside(function):
+    """Returns what a function reads by name from outside: globals, and names of outer functions."""
+    found, codes = {}, [function.__code__]
+    for code in codes:
+        codes += [part for part in code.co_consts if inspect.iscode(part)]
+        names = function.__globals__
+        found.update({name: names[name] for name in code.co_names if name in names})
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it has no value yet
+            found[name] = cell.cell_contents
+    return found
+
+
+def _of_its_module(function):
+    """Returns a function and the functions of its module that it calls by name."""
+    functions = [function]
+    for one in functions:
+        called = filter(inspect.isfunction, _outside(one).values())
+        own = {other for other in called if other.__globals__ is function.__globals__}
+        functions += own.difference(functions)
+    return functions
 
 
 class _Same:
@@ -150,19 +194,31 @@ def _of_keras_or_ours(value):
 def _stays(value):
     """Whether a value may be kept for as long as the process runs.
 
-    That is a number, a string, a function of a module, or a frozen data class of such values.
+    That is a number, a string, a function of a module that reads only functions, classes and
+    modules, or a frozen data class of such values.
     """
-    if inspect.isfunction(value):
-        return "<" not in value.__qualname__  # of a lambda, or of a function within another
+    if inspect.isfunction(value):  # "<": of a lambda, or of a function within another
+        return "<" not in value.__qualname__ and _reads_only_code(value)
     if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
         return all(_stays(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, tuple):
         return all(map(_stays, value))
-    return value is None or isinstance(value, (bool, int, float, complex, str))
+    return _plain(value)
+
+
+def _reads_only_code(function, known=frozenset()):
+    """Whether a function, and those that it calls by name, read no value that may change."""
+    read = list(_outside(function).values())
+    called = {value for value in read if inspect.isfunction(value)} - known - {function}
+    fixed = (inspect.isfunction, inspect.ismodule, inspect.isclass, inspect.isbuiltin)
+    known = known | called | {function}
+    return all(any(is_one(value) for is_one in fixed) for value in read) and all(
+        _reads_only_code(one, known) for one in called
+    )
 
 
 @functools.cache
-def _shared(cell_class, constants, zoneout, *options):
+def _shared(cell_class, constants, zoneout, codes, *options):
     itself = object.__new__(cell_class)  # not built as a layer: no weights, only these attributes
     vars(itself).update(constants, zoneout=list(zoneout))
     return Equations(itself, *options, shared=True)
