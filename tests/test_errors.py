@@ -33,6 +33,25 @@ def test_an_error_speaks_of_the_class_that_was_asked_for(family, wrong):
         family.make(3).build((2, 4, None))
 
 
+def test_a_class_for_an_activation_is_told_to_be_an_object(family):
+    for make in (family.layer, family.cell):
+        with pytest.raises(ValueError, match=r"Received: activation=<class .*activation=ReLU\(\)"):
+            make(3, activation=keras.layers.ReLU)
+
+
+def test_states_for_one_direction_are_told_about_the_other(family):
+    both, x = keras_gated.Bidirectional(family.make(3)), np.zeros((2, 4, 5), "float32")
+    states = [np.zeros((2, 3), "float32")] * family.states
+    words = rf"Bidirectional: .* a list of {2 * family.states} tensors.*Received: "
+    with pytest.raises(ValueError, match="Bidirectional: `initial_state`"):
+        both(x, initial_state=states)
+    with pytest.raises(ValueError, match="Received: a single tensor"):
+        both(x, initial_state=states[0])
+    with pytest.raises(ValueError, match=words):
+        both(keras.Input((4, 5)), initial_state=[keras.Input((3,))] * family.states)
+    assert both(x, initial_state=states + states).shape == (2, 6)
+
+
 def test_two_layers_stacked_without_sequences_are_told_about_them(family):
     with pytest.raises(ValueError, match=r"layer before this one needs `return_sequences=True`"):
         keras.Sequential([keras.Input((4, 5)), family.make(3), family.make(2)])

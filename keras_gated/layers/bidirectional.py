@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_gated.layers.base import outputs_mask
+from keras_gated.layers.base import RNN, outputs_mask
 from keras_gated.layers.states import reset_state
 
 
@@ -23,6 +23,12 @@ class Bidirectional(keras.layers.Bidirectional):
             Default: a copy of `layer` that reads backwards.
 
     Masked steps: the outputs of both directions are zero there if sequences are returned.
+
+    Call arguments: as for the layer. `initial_state` is a list of the states of the forward layer,
+    followed by those of the backward layer.
+
+    Raises:
+        ValueError: If the layer has `return_gates=True`, or the number of states does not fit.
     """
 
     def __init__(self, *args, **kwargs):
@@ -33,6 +39,28 @@ class Bidirectional(keras.layers.Bidirectional):
                 "Bidirectional: the layer must not have `return_gates=True`. Received: "
                 f"{self.forward_layer!r}. `trace_gates` looks into both directions; for gates as "
                 "outputs of a model, use two layers, one with `go_backwards=True`."
+            )
+
+    def call(self, sequences, initial_state=None, mask=None, training=None):
+        self._check_states(initial_state)
+        return super().call(sequences, initial_state, mask, training)
+
+    def compute_output_spec(self, sequences, initial_state=None, **kwargs):
+        self._check_states(initial_state)
+        return super().compute_output_spec(sequences, initial_state=initial_state, **kwargs)
+
+    def _check_states(self, initial_state):
+        """Raises if there are not states for both layers. Keras gives each layer half of them."""
+        if initial_state is None or not isinstance(self.forward_layer, RNN):
+            return
+        names = self.forward_layer.cell.state_names
+        listed = isinstance(initial_state, (list, tuple))
+        if not listed or len(initial_state) != 2 * len(names):
+            received = f"{len(initial_state)} state(s)" if listed else "a single tensor"
+            raise ValueError(
+                f"Bidirectional: `initial_state` must be a list of {2 * len(names)} tensors, "
+                f"{list(names)} of the forward layer, then those of the backward layer. Received: "
+                f"{received}. For a state that is that of both directions, give it twice."
             )
 
     def compute_mask(self, sequences, previous_mask=None):
