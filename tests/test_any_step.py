@@ -301,24 +301,35 @@ def test_an_activation_with_an_attribute_that_changes_counts_when_compiled_again
     assert_allclose(model.predict(X, verbose=0), theirs(X), rtol=0, atol=1e-6)
 
 
-def test_an_attribute_or_a_step_of_the_class_may_change(monkeypatch):
+@pytest.mark.parametrize("states_what_it_reads", [False, True])
+def test_what_the_step_of_a_class_reads_may_change(states_what_it_reads, monkeypatch):
     class Fading(GatedCell):
         gates, fading = ("candidate",), 0.5
 
         def step(self, x, states, weights):
-            n = ops.tanh(x + product(states[0], weights[0]))
+            n = SLOPE * ops.tanh(x + product(states[0], weights[0]))
             return dict(candidate=n, hidden=self.fading * states[0] + n)
+
+    if states_what_it_reads:
+        Fading.reads = ("fading",)
 
     def doubled(self, x, states, weights):
         n = 2 * ops.tanh(x + product(states[0], weights[0]))
         return dict(candidate=n, hidden=n)
 
-    layer = keras_gated.RNN(Fading(3), fused=True)
-    layer(X)
-    for name, value in {"fading": 0.1, "step": doubled}.items():
-        monkeypatch.setattr(Fading, name, value)
+    def agree(layer):
         expected = keras.layers.RNN(layer.cell)(X)
         assert_allclose(layer(X), expected, rtol=0, atol=1e-5)
+
+    layer = keras_gated.RNN(Fading(3), fused=True)
+    agree(layer)
+    module = sys.modules[__name__]
+    for owner, name, value in (
+        (module, "SLOPE", 0.9), (Fading, "fading", 0.1), (Fading, "step", doubled)
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, value)
+        agree(layer)
+        agree(keras_gated.RNN(Fading(3), fused=True))
 
 
 def test_a_cell_whose_attributes_refer_to_it_is_dropped():

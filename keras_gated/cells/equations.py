@@ -93,8 +93,10 @@ def equations_of(cell, zoned=False):
         safe = all(map(_of_keras_or_ours, (*owners, *(value for _, value in constants))))
         if all(_stays(value) for _, value in constants):
             options = (standard, written, zoned, safe)
-            codes = tuple(getattr(value, "__code__", None) for _, value in constants)
-            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), codes, *options)
+            functions = [getattr(type(cell), name) for name in _METHODS]
+            functions += [value for _, value in constants]
+            read = tuple(_read_by(one) for one in functions if inspect.isfunction(one))
+            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), read, *options)
     before, own = _OWN.get(cell, (None, {}))
     notes = {name for equations in own.values() for name in equations.notes}
     stated = [vars(part) for part in reversed(order[: order.index(GatedCell)])]
@@ -128,23 +130,35 @@ def _copied(value):
     if isinstance(value, np.ndarray):  # it may be changed in place
         return value.dtype, value.shape, value.tobytes()
     if inspect.isfunction(value):
-        functions = _of_its_module(value)
-        codes, held = [one.__code__ for one in functions], list(map(_outside, functions))
-    else:
-        within = getattr(value, "__self__", value)  # of a bound method
-        codes, held = [], [getattr(within, "__dict__", {})]
-    held = [
-        {n: (type(v), v) for n, v in part.items() if _plain(v) and n not in _OF_KERAS}
-        for part in held
-    ]
+        held = _read_by(value)
+    else:  # or the object of a bound method
+        held = _plain_of(getattr(getattr(value, "__self__", value), "__dict__", {}))
     try:
-        return _Same(weakref.ref(value)), codes, held
+        return _Same(weakref.ref(value)), held
     except TypeError:
-        return id(value), codes, held
+        return id(value), held
 
 
 def _plain(value):
     return value is None or isinstance(value, (bool, int, float, complex, str))
+
+
+def _plain_of(held):
+    held = held.items()
+    return tuple((n, type(v), v) for n, v in held if _plain(v) and n not in _OF_KERAS)
+
+
+def _read_by(function):
+    """Returns the code of a function and the plain values that it reads, and of those it calls.
+
+    They are the functions of its module. Those of other modules are not looked into.
+    """
+    functions = [function]
+    for one in functions:
+        called = dict.fromkeys(filter(inspect.isfunction, _outside(one).values()))
+        own = [other for other in called if other.__globals__ is function.__globals__]
+        functions += [other for other in own if other not in functions]
+    return tuple((one.__code__, _plain_of(_outside(one))) for one in functions)
 
 
 def _outside(function):
@@ -158,16 +172,6 @@ def _outside(function):
         with contextlib.suppress(ValueError):  # it has no value yet
             found[name] = cell.cell_contents
     return found
-
-
-def _of_its_module(function):
-    """Returns a function and the functions of its module that it calls by name."""
-    functions = [function]
-    for one in functions:
-        called = filter(inspect.isfunction, _outside(one).values())
-        own = {other for other in called if other.__globals__ is function.__globals__}
-        functions += own.difference(functions)
-    return functions
 
 
 class _Same:
@@ -218,7 +222,7 @@ def _reads_only_code(function, known=frozenset()):
 
 
 @functools.cache
-def _shared(cell_class, constants, zoneout, codes, *options):
+def _shared(cell_class, constants, zoneout, read, *options):
     itself = object.__new__(cell_class)  # not built as a layer: no weights, only these attributes
     vars(itself).update(constants, zoneout=list(zoneout))
     return Equations(itself, *options, shared=True)
