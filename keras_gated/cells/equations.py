@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import weakref
 
 import keras
@@ -95,7 +96,8 @@ def equations_of(cell, zoned=False):
             options = (standard, written, zoned, safe)
             functions = [getattr(type(cell), name) for name in _METHODS]
             functions += [value for _, value in constants]
-            read = tuple(_read_by(one) for one in functions if inspect.isfunction(one))
+            functions = filter(inspect.isfunction, functions)
+            read = tuple(_read_by(one) for one in functions if not _of_keras_or_ours(one))
             return _shared(stated_by, constants, tuple(cell.zoneout_rates()), read, *options)
     before, own = _OWN.get(cell, (None, {}))
     notes = {name for equations in own.values() for name in equations.notes}
@@ -149,16 +151,18 @@ def _plain_of(held):
 
 
 def _read_by(function):
-    """Returns the code of a function and the plain values that it reads, and of those it calls.
+    """Returns the code of a function and the plain values that it reads, and of those it calls."""
+    return tuple((one.__code__, _plain_of(_outside(one))) for one in _of_its_module(function))
 
-    They are the functions of its module. Those of other modules are not looked into.
-    """
+
+def _of_its_module(function):
+    """Returns a function and those of its module that it calls by name."""
     functions = [function]
     for one in functions:
-        called = dict.fromkeys(filter(inspect.isfunction, _outside(one).values()))
-        own = [other for other in called if other.__globals__ is function.__globals__]
-        functions += [other for other in own if other not in functions]
-    return tuple((one.__code__, _plain_of(_outside(one))) for one in functions)
+        called = filter(inspect.isfunction, _outside(one).values())
+        own = (other for other in called if other.__globals__ is function.__globals__)
+        functions += [other for other in dict.fromkeys(own) if other not in functions]
+    return functions
 
 
 def _outside(function):
@@ -198,11 +202,16 @@ def _of_keras_or_ours(value):
 def _stays(value):
     """Whether a value may be kept for as long as the process runs.
 
-    That is a number, a string, a function of a module that reads only functions, classes and
-    modules, or a frozen data class of such values.
+    That is a number, a string, a function of a module that reads nothing but code, or a frozen data
+    class of such values.
     """
-    if inspect.isfunction(value):  # "<": of a lambda, or of a function within another
-        return "<" not in value.__qualname__ and _reads_only_code(value)
+    if inspect.isfunction(value):
+        if "<" in value.__qualname__:  # a lambda, or a function within another
+            return False
+        if _of_keras_or_ours(value):
+            return True
+        read = [_outside(one).values() for one in _of_its_module(value)]
+        return all(map(_is_code, itertools.chain(*read)))
     if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
         return all(_stays(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, tuple):
@@ -210,15 +219,9 @@ def _stays(value):
     return _plain(value)
 
 
-def _reads_only_code(function, known=frozenset()):
-    """Whether a function, and those that it calls by name, read no value that may change."""
-    read = list(_outside(function).values())
-    called = {value for value in read if inspect.isfunction(value)} - known - {function}
-    fixed = (inspect.isfunction, inspect.ismodule, inspect.isclass, inspect.isbuiltin)
-    known = known | called | {function}
-    return all(any(is_one(value) for is_one in fixed) for value in read) and all(
-        _reads_only_code(one, known) for one in called
-    )
+def _is_code(value):
+    kinds = (inspect.isfunction, inspect.ismodule, inspect.isclass, inspect.isbuiltin)
+    return any(is_one(value) for is_one in kinds)
 
 
 @functools.cache
