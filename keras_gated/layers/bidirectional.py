@@ -45,9 +45,9 @@ class Bidirectional(keras.layers.Bidirectional):
         self._check_states(initial_state)
         return super().call(sequences, initial_state, mask, training)
 
-    def compute_output_spec(self, sequences, initial_state=None, **kwargs):
+    def compute_output_spec(self, sequences, initial_state=None, *args, **kwargs):
         self._check_states(initial_state)
-        return super().compute_output_spec(sequences, initial_state=initial_state, **kwargs)
+        return super().compute_output_spec(sequences, initial_state, *args, **kwargs)
 
     def _check_states(self, initial_state):
         """Raises if there are not states for both layers. Keras gives each layer half of them."""
