@@ -492,6 +492,24 @@ def test_dropout_acts_in_training_only_and_drops_the_same_units_at_every_step(fa
     assert np.abs(output[0] - output[1]).max() > 1e-3
 
 
+def test_a_subclass_may_ask_for_dropout_at_inference(family):
+    """Monte Carlo dropout: what counts is the `training` that `call` is given."""
+
+    class Sampled(family.layer):
+        def call(self, sequences, initial_state=None, mask=None, training=False):
+            return super().call(sequences, initial_state, mask, training=True)
+
+    x = np.random.default_rng(1).normal(size=(16, 6, 1)).astype("float32")
+    weights = family.random_weights(1, 5, dtype="float32")
+    ours, theirs = Sampled(5, dropout=0.5, seed=1, **family.options), family.make_keras(5)
+    for layer, w in ((ours, weights), (theirs, family.convert(weights))):
+        layer.build(x.shape)
+        layer.set_weights(w)
+    output = ours(x)  # of each row the only feature is dropped, or doubled
+    kept, dropped = (np.abs(output - theirs(n * x)).max(-1) < 1e-5 for n in (2, 0))
+    assert (kept ^ dropped).all() and kept.any() and dropped.any()
+
+
 def test_the_same_seed_drops_the_same_units(family, x):
     outputs = []
     for _ in range(2):
