@@ -47,6 +47,15 @@ def with_own_whole_step(base):
     return Own
 
 
+def with_own_whole_step_without_masks(base):
+    class Own(base):
+        def whole_step(self, inputs, states, training=False):
+            step = super().whole_step(inputs, states, training)
+            return step._replace(hidden=0.5 * step.hidden)
+
+    return Own
+
+
 def with_own_call(base):
     class Own(base):
         def call(self, inputs, states, training=False):
@@ -117,6 +126,7 @@ CHANGES = (
     with_own_projection,
     with_a_weight_of_its_own,
     with_own_whole_step,
+    with_own_whole_step_without_masks,
     with_own_call,
     with_own_step,
     with_a_product_of_its_own,
