@@ -167,6 +167,10 @@ def test_other_floats_are_refused_with_the_way_out(dtype, old):
     model = keras.Model(x, keras_gated.LSTM(4, dtype=dtype, name="odd")(x))
     with pytest.raises(ValueError, match=r"'odd' is of b?float\d+.*dtype='float32'.*set_weights"):
         to_onnx(model, old)
+    for around in (keras_gated.Bidirectional, layers.Bidirectional):
+        inside = keras.Model(x, around(keras_gated.GRU(4, dtype=dtype, name="odd"))(x))
+        with pytest.raises(ValueError, match=r"'forward_odd' is of b?float\d+"):
+            to_onnx(inside, old)
     x = keras.Input((None, 3), dtype="float64", name="wide")
     with pytest.raises(ValueError, match="the input 'wide' is of float64"):
         to_onnx(keras.Model(x, keras_gated.LSTM(4)(x)), old)

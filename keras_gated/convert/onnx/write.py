@@ -313,6 +313,9 @@ def _call(graph, operation, args, kwargs) -> Any:
             f"to_onnx: {operation.name!r} is a {what}, which cannot be written. Known: "
             f"{', '.join(known)}, and functional and sequential models of them."
         )
+    if isinstance(operation, keras.Layer):
+        for part in keras_private.parts_of(operation):  # its output may be of another type
+            _check_dtype(repr(part.name), part.compute_dtype)
     return write(graph, operation, *args, **kwargs)
 
 
