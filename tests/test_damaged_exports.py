@@ -16,11 +16,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_gated import check_export, export_model
 
 INDEX, DATA = "variables/variables.index", "variables/variables.data-00000-of-00001"
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A SavedModel with a weight and an asset."""
+    """A SavedModel with a weight, an asset and a record of warm-up."""
     path = tmp_path_factory.mktemp("whole")
     (path / "words.txt").write_text("a\nb\n")
     module = tf.Module()
@@ -38,6 +39,9 @@ def whole(tmp_path_factory):
         input_signature=[tf.TensorSpec([None], tf.string, name="x")],
     )
     tf.saved_model.save(module, str(path / "model" / "1"), signatures=module.ask)
+    (path / "model" / "1" / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(path / "model" / "1" / WARM_UP)) as file:
+        file.write(b"a request and its answer")
     check_export(path / "model" / "1")
     return path / "model" / "1"
 
@@ -83,6 +87,8 @@ def remove(path):
     *((damage, file, "variables do not hold the weights, whole")
       for file in (INDEX, DATA) for damage in (remove, empty, cut, zero, rubbish)),
     (flip, DATA, "variables do not hold the weights, whole"),
+    *((damage, WARM_UP, "tf_serving_warmup_requests cannot be read as records")
+      for damage in (cut, zero, flip, rubbish)),
     (remove, "assets", r"words\.txt is missing, though the graph reads it"),
     (remove, "assets/words.txt", r"words\.txt is missing, though the graph reads it"),
 ])  # fmt: skip

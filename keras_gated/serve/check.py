@@ -7,6 +7,8 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_gated.serve import warmup
+
 # Ops for which a stock server has no kernel, or which must be compiled: a server does not compile.
 _REFUSED_OPS = {
     "PyFunc": "calls Python",
@@ -111,6 +113,13 @@ def _check_files(version, saved):
             path = version / "assets" / asset.filename
             if not path.is_file():
                 raise _damaged(path, "is missing, though the graph reads it")
+    path = version / "assets.extra" / warmup.FILE
+    if path.is_file():  # a server reads it before it is ready
+        try:
+            for _ in tf.data.TFRecordDataset(str(path)):
+                pass
+        except tf.errors.OpError as error:
+            raise _damaged(path, f"cannot be read as records ({error.message})") from None
     restored = {name for graph in saved.meta_graphs for name in _restored(graph.graph_def)}
     restored.discard("_CHECKPOINTABLE_OBJECT_GRAPH")  # not a weight: graphs without weights have it
     prefix = version / "variables" / "variables"
