@@ -63,6 +63,18 @@ def test_a_weight_is_written_once(tmp_path):
     assert sum(map(np.prod, shapes)) == model.count_params() + seed
 
 
+def test_the_graph_of_a_masked_layer_is_hardly_larger_than_that_of_keras_layers(tmp_path):
+    """A server loads a graph and optimises it before it answers, so its size costs time."""
+    sizes = {}
+    for module in (keras_gated, keras.layers):
+        ids = keras.Input((None,), dtype="int32")
+        x = keras.layers.Embedding(9, 2, mask_zero=True)(ids)
+        model = keras.Model(ids, keras.layers.Bidirectional(module.LSTM(3))(x))
+        model.export(tmp_path / module.__name__, verbose=False)
+        sizes[module] = (tmp_path / module.__name__ / "saved_model.pb").stat().st_size
+    assert sizes[keras_gated] < 2 * sizes[keras.layers]
+
+
 def test_a_functional_model_answers_under_its_own_names(tmp_path):
     left, right = keras.Input((None, 2), name="left"), keras.Input((3,), name="right")
     hidden, state = keras_gated.GRU(4, return_state=True, name="gru")(left)
