@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import weakref
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.eager import context
 
 import keras_gated
+from keras_gated.cells.equations import equations_of
 from keras_gated.paths import packing
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow graphs")
@@ -39,6 +41,20 @@ def test_a_layer_that_is_dropped_leaves_no_function(family, masked):
     for _ in range(3):
         trained_eagerly(family, masked)
     assert functions() == before
+
+
+def test_equations_of_a_size_are_forgotten_when_many_other_sizes_came_after_it():
+    def equations(units):
+        cell = keras_gated.LSTMCell(units)
+        cell.build((None, 2))
+        return weakref.ref(equations_of(cell))
+
+    kept, first = equations(3), equations(2)
+    for units in range(4, 90):
+        assert equations(3)() is kept()  # a size in use stays
+        equations(units)
+    gc.collect()
+    assert first() is None and kept() is not None
 
 
 @pytest.mark.slow

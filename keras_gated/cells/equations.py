@@ -224,7 +224,7 @@ def _is_code(value):
     return any(is_one(value) for is_one in kinds)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # what is compiled for a size takes 20 MiB: a search tries many
 def _shared(cell_class, constants, zoneout, read, *options):
     itself = object.__new__(cell_class)  # not built as a layer: no weights, only these attributes
     vars(itself).update(constants, zoneout=list(zoneout))
