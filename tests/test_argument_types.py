@@ -146,7 +146,7 @@ def test_a_program_says_nothing_of_tensorflow_s_start(script, status):
     name, *options = script.split()
     command = [sys.executable, EXAMPLES / name, *options]
     done = subprocess.run(command, env=quiet, capture_output=True, text=True)
-    assert done.returncode == status
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     assert "0000 " not in done.stderr and "absl::" not in done.stderr, done.stderr
 
 

@@ -403,7 +403,7 @@ def test_examples_must_fit_and_must_be_answered_with_numbers(tmp_path):
     ({"extras": {"notes.txt": "words"}}, "`extras` must be a dict of functions"),
     ({"extras": {"../notes.txt": print}}, "`extras` must be a dict of functions"),
     ({"extras": {"tf_serving_warmup_requests": print}}, "may not be 'tf_serving_warmup_requests'"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_signatures_examples_and_files_of_other_kinds_are_refused(options, words, tmp_path):
     with pytest.raises(ValueError, match=f"export_model: .*{words}"):
         export_model(dense(), tmp_path, **options)

@@ -279,7 +279,7 @@ def rate(owner, name, value):
 
 def resolve(owner, name, value):
     """Returns the function that an identifier stands for, or raises an error that names it."""
-    if name.endswith("activation") and inspect.isclass(value):  # Keras makes others of a class
+    if name.endswith("activation") and inspect.isclass(value):
         raise ValueError(
             f"{owner}: `{name}` must be a function or an object of a class, not the class. "
             f"Received: {name}={value!r}. Make an object of it: {name}={value.__name__}()."

@@ -6,11 +6,9 @@ equations only, and get weights as arguments. All layers with the same equations
 functions.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-import itertools
 import weakref
 
 import keras
@@ -75,10 +73,10 @@ def equations_of(cell, zoned=False):
     """Returns the `Equations` of a built cell.
 
     If a class lists what its equations read (`reads`), its cells share one `Equations` where these
-    values are equal. (If a value is an object that may be deleted, a lambda for example, nothing is
-    shared, nor for a function that reads what may change.) Any other cell may read anything of
-    itself. It has `Equations` for itself alone. They are deleted together with the cell, or when an
-    attribute of it or of its class gets another value.
+    values are equal. (If a value is a function of the caller, or an object that may be deleted,
+    nothing is shared: the function may read what changes until the next layer is made.) Any other
+    cell may read anything of itself. It has `Equations` for itself alone. They are deleted together
+    with the cell, or when one of its attributes gets another value.
     """
     order = type(cell).__mro__
     owners = {owner(cell, name) for name in _METHODS} - {GatedCell}
@@ -94,17 +92,10 @@ def equations_of(cell, zoned=False):
         safe = all(map(_of_keras_or_ours, (*owners, *(value for _, value in constants))))
         if all(_stays(value) for _, value in constants):
             options = (standard, written, zoned, safe)
-            functions = [getattr(type(cell), name) for name in _METHODS]
-            functions += [value for _, value in constants]
-            functions = filter(inspect.isfunction, functions)
-            read = tuple(_read_by(one) for one in functions if not _of_keras_or_ours(one))
-            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), read, *options)
+            return _shared(stated_by, constants, tuple(cell.zoneout_rates()), *options)
     before, own = _OWN.get(cell, (None, {}))
-    notes = {name for equations in own.values() for name in equations.notes}
-    stated = [vars(part) for part in reversed(order[: order.index(GatedCell)])]
-    stated = [part for part in stated if "reads" not in part]
-    attributes = {name: value for part in (*stated, vars(cell)) for name, value in part.items()}
-    attributes = _copied({n: v for n, v in attributes.items() if n not in _OF_KERAS | notes})
+    written = {name for equations in own.values() for name in equations.notes}
+    attributes = _copied({n: v for n, v in vars(cell).items() if n not in _OF_KERAS | written})
     if attributes != before:
         own = {}
         _OWN[cell] = attributes, own
@@ -120,62 +111,20 @@ _OF_KERAS = frozenset(vars(keras.layers.Layer(dtype="float32", name="any")))  # 
 def _copied(value):
     """Returns a value to compare with later: objects are equal only to themselves.
 
-    Beside an object stand the plain values that it holds, and beside a function those that it
-    reads. It refers weakly to objects. They may refer to the cell, which must not be kept.
+    It refers weakly to objects. They may refer to the cell, which must not be kept.
     """
     if isinstance(value, dict):
         return {key: _copied(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copied(one) for one in value]
-    if _plain(value):
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
         return type(value), value
     if isinstance(value, np.ndarray):  # it may be changed in place
         return value.dtype, value.shape, value.tobytes()
-    if inspect.isfunction(value):
-        held = _read_by(value)
-    else:  # or the object of a bound method
-        held = _plain_of(getattr(getattr(value, "__self__", value), "__dict__", {}))
     try:
-        return _Same(weakref.ref(value)), held
+        return _Same(weakref.ref(value))
     except TypeError:
-        return id(value), held
-
-
-def _plain(value):
-    return value is None or isinstance(value, (bool, int, float, complex, str))
-
-
-def _plain_of(held):
-    held = held.items()
-    return tuple((n, type(v), v) for n, v in held if _plain(v) and n not in _OF_KERAS)
-
-
-def _read_by(function):
-    """Returns the code of a function and the plain values that it reads, and of those it calls."""
-    return tuple((one.__code__, _plain_of(_outside(one))) for one in _of_its_module(function))
-
-
-def _of_its_module(function):
-    """Returns a function and those of its module that it calls by name."""
-    functions = [function]
-    for one in functions:
-        called = filter(inspect.isfunction, _outside(one).values())
-        own = (other for other in called if other.__globals__ is function.__globals__)
-        functions += [other for other in dict.fromkeys(own) if other not in functions]
-    return functions
-
-
-def _outside(function):
-    """Returns what a function reads by name from outside: globals, and names of outer functions."""
-    found, codes = {}, [function.__code__]
-    for code in codes:
-        codes += [part for part in code.co_consts if inspect.iscode(part)]
-        names = function.__globals__
-        found.update({name: names[name] for name in code.co_names if name in names})
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # it has no value yet
-            found[name] = cell.cell_contents
-    return found
+        return id(value)
 
 
 class _Same:
@@ -200,32 +149,26 @@ def _of_keras_or_ours(value):
 
 
 def _stays(value):
-    """Whether a value may be kept for as long as the process runs.
+    """Whether a value may be kept when the cell is deleted, and stands for the same computation.
 
-    That is a number, a string, a function of a module that reads nothing but code, or a frozen data
-    class of such values.
+    That is a number, a string, a function of a library, or a frozen data class of such values.
     """
-    if inspect.isfunction(value):
-        if "<" in value.__qualname__:  # a lambda, or a function within another
-            return False
-        if _of_keras_or_ours(value):
-            return True
-        read = [_outside(one).values() for one in _of_its_module(value)]
-        return all(map(_is_code, itertools.chain(*read)))
+    if inspect.isfunction(value):  # "<": of a lambda, or of a function within another
+        library = str(value.__module__).partition(".")[0] in _LIBRARIES
+        return library and "<" not in value.__qualname__
     if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:
         return all(_stays(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, tuple):
         return all(map(_stays, value))
-    return _plain(value)
+    return value is None or isinstance(value, (bool, int, float, complex, str))
 
 
-def _is_code(value):
-    kinds = (inspect.isfunction, inspect.ismodule, inspect.isclass, inspect.isbuiltin)
-    return any(is_one(value) for is_one in kinds)
+_LIBRARIES = ("keras", "keras_gated", "tensorflow", "jax", "torch")
 
 
-@functools.lru_cache(maxsize=64)  # what is compiled for a size takes 20 MiB: a search tries many
-def _shared(cell_class, constants, zoneout, read, *options):
+# What is compiled for a size takes 20 MiB, and a search tries many sizes.
+@functools.lru_cache(maxsize=64)
+def _shared(cell_class, constants, zoneout, *options):
     itself = object.__new__(cell_class)  # not built as a layer: no weights, only these attributes
     vars(itself).update(constants, zoneout=list(zoneout))
     return Equations(itself, *options, shared=True)

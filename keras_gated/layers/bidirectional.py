@@ -60,7 +60,7 @@ class Bidirectional(keras.layers.Bidirectional):
             raise ValueError(
                 f"Bidirectional: `initial_state` must be a list of {2 * len(names)} tensors, "
                 f"{list(names)} of the forward layer, then those of the backward layer. Received: "
-                f"{received}. For a state that is that of both directions, give it twice."
+                f"{received}. To start both layers from the same states: states + states."
             )
 
     def compute_mask(self, sequences, previous_mask=None):

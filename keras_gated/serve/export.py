@@ -136,7 +136,7 @@ def _check_signatures(signatures):
     if not good or not signatures:
         raise ValueError(
             "export_model: `signatures` must be a dict of `keras_gated.serve.signatures.Signature` "
-            f"by name. Received: {signatures!r}."
+            f"by name. Received: {signatures!r}. Without it, a functional model gets its own."
         )
 
 

@@ -307,7 +307,7 @@ def _call(graph, operation, args, kwargs) -> Any:
     if write is None:
         known = sorted({kind.__name__ for kind in nodes.WRITERS})
         what = type(operation).__name__
-        if what == "RNN":
+        if isinstance(operation, keras.layers.RNN):
             what += f" around a {type(operation.cell).__name__}"
         raise ValueError(
             f"to_onnx: {operation.name!r} is a {what}, which cannot be written. Known: "
