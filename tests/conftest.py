@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items):
 def sample(items):
     """Marks what is left out of each `sampled` test: of its parameters every fourth is run.
 
-    Of the others, every sixth is for the slow part: two places on from every second that is run.
+    Of the others, every twelfth is for the slow part: two places on from every fourth that is run.
     The rest is for `make test-all`. Tests begin at different places, so that together they hold
     every family.
     """
@@ -75,7 +75,7 @@ def sample(items):
         for place, item in enumerate(every):
             if (place - start) % 4:
                 item.add_marker("slow")
-                if (place - start) % 8 != 2:
+                if (place - start) % 16 != 2:
                     item.add_marker("long")
 
 
