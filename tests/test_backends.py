@@ -33,11 +33,19 @@ model.fit(data["x"], np.zeros((3, 4), "float32"), verbose=0)
 """
 
 
+def runs(code, backend, folder):
+    """Runs a program in a new process whose Keras has that backend; skips without the backend."""
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
     x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
     data = {"x": x, "mask": mask_array("gaps")}
     for name, family in FAMILIES.items():
@@ -47,11 +55,7 @@ def test_layers_give_the_same_outputs_and_train(backend, tmp_path):
             layer.set_weights(family.random_weights(2, 3, dtype="float32"))
             data[f"{name} {masked}"] = layer(x, mask=data["mask"] if masked else None)
     np.savez(tmp_path / "data.npz", **data)
-    script = SCRIPT.format(tests=os.path.dirname(__file__), backend=backend)
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    runs(SCRIPT.format(tests=os.path.dirname(__file__), backend=backend), backend, tmp_path)
 
 
 @pytest.mark.slow
@@ -110,12 +114,7 @@ assert not [name for name in sys.modules if name.startswith("tensorflow.")]
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_tensorflow_need_not_be_installed(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    command = [sys.executable, "-c", WITHOUT_TENSORFLOW]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    runs(WITHOUT_TENSORFLOW, backend, tmp_path)
 
 
 OF_TENSORFLOW = """
@@ -144,10 +143,5 @@ for name, use in uses.items():
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_units_are_found_and_what_needs_keras_on_tensorflow_says_so(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    command = [sys.executable, "-c", OF_TENSORFLOW]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    runs(OF_TENSORFLOW, backend, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -105,7 +105,7 @@ class _WholeStep:
         masks = self.masks
         if masks and masks.zones is not None:
             masks = masks._replace(zones=ops.cast(zones, self.cell.state_dtype))
-        given = () if masks is None else (masks,)  # a `whole_step` of one's own may take none
+        given = () if masks is None else (masks,)  # a user's `whole_step` may take none
         step = self.cell.whole_step(x, states[1:], self.training, *given)
         output = ops.concatenate([getattr(step, name) for name in self.fields], axis=-1)
         new = [getattr(step, name) for name in self.cell.state_names]

@@ -120,7 +120,7 @@ def to_litert(
             pieces of a sequence would be answered differently from the whole one, or (without
             `quantize`) if the file's answers differ by more than 1e-4 of the largest answer, or of
             1. A file that stood at `path` then stays as it was.
-        ImportError: If ai-edge-litert is not installed.
+        ImportError: If ai-edge-litert or TensorFlow is not installed.
     """
     try:
         import ai_edge_litert.interpreter  # noqa: F401
