@@ -1,7 +1,7 @@
 """Which combinations of a grid are run every time, which in the slow part, and which seldom.
 
 Every time: combinations that together hold every value, or a fourth of these if the test is also
-`sampled`. Slow: every sixth of those that it takes to hold every pair of values, too. `make
+`sampled`. Slow: every twelfth of those that it takes to hold every pair of values, too. `make
 test-all` runs all combinations.
 """
 
@@ -19,7 +19,7 @@ def grid(combinations):
     combinations = list(combinations)
     values = holding(combinations, 1)
     pairs = sorted(holding(combinations, 2) - values)
-    kept = {*range(len(combinations))} - values if WHOLE else set(pairs[::6])
+    kept = {*range(len(combinations))} - values if WHOLE else set(pairs[::12])
     return [
         pytest.param(*c, marks=() if place in values else pytest.mark.slow)
         for place, c in enumerate(combinations)
