@@ -354,6 +354,7 @@ def test_an_activation_need_have_no_hash():
     assert_allclose(*found, atol=1e-6)
 
 
+@pytest.mark.sampled
 def test_a_batch_without_rows_may_have_a_mask(family):
     layer = family.make(3)
     layer.build((None, None, 2))

@@ -222,6 +222,7 @@ def test_nothing_of_a_masked_step_reaches_a_gradient(family, fused, training):
 # Where a mask comes from, and where it goes
 
 
+@pytest.mark.sampled
 def test_a_mask_may_come_from_masking_from_an_embedding_or_from_the_caller(family):
     layer = family.make(UNITS)
     ids = np.array([[1, 2, 0, 3], [4, 0, 0, 0]])

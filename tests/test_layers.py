@@ -70,6 +70,7 @@ def test_options_mean_what_they_mean_in_keras(family, x, options, mask):
         assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.sampled
 def test_cells_plug_into_keras_rnn_and_stack(family, x):
     ours, _ = pair(family, return_sequences=True)
     rnn = keras.layers.RNN(family.make_cell(5), return_sequences=True)
@@ -477,6 +478,7 @@ def test_precision_policies_give_the_float64_answer_within_their_own_precision(f
     assert_allclose(tf.cast(output, "float64"), reference(x, mask=MASK), atol=tolerance)
 
 
+@pytest.mark.sampled
 def test_dropout_acts_in_training_only_and_drops_the_same_units_at_every_step(family):
     x = np.ones((2, 4, 3), "float32")
     layer = family.make(5, dropout=0.5, recurrent_dropout=0.5, return_sequences=True, seed=1)

@@ -81,6 +81,7 @@ def test_states_of_another_batch_size_are_an_error(family, rows):
             call(x_of(), [tf.zeros((rows, UNITS))] * family.states)
 
 
+@pytest.mark.sampled
 def test_other_features_are_an_error(family):
     layer = family.make(UNITS)
     expected = layer(x := x_of())

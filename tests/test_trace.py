@@ -384,6 +384,7 @@ def test_a_model_that_hides_its_layers_in_a_function_is_refused():
             trace_gates(model, x)
 
 
+@pytest.mark.sampled
 def test_gates_can_be_traced_inside_a_function_that_xla_compiles(family):
     layer = family.make(UNITS)
     x = np.random.default_rng(0).normal(size=(2, 40, FEATURES)).astype("float32")

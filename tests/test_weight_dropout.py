@@ -43,6 +43,7 @@ def test_a_call_is_that_of_a_layer_without_the_dropped_weights(family):
         assert_allclose(a, b, atol=3e-5)
 
 
+@pytest.mark.sampled
 def test_both_loops_drop_the_same_and_every_call_something_else(family):
     fused, cell_loop = make(family), make(family, fused=False)
     first, second = (trained_once(fused) for _ in range(2))
