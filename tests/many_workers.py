@@ -24,7 +24,7 @@ import tensorflow as tf  # noqa: E402
 from resume import Resume  # noqa: E402
 
 import keras_gated  # noqa: E402
-from keras_gated import datasets, distribute  # noqa: E402
+from keras_gated import distribute  # noqa: E402
 from keras_gated.paths import compiled, packing  # noqa: E402
 
 EPOCHS = 4
@@ -37,8 +37,7 @@ LABELS = RNG.normal(size=(32, 1)).astype("float32")
 def model_of(units=4, momentum=0.9, layers=1):
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 3, mask_zero=True)(ids)
-    lstm = keras_gated.LSTM(units, return_sequences=True, fused=True)
-    x = keras_gated.GRU(units, fused=True)(keras_gated.Bidirectional(lstm)(x))
+    x = keras_gated.Bidirectional(keras_gated.LSTM(units, fused=True))(x)
     for _ in range(layers):
         x = keras.layers.Dense(1)(x)
     model = keras.Model(ids, x)
@@ -121,6 +120,8 @@ def parts_of_batches(strategy, data):
 
 def texts(data_dir):
     """A data set of TFDS, in batches."""
+    from keras_gated import datasets
+
     reviews = datasets.load("toy_reviews", data_dir)["validation"].take(30)
     return reviews.map(lambda review: review["text"]).batch(8)
 
@@ -160,8 +161,9 @@ def main():
     state, killing = (out / "state", (int(kill), out / "killed")) if kill else (None, None)
     found = trained(strategy, state, killing if index == 1 else None)
     found.update(compiled=len(runs), packed=len(packs))
-    found.update(texts=parts_of_batches(strategy, texts(data_dir)))
-    found.update(files=parts_of_batches(strategy, files(out)))
+    if not kill:
+        found.update(texts=parts_of_batches(strategy, texts(data_dir)))
+        found.update(files=parts_of_batches(strategy, files(out)))
     np.savez(out / f"{index}.npz", **found)
     print(f"{found['ms']:.1f} ms a step of training", flush=True)
 

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
@@ -138,7 +137,7 @@ def two(records, data_dir):
 
 
 def as_one_process(found, expected):
-    assert {"weights 0", "weights 11", "carried 4"} < expected.keys()
+    assert {"weights 0", "weights 8", "carried 4"} < expected.keys()
     assert {"loss", "mae", "val_loss", "val_mae"} < expected.keys()
     for name in expected.keys() - {"ms"}:
         assert_allclose(found[name], expected[name], rtol=0, atol=1e-5, err_msg=name)
@@ -176,9 +175,7 @@ def test_two_workers_read_each_row_of_each_batch_once(two, name, records, data_d
 
 
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_from_the_last_checkpoint(records, data_dir, tmp_path, expected):
-    for file in records.glob("*.tfrecord"):
-        shutil.copy(file, tmp_path)
+def test_a_killed_worker_goes_on_from_the_last_checkpoint(data_dir, tmp_path, expected):
     done = cluster(tmp_path, data_dir, 2, "", again=1)
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / "killed").exists() and "worker 1 ended with -9" in done.stdout
