@@ -180,7 +180,7 @@ def from_keras2(args, splits, vectorizer):
 
     def theirs(ids):
         ids = np.pad(ids, ((0, 0), (0, HEAD + TAIL - ids.shape[1])))
-        return original(ids, training=False).numpy()[:, 0]
+        return original.predict_on_batch(ids)[:, 0]
 
     accuracy, differences = compare(batches_of(splits["test"], vectorizer, 64), theirs, {})
     differences["served"] = served_difference(path, splits["test"], vectorizer, theirs)

@@ -27,9 +27,10 @@ def result(process):
     return json.loads(process.stdout.splitlines()[-1])
 
 
-def said_here(script, *arguments):
+def said_here(script, *arguments, cwd="."):
     """Returns what a script prints in this process, which has imported all it needs already."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.chdir(cwd)
         patch.setattr("sys.argv", [script, *map(str, arguments)])
         importlib.import_module(script.removesuffix(".py")).main()
     return said.getvalue()
@@ -55,8 +56,8 @@ def sentiment(cell, cwd, data_dir):
     return result(run("sentiment.py", *options, cwd=cwd))
 
 
-def characters(cwd, data_dir, cell="gru"):
-    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--cell", cell, "--units", 64]
-    return result(
-        run("characters.py", *options, "--epochs", 2, "--batch-size", 16, "--networks", 1, cwd=cwd)
-    )
+def characters(cwd, data_dir):
+    """Trains and exports a writer of plays."""
+    options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--units", 64, "--epochs", 2]
+    options += ["--batch-size", 16, "--networks", 1]
+    return json.loads(said_here("characters.py", *options, cwd=cwd).splitlines()[-1])

@@ -53,10 +53,10 @@ def test_characters_learns_and_its_export_continues_a_prompt(trained):
     # Guessing by the frequency of characters alone costs about 3 nats.
     assert answer["loss_nats"] < 1.5
     assert answer["bits_per_character"] == pytest.approx(answer["loss_nats"] / 0.693147, rel=1e-3)
-    assert answer["saved_model"] == "saved_models/toy_plays/1" and answer["cell"] == "gru"
-    options = ["saved_models/toy_plays", "ALMA:\n", "--length", 50]
-    asked = run("ask.py", *options, cwd=trained.folder)
-    assert asked.stdout.startswith("ALMA:\n") and len(asked.stdout) == len("ALMA:\n") + 50 + 1
+    assert answer["saved_model"] == "saved_models/toy_plays/1" and answer["cell"] == "lstm"
+    model = trained.folder / answer["saved_model"]
+    said = said_here("ask.py", model, "ALMA:\n", "--length", 50)
+    assert said.startswith("ALMA:\n") and len(said) == len("ALMA:\n") + 50 + 1
 
 
 def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
@@ -136,12 +136,12 @@ def test_a_file_of_keras_2_with_a_cudnn_layer_answers_the_same_when_it_is_served
 ):
     for package in ("torch", "tf_keras"):  # the script has both stories
         pytest.importorskip(package)
-    options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--units", 16, "--epochs", 2]
-    ran = run("convert.py", "--source", "keras2", *options, cwd=tmp_path)
-    assert "from_keras: the largest difference from the original is" in ran.stdout
-    assert result(ran)["largest_difference"]["served"] < 1e-5
-    asked = run("ask.py", "saved_models/from_keras2", "The plot was superb.", cwd=tmp_path)
-    assert asked.stdout.split()[0] in ("positive", "negative")
+    options = ["--dataset", "toy_reviews", "--data-dir", data_dir, "--units", 16, "--epochs", 1]
+    said = said_here("convert.py", "--source", "keras2", *options, cwd=tmp_path)
+    assert "from_keras: the largest difference from the original is" in said
+    assert json.loads(said.splitlines()[-1])["largest_difference"]["served"] < 1e-5
+    asked = said_here("ask.py", tmp_path / "saved_models/from_keras2", "The plot was superb.")
+    assert asked.split()[0] in ("positive", "negative")
 
 
 @pytest.mark.long

@@ -11,7 +11,6 @@ import keras
 import look_inside
 import numpy as np
 import pytest
-import scripts
 from scripts import said_here
 
 import keras_gated
@@ -48,17 +47,20 @@ def opened(browser, page):
 
 
 def tokens(browser):
-    return [
-        span.get_attribute("textContent")
-        for span in browser.find_elements("css selector", "#text span")
-    ]
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#text span')].map(span => span.textContent)"
+    )
 
 
 def numbers(browser):
     """Returns the table of the chosen token: (layer, gate) to its number."""
+    assert browser.find_element("id", "values").is_displayed()
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#values tr')].map("
+        "row => [...row.querySelectorAll('td')].map(cell => cell.innerText))"
+    )
     found, group = {}, None
-    for line in browser.find_elements("css selector", "#values tr"):
-        cells = [cell.text for cell in line.find_elements("css selector", "td")]
+    for cells in rows:
         if len(cells) == 1:
             group = cells[0]
         else:
@@ -256,11 +258,10 @@ def test_a_model_without_its_keras_model_says_where_one_comes_from(models, tmp_p
         look_inside.load(tmp_path / "nowhere")
 
 
-def test_units_of_a_character_model_are_listed_and_drawn(tmp_path, data_dir):
+def test_units_of_a_character_model_are_listed_and_drawn(models, tmp_path, data_dir):
     # An LSTM: its memory counts more clearly than what a GRU puts out.
-    version = tmp_path / scripts.characters(tmp_path, data_dir, "lstm")["saved_model"]
     options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--output", tmp_path / "units.png"]
-    said = said_here("find_units.py", version, *options)
+    said = said_here("find_units.py", models / "toy_plays", *options)
     found = json.loads(said.splitlines()[-1])["units"]
     assert {"position in the line", "in the name of who speaks"} <= set(found)
     # Two epochs of 64 units: what a character class gives away is there, by more than chance.
