@@ -13,8 +13,7 @@ def model_of(family, **options):
     keras.utils.set_random_seed(3)
     ids = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(50, 16, mask_zero=True)(ids)
-    x = keras_gated.Bidirectional(family.make(24, return_sequences=True, **options))(x)
-    x = family.make(16, **options)(x)
+    x = keras_gated.Bidirectional(family.make(24, **options))(x)
     model = keras.Model(ids, keras.layers.Dense(1, "sigmoid")(x))
     model.compile("adam", "binary_crossentropy")
     return model
@@ -40,14 +39,13 @@ def train(model, epochs, initial=0):
 ])  # fmt: skip
 def test_two_trainings_are_one_and_may_be_saved_and_loaded_between(name, options, tmp_path):
     family = FAMILIES[name]
-    first, second = (train(model_of(family, **options), 2) for _ in range(2))
+    whole = train(model_of(family, **options), 2)
     half = model_of(family, **options)
     train(half, 1)
     half.save(tmp_path / "half.keras")
-    third = train(keras.saving.load_model(tmp_path / "half.keras"), 2, initial=1)
-    for a, b, c in zip(first, second, third, strict=True):
+    halves = train(keras.saving.load_model(tmp_path / "half.keras"), 2, initial=1)
+    for a, b in zip(whole, halves, strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(a, c)
 
 
 @pytest.mark.sampled
