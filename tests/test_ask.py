@@ -1,15 +1,24 @@
 """`examples/ask.py`, asked about the models in `saved_models/`."""
 
+import functools
 import pathlib
 import re
 
 import ask
 import keras
 import pytest
+import tensorflow as tf
 
 import keras_gated
 
 SHAKESPEARE = str(pathlib.Path(__file__).parent.parent / "saved_models" / "shakespeare")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", functools.cache(tf.saved_model.load))
+        yield
 
 
 def asked(monkeypatch, *arguments, model=SHAKESPEARE):

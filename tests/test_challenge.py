@@ -65,13 +65,13 @@ def test_a_model_of_characters_is_refused():
         scripts.said_here("challenge.py", ROOT / "saved_models" / "shakespeare")
 
 
-@pytest.mark.parametrize("said, denied", [
-    ("I liked it.", "I did not like it."),
-    ("I enjoyed this film.", "I didn't enjoy this film."),
-    ("A good film.", "Not a good film."),
-    ("A film that I loved.", "A film that I hated."),
-])  # fmt: skip
-def test_the_shipped_model_tells_praise_from_its_denial(said, denied):
+def test_the_shipped_model_tells_praise_from_its_denial():
     model = tf.saved_model.load(str(ROOT / "saved_models" / "sentiment" / "1"))
-    answers = model.signatures["serving_default"](text=tf.constant([said, denied]))
-    assert answers["label"].numpy().tolist() == [1, 0]
+    texts = [
+        "I liked it.", "I did not like it.",
+        "I enjoyed this film.", "I didn't enjoy this film.",
+        "A good film.", "Not a good film.",
+        "A film that I loved.", "A film that I hated.",
+    ]  # fmt: skip
+    answers = model.signatures["serving_default"](text=tf.constant(texts))
+    assert answers["label"].numpy().tolist() == [1, 0] * 4

@@ -1,8 +1,9 @@
 """The embedded data sets are what they promise; missing ones fail at once and say what to do."""
 
 import collections
+import functools
+import importlib
 import re
-import subprocess
 import sys
 import time
 import urllib.request
@@ -17,6 +18,7 @@ from keras_gated.datasets import toy_plays, toy_reviews
 from keras_gated.recipes import text
 
 
+@functools.cache
 def reviews(split):
     return list(toy_reviews.generate(split))
 
@@ -53,18 +55,11 @@ def test_a_data_set_that_another_process_prepares_meanwhile_is_read(tmp_path, mo
     }  # fmt: skip
 
 
-@pytest.mark.slow
-def test_without_tfds_the_extra_is_named():
-    script = (
-        "import sys\n"
-        "sys.modules['tensorflow_datasets'] = None\n"
-        "try:\n"
-        "    import keras_gated.datasets\n"
-        "except ImportError as error:\n"
-        "    print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "pip install 'keras_gated[examples]'" in done.stdout
+def test_without_tfds_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    monkeypatch.delitem(sys.modules, "keras_gated.datasets")
+    with pytest.raises(ImportError, match=r"pip install 'keras_gated\[examples\]'"):
+        importlib.import_module("keras_gated.datasets")
 
 
 def test_no_sentence_stands_in_two_splits():

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import http.server
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ import time
 import grpc
 import pytest
 import query
-from stand_in_process import ROOT
+from scripts import run, said_here
 from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
@@ -82,26 +81,28 @@ def test_a_text_that_is_not_utf_8_has_an_answer(what, option, place, server, mon
 
 
 @pytest.mark.slow
-def test_the_command_asks_and_explains(server, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, ROOT / "examples" / "query.py", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    rest = ("--rest", server[0])
-    said = run("classify", "good", "bad", *rest)
-    assert [line.split()[-1] for line in said.stdout.splitlines()] == ["good", "bad"]
+def test_the_command_asks_and_explains(server):
+    rest, rpc = ("--rest", server[0]), ("--grpc", server[1])
+    said = said_here("query.py", "classify", "good", "bad", *rest)
+    assert [line.split()[-1] for line in said.splitlines()] == ["good", "bad"]
+    options = ("abc", "--length", 20, "--temperature", 0)
     texts = [
-        run(what, "abc", "--length", "20", "--temperature", "0", *where).stdout
+        said_here("query.py", what, *options, *where)
         for what in ("generate", "stream")
-        for where in (rest, ("--grpc", server[1]))
+        for where in (rest, rpc)
     ]
     assert len(set(texts)) == 1 and len(texts[0]) == 24
-    assert (
-        run("classify", "good", "--label", "stable", *rest).stdout
-        == said.stdout[: said.stdout.index("\n") + 1]
-    )
-    assert "Specific(sentiment, 5)" in run("classify", "good", "--version", "5", *rest).stderr
-    refused = run("generate", "a", "--length", "-1", *rest)
+    stable = said_here("query.py", "classify", "good", "--label", "stable", *rest)
+    assert stable == said.splitlines(True)[0]
+    with pytest.raises(SystemExit, match=r"Specific\(sentiment, 5\)"):
+        said_here("query.py", "classify", "good", "--version", 5, *rest)
+
+
+@pytest.mark.slow
+def test_the_command_is_a_process_that_asks_and_explains(server, tmp_path):
+    at_once = run("query.py", "generate", "abc", "--length", 20, "--grpc", server[1], cwd=tmp_path)
+    assert at_once.stdout.startswith("abc") and len(at_once.stdout) == 24
+    refused = run("query.py", "generate", "a", "--length", -1, "--rest", server[0], cwd=tmp_path)
     assert refused.returncode == 1 and refused.stderr.startswith("The model refused row 0: ")
     assert "Traceback" not in refused.stderr
 

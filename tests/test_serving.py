@@ -299,21 +299,21 @@ def test_a_model_of_other_characters_or_a_fixed_length_is_refused(steps, width):
 
 @pytest.mark.slow
 def test_ask_answers_in_a_process_that_never_imports_keras_gated(sentiment, characters, tmp_path):
+    asked = [
+        [sentiment.directory, "good", "bad"],
+        [characters.directory, "abc", "--length", "5", "--top-k", "2"],
+        [str(tmp_path), "abc"],
+    ]
     script = (
-        f"import runpy, sys; sys.argv = ['ask.py', *sys.argv[1:]]\n"
+        "import runpy, sys\n"
         f"sys.path.insert(0, {os.path.dirname(ask.__file__)!r})\n"
-        f"runpy.run_path({ask.__file__!r}, run_name='__main__')\n"
-        "assert 'keras_gated' not in sys.modules\n"
+        f"for arguments in {asked!r}:\n"
+        "    sys.argv = ['ask.py', *arguments]\n"
+        f"    runpy.run_path({ask.__file__!r}, run_name='__main__')\n"
+        "    assert 'keras_gated' not in sys.modules\n"
     )
-
-    def answer(*arguments):
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-
-    said = answer(sentiment.directory, "good", "bad")
-    assert said.returncode == 0, said.stderr
-    assert [line.split()[-1] for line in said.stdout.splitlines()] == ["good", "bad"]
-    said = answer(characters.directory, "abc", "--length", "5", "--top-k", "2")
-    assert said.returncode == 0, said.stderr
-    assert len(said.stdout) == len("abc") + 5 + 1
-    assert "holds no exported model" in answer(str(tmp_path), "abc").stderr
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.returncode == 1 and "holds no exported model" in said.stderr, said.stderr
+    *lines, written = said.stdout.split("\n", 2)
+    assert [line.split()[-1] for line in lines] == ["good", "bad"]
+    assert len(written) == len("abc") + 5 + 1
