@@ -137,8 +137,9 @@ ROWS = {
 }
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("rows", [65, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("client, rows", [
+    ("rest", 65), ("grpc", 65), pytest.param("grpc", 1000, marks=pytest.mark.slow)
+], indirect=["client"])  # fmt: skip
 def test_large_requests_are_answered_by_every_signature(client, rows):
     for model, row in ROWS.items():
         answer = exported.sentiment() if model == "sentiment" else exported.characters()
