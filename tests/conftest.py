@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unittest.mock
 import zlib
 from typing import NamedTuple
 
@@ -137,7 +138,8 @@ def mask_name(request):
 @pytest.fixture(autouse=True)
 def default_settings():
     """Every test starts from Keras's defaults and a fixed seed."""
-    keras.utils.set_random_seed(0)
+    with unittest.mock.patch("tensorflow.random.set_seed"):  # it empties the cache of functions
+        keras.utils.set_random_seed(0)
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     yield
@@ -148,6 +150,7 @@ def default_settings():
 @pytest.fixture(scope="module", autouse=True)
 def dropped_after_a_file():
     """What the tests of a file built is dropped, and its memory goes back to the system."""
+    keras.utils.set_random_seed(0)  # of TensorFlow, too
     yield
     equations._shared.cache_clear()
     keras.utils.clear_session()
