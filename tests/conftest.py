@@ -30,6 +30,7 @@ import scripts  # noqa: E402
 from chunks import shorten_chunks  # noqa: E402
 from families import FAMILIES, MASKS  # noqa: E402
 
+import keras_gated  # noqa: E402
 from keras_gated.cells import equations  # noqa: E402
 
 # Files whose tests need the same trained models, exports or servers; the longest come first.
@@ -165,6 +166,14 @@ def short_turns():
     with pytest.MonkeyPatch.context() as patch:
         shorten_chunks(patch)
         yield
+
+
+@pytest.fixture
+def loop_of_the_cell():
+    """Cells run as they are, for tests that say nothing of loops: compiling would take longer."""
+    keras_gated.set_fused(False)
+    yield
+    keras_gated.set_fused("auto")
 
 
 @pytest.fixture(scope="session")

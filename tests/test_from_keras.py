@@ -12,6 +12,8 @@ import keras_gated
 from keras_gated import from_keras, to_keras
 from keras_gated.convert import keras_layers
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 X = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
 IDS = np.array([[3, 4, 5, 0, 0, 0], [0, 0, 7, 1, 2, 9], [5, 6, 0, 7, 0, 8], [1, 2, 3, 4, 5, 6]])
 

@@ -17,6 +17,7 @@ from keras_gated import from_keras, hard_sigmoid
 
 k2 = pytest.importorskip("tf_keras")
 L = k2.layers
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
 IDS = np.array([[3, 4, 5, 0, 0, 0], [1, 2, 0, 0, 0, 0], [5, 6, 1, 7, 2, 8], [4, 0, 0, 0, 0, 0]])
@@ -63,12 +64,9 @@ def assert_same_answers(path, theirs, *inputs):
 
 
 @pytest.fixture(autouse=True)
-def names_begin_anew_and_cells_run_as_they_are():
+def names_begin_anew():
     k2.backend.clear_session()
     keras.backend.clear_session()
-    keras_gated.set_fused(False)  # of weights, nothing of loops: compiling takes most of the time
-    yield
-    keras_gated.set_fused("auto")
 
 
 @pytest.mark.slow

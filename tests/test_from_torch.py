@@ -14,6 +14,8 @@ from keras_gated import from_torch, to_torch
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype("float32")
 LENGTHS = [6, 1, 4, 3]
 KINDS = {"RNN": keras_gated.SimpleRNN, "LSTM": keras_gated.LSTM, "GRU": keras_gated.GRU}

@@ -16,6 +16,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 IDS = np.random.default_rng(0).integers(1, 20, (4, 7)).astype("int32")
 PADDED = np.where(np.arange(7) < np.array([4, 7, 1, 6])[:, None], IDS, 0)
 # Masked steps anywhere, and a row without any step that counts.

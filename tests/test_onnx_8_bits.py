@@ -18,6 +18,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx_graphs import ask_onnxruntime  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(1, 500, (6, 20)) * (RNG.random((6, 20)) < 0.8)
 IDS[1] = 0

@@ -14,6 +14,8 @@ pytest.importorskip("onnxruntime")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 from onnx_graphs import X, ask_onnxruntime, nodes_of, recurrent  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 NAMES = sorted(
     name
     for name in vars(keras.activations)

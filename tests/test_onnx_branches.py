@@ -13,6 +13,8 @@ pytest.importorskip("onnxruntime")
 from onnx import helper, numpy_helper  # noqa: E402
 from onnx_graphs import UNITS, X, ask_onnxruntime, constants, model_of  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 node_of = helper.make_node
 RNG = np.random.default_rng(2)
 

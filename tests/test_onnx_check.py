@@ -94,6 +94,7 @@ def test_without_onnxruntime_a_file_is_written_unchecked_unless_a_check_is_asked
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("loop_of_the_cell")
 def test_every_kind_of_input_is_made_up_and_compared(tmp_path):
     """Fixed and free sizes, states, masks, ids as floats, vectors with a `Masking` layer."""
     path = tmp_path / "model.onnx"
@@ -122,6 +123,7 @@ BACKWARDS = {"go_backwards": True, "return_sequences": True}
 
 
 @pytest.mark.sampled
+@pytest.mark.usefixtures("loop_of_the_cell")
 @pytest.mark.parametrize("stack", [
     lambda: [keras_gated.LSTM(4, **BACKWARDS), keras_gated.LSTM(3)],
     lambda: [keras_gated.GRU(4, **BACKWARDS), layers.Dense(3), keras_gated.GRU(3, **BACKWARDS)],
@@ -142,6 +144,7 @@ def test_lengths_mean_that_a_row_is_read_as_if_it_were_cut(stack, tmp_path):
         assert_allclose(received[row][: len(expected)], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("loop_of_the_cell")
 def test_a_layer_after_both_orders_at_once_is_refused_with_lengths(tmp_path):
     x = keras.Input((None, 3))
     both = [keras_gated.LSTM(3, return_sequences=True)(x), keras_gated.LSTM(3, **BACKWARDS)(x)]

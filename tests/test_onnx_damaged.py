@@ -13,6 +13,8 @@ pytest.importorskip("onnxruntime")
 from onnx import helper  # noqa: E402
 from onnx_graphs import X, ask_onnxruntime, constants, model_of, recurrent  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 SOUND = recurrent("LSTM")
 
 

@@ -22,6 +22,8 @@ from onnx_graphs import (  # noqa: E402
     recurrent,
 )
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 SEQUENCES = np.swapaxes(X, 0, 1)  # (batch, time, features)
 ROWS, STEPS = SEQUENCES.shape[:2]
 NUMBER = {"forward": 1, "reverse": 1, "bidirectional": 2}

@@ -16,6 +16,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx_graphs import ask_onnxruntime  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 KEPT = np.array([[1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0], [1] * 3 + [0] * 4, [1] * 7, [0] * 7])
 RNG = np.random.default_rng(0)
 GIVEN = {

@@ -16,6 +16,8 @@ pytest.importorskip("onnxruntime")
 from onnx import helper  # noqa: E402
 from onnx_graphs import FEATURES, UNITS, X, constants, model_of, recurrent  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 RNG = np.random.default_rng(0)
 
 

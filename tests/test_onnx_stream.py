@@ -13,6 +13,8 @@ from keras_gated import to_onnx
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 9, 4)).astype("float32")
 WRITTEN = {

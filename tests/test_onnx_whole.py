@@ -20,6 +20,8 @@ from onnx_graphs import ask_onnxruntime  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
+
 
 class Sound(nn.Module):
     """A convolution over time, normalised, before a GRU."""
