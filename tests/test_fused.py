@@ -1,5 +1,7 @@
 """The fused path against the cell's own loop: outputs, states, gradients; and its limits."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -227,6 +229,22 @@ def test_many_lengths_are_compiled_for_a_few_shapes_only():
     assert len(rows) == 1  # eight rows a group: one shape for XLA
 
 
+@pytest.mark.slow
+def test_answers_for_many_lengths_and_batch_sizes_compile_for_few_shapes():
+    # Of a width that no other test has, since layers share what is traced.
+    layer = keras_gated.CoupledLSTM(5)
+    for rows, time in itertools.product((1, 3, 8, 20, 33), range(3, 300, 20)):
+        mask = np.ones((rows, time), bool)
+        mask[1:, time // 2 :] = False
+        layer(np.ones((rows, time, FEATURES), "float32"), mask=mask)
+    loops = [
+        function.experimental_get_tracing_count()
+        for key, function in equations.equations_of(layer.cell).functions.items()
+        if isinstance(key, tuple) and key[0] is compiled._forwards_loop
+    ]
+    assert 0 < max(loops) <= 20
+
+
 def chunk_rows(longest):
     chunks = chunks_of([longest] + [longest // 2] * 7, packing.COMPILED)
     return chunks.rows.numpy().tolist()
@@ -258,7 +276,7 @@ def test_a_batch_of_any_size_has_few_numbers_of_rows_to_compile_for(rows):
 
 def test_a_loop_over_chunks_is_traced_once_for_all_layers_and_directions(short_chunks):
     stack = [
-        keras_gated.Bidirectional(keras_gated.LSTM(4, return_sequences=True)) for _ in range(3)
+        keras_gated.Bidirectional(keras_gated.LSTM(4, return_sequences=True)) for _ in range(2)
     ]
     x, mask = tf.random.normal((16, 7, 8)), tf.sequence_mask(range(1, 17), 7)
 
