@@ -18,9 +18,10 @@ DIFFERENT = {}
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "modules", [["lstm", "gru"], pytest.param(MODULES, marks=pytest.mark.long)]
+    "modules, least_passed, least_built",
+    [(["gru"], 9, 30), pytest.param(MODULES, 60, 100, marks=pytest.mark.long)],
 )
-def test_every_case_passes(modules, tmp_path):
+def test_every_case_passes(modules, least_passed, least_built, tmp_path):
     here = str(pathlib.Path(__file__).parent)
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(tmp_path)]
     command += ["-p", "in_place_of_keras", "-p", "no:cacheprovider", "--pyargs"]
@@ -29,6 +30,5 @@ def test_every_case_passes(modules, tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, str(ROOT)])}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
-    passed, built = (60, 100) if modules == MODULES else (10, 10)
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= passed
-    assert int(re.search(r"built (\d+) cells of keras_gated", done.stdout)[1]) >= built
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least_passed
+    assert int(re.search(r"built (\d+) cells of keras_gated", done.stdout)[1]) >= least_built
