@@ -62,12 +62,12 @@ def test_characters_learns_and_its_export_continues_a_prompt(trained):
 def test_families_are_compared_with_as_many_weights_and_as_much_time(data_dir):
     known = len(set(toy_plays.generate("train")))
     layers = {  # weights by units, of 64 features
-        "MogrifierLSTM": lambda u: 4 * u * (64 + u + 1) + 5 * 64 * u,
+        "MGU": lambda u: 2 * u * (64 + u + 1),
         "MinGRU": lambda u: 2 * u * (64 + 1),
     }
     options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--parameters", 30_000]
     options += ["--minutes", 0.05, "--steps", 50, "--batch-size", 16, "--draws", 2]
-    said = said_here("compare_cells.py", *options, "--cells", "mogrifier_lstm", "min_gru")
+    said = said_here("compare_cells.py", *options, "--cells", "mgu", "min_gru")
     rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == [*layers]
     for name, units, parameters, steps, ms, *nats in rows[2:]:

@@ -261,11 +261,10 @@ def test_the_mask_of_an_embedding_counts_when_initial_states_are_given(family):
     assert_allclose(model([padded, padded]), model([short, short]), atol=1e-6)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "family",
-    [  # a compiled loop and the cell's
-        pytest.param(name, marks=() if name in ("lstm", "gru_reset_before") else pytest.mark.slow)
+    [
+        pytest.param(name, marks=() if name == "lstm" else (pytest.mark.slow, pytest.mark.long))
         for name in FAMILIES
     ],
     indirect=True,

@@ -188,9 +188,9 @@ def test_numbers_that_make_no_sense_are_errors_of_their_row_alone(characters, ro
 
 @pytest.mark.slow
 def test_scores_are_the_mean_nats_of_the_characters_the_model_knows(characters):
-    texts = ["abca c", "", "b", "a\U0001f600bc", b"a\xffbc", "abc \n" * 20_000]
+    texts = ["abca c", "", "b", "a\U0001f600bc", b"a\xffbc", "abc \n" * 4_000]
     answer = characters.ask("score", text=texts)
-    assert answer["characters"].tolist() == [6, 0, 1, 3, 3, 100_000]
+    assert answer["characters"].tolist() == [6, 0, 1, 3, 3, 20_000]
     expected = []
     for written in ("abca c", "b", "abc"):
         p = tf.nn.log_softmax(logits(characters, "\n" + written))

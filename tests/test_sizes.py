@@ -52,21 +52,6 @@ def test_a_mask_of_another_length_is_an_error(family, kind):
 
 
 @pytest.mark.sampled
-def test_a_mask_of_another_length_is_an_error_in_training(family):
-    layer = family.make(UNITS)
-    layer.build((None, None, FEATURES))
-
-    @tf.function(input_signature=[UNKNOWN, MASK], autograph=False)
-    def call(x, mask):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(layer(x, mask=mask))
-        return tape.gradient(loss, layer.trainable_variables[0].value)
-
-    with pytest.raises(ERROR, match=r"`mask` must be of shape \(batch, time\)"):
-        call(x_of(), tf.ones((2, 3), tf.bool))
-
-
-@pytest.mark.sampled
 @pytest.mark.parametrize("rows", [1, 3])
 def test_states_of_another_batch_size_are_an_error(family, rows):
     for layer in (family.make(UNITS), family.make(UNITS, fused=False)):

@@ -336,6 +336,7 @@ def stream_model(family, batch, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("stateful", ["lstm"], indirect=True)
 def test_one_window_as_long_as_the_stream_is_full_back_propagation(stateful):
     rng = np.random.default_rng(0)
     stream, targets = rng.normal(size=(24, FEATURES)), rng.normal(size=(24, UNITS))

@@ -264,11 +264,10 @@ def test_dropout_is_off():
 # As outputs of a functional model
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "named",
-    [  # a compiled loop and the cell's
-        pytest.param(name, marks=() if name in ("lstm", "gru_reset_before") else pytest.mark.slow)
+    [
+        pytest.param(name, marks=() if name == "lstm" else (pytest.mark.slow, pytest.mark.long))
         for name in FAMILIES
     ],
     indirect=True,
