@@ -380,7 +380,8 @@ def everything():
 SAVED = {
     "m.h5": lambda m, p: m.save(p),
     "m.keras": lambda m, p: m.save(p),
-    "folder": lambda m, p: m.save(p, save_format="tf"),
+    # Without the functions, which take long to trace and are not read.
+    "folder": lambda m, p: m.save(p, save_format="tf", save_traces=False),
 }
 WEIGHTS = {
     "w.h5": lambda m, p: m.save_weights(p),
