@@ -14,6 +14,8 @@ import keras_gated
 from keras_gated.paths import cudnn
 from keras_gated.serve.signatures import Signature
 
+pytestmark = pytest.mark.usefixtures("short_turns")
+
 FAMILIES = {name: FAMILIES[name] for name in ("lstm", "gru")}
 
 

@@ -17,6 +17,8 @@ from test_look_inside import choose, keys, numbers, opened
 
 import keras_gated
 
+pytestmark = pytest.mark.usefixtures("short_turns")
+
 REVIEW = "the plot was not dull , it was gripping zzyzx ."
 VOCABULARY = ["", "[UNK]", *sorted(set(REVIEW.split()) - {"zzyzx"})]
 READER = {"kind": "sentiment", "vocabulary": VOCABULARY, "head": 90, "tail": 90}
