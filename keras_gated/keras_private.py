@@ -4,12 +4,16 @@ A release of either that renames one breaks this file and its test, and nothing 
 TensorFlow are imported when they are used: Keras may run on another backend.
 """
 
+import contextlib
+import copy
 import importlib
 import math
 import re
 
 import keras
 from keras.src.backend.common import global_state
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.layers.layer import CallContext
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models import Functional
 from keras.src.ops.core import ConvertToTensor
@@ -40,11 +44,13 @@ __all__ = [
     "ZerosLike",
     "compiled_with",
     "elements_of",
+    "in_stateless_scope",
     "inner_loop",
     "is_inference_call",
     "mask_of",
     "parts_of",
     "trained_by",
+    "training_in_calls",
     "vectorized_maps_around",
 ]
 
@@ -56,6 +62,19 @@ def is_inference_call():
     """Whether a layer is being called at inference."""
     context = global_state.get_global_attribute("current_call_ctx")
     return context is not None and not context.get_value("training")
+
+
+@contextlib.contextmanager
+def training_in_calls(training):
+    """Gives `training` to the layers that are called inside, unless a call states its own."""
+    around = global_state.get_global_attribute("current_call_ctx")
+    context = copy.copy(around) or CallContext(entry_layer=None)
+    context.set_value("training", training)
+    global_state.set_global_attribute("current_call_ctx", context)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", around)
 
 
 def elements_of(make):

@@ -100,6 +100,84 @@ class Noisy(GatedCell):
         return dict(candidate=n, hidden=n)
 
 
+class Doubles(keras.layers.Layer):
+    def call(self, inputs, training=None):
+        return 2 * inputs if training else inputs
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5, seed=1), Doubles()])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_in_a_step_may_do_something_else_in_training(layer, first):
+    """It gets `training` of each call, whichever call comes first."""
+
+    class Calls(GatedCell):
+        gates = ("candidate",)
+
+        def __init__(self, units, **kwargs):
+            super().__init__(units, **kwargs)
+            self.inside = layer
+
+        def step(self, x, states, weights):
+            n = self.activation(x + product(self.inside(states[0]), weights[0]))
+            return dict(candidate=n, hidden=n)
+
+    ours = keras_gated.RNN(Calls(3))
+    plain = keras_gated.SimpleRNN(3)
+    plain.build(X.shape)
+    ours(X, training=first)
+    ours.set_weights(plain.get_weights())
+    expected = plain(X)
+    for training in (first, not first, first, None):
+        same = np.allclose(ours(X, training=training), expected, atol=1e-6)
+        assert same is not bool(training)
+    # Of `call`, in a subclass that always drops: the context of Keras says inference.
+    assert not np.allclose(ours.call(tf.constant(X), training=True), expected, atol=1e-2)
+    with pytest.raises(ValueError, match="in training|reads a tensor"):
+        keras_gated.RNN(Calls(3), fused=True)(X)
+
+
+class Around(keras.Model):
+    """A model whose layers are built when it is first called."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.layer = keras_gated.RNN(cell)
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+def test_a_step_is_tried_where_fit_builds_the_layer():
+    """Keras first builds a model without values of its weights."""
+
+    class Calls(GatedCell):
+        gates = ("candidate",)
+
+        def __init__(self, units, **kwargs):
+            super().__init__(units, **kwargs)
+            self.inside = keras.layers.Dense(units)
+
+        def step(self, x, states, weights):
+            n = self.activation(x + self.inside(states[0]) + product(states[0], weights[0]))
+            return dict(candidate=n, hidden=n)
+
+    class Reads(GatedCell):
+        gates = ("candidate",)
+
+        def step(self, x, states, weights):
+            n = self.activation(x + product(states[0], self.recurrent_kernel))
+            return dict(candidate=n, hidden=n)
+
+    model = Around(Calls(3))
+    model.compile("sgd", "mse")
+    model.fit(X, np.ones((len(X), 3)), epochs=2, verbose=0)
+    assert len(model.trainable_variables) == 5
+    model = Around(Reads(3))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="reads the weights .* `weight_shapes`"):
+        model.fit(X, np.ones((len(X), 3)), verbose=0)
+
+
 def test_a_step_with_random_numbers_trains_predicts_and_is_exported(tmp_path):
     model = keras.Sequential([keras.Input((None, 2)), keras_gated.RNN(Noisy(3))])
     model.compile("sgd", "mse")

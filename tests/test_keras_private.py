@@ -70,6 +70,29 @@ def test_a_call_says_whether_it_trains():
     assert seen == [False, True] and not keras_private.is_inference_call()
 
 
+def test_layers_called_inside_get_training():
+    seen = []
+
+    class Asks(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            seen.append(training)
+            return inputs
+
+    class Around(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            with keras_private.training_in_calls(not training):
+                asks(inputs)
+            return asks(inputs)
+
+    asks, around, ones = Asks(), Around(), keras.ops.ones(1)
+    with keras_private.training_in_calls(True):
+        asks(ones)
+        asks(ones, training=False)
+    asks(ones)
+    around(ones, training=True)
+    assert seen == [True, False, None, False, True]
+
+
 def test_the_mask_of_a_tensor_is_found():
     x = keras.layers.Embedding(3, 2, mask_zero=True)(keras.ops.convert_to_tensor([[1, 0]]))
     assert keras_private.mask_of(x).numpy().tolist() == [[True, False]]

@@ -1,7 +1,8 @@
 """The trial of a step when a layer is built: whether the loops of the fused path can run it.
 
 They run the rows of a batch in an order of their own, leave out masked steps, and repeat a step for
-its derivative. So a step must compute each row for itself, from its arguments alone.
+its derivative. Training and inference share what is traced. So a step must compute each row for
+itself, from its arguments alone.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_gated.cells.contract import by_name
+from keras_gated.keras_private import in_stateless_scope, training_in_calls
 
 
 def check_step(cell, equations):
@@ -27,9 +29,11 @@ def check_step(cell, equations):
         ValueError: If `step` reads a trainable weight of the cell that is not among its arguments,
             or returns other fields than the class states, or fields of other widths or dtypes.
     """
-    if check_step not in equations.functions:
-        equations.functions[check_step] = _checked(cell, equations)
-    return equations.functions[check_step]
+    # While Keras builds a model in a stateless scope, weights are tensors that a step may read.
+    key = check_step, in_stateless_scope()
+    if key not in equations.functions:
+        equations.functions[key] = _checked(cell, equations)
+    return equations.functions[key]
 
 
 def _checked(cell, equations):
@@ -119,13 +123,13 @@ def _tried(cell, equations):
     # Traced, not run: if a function builds the layer, its weights have no values yet.
     widths = (cell.input_width(), *cell.state_widths())
     rows = [tf.TensorSpec((1, width), cell.state_dtype) for width in widths]
-    with tf.init_scope():
+    with tf.init_scope(), training_in_calls(True):  # a layer in the step may then draw numbers
         tf.function(traced, autograph=False).get_concrete_function(rows[0], rows[1:])
         fields, read, reason, weights = found[-1]  # a step that builds something is traced twice
         own = [w for w in cell.own_weights().values() if w.trainable]
         lost = [w.name for w in own if _is_among(w, read)]
         if not reason and not lost:
-            reason = _mixes_rows(cell, equations, step, widths, weights)
+            reason = _other_results(cell, equations, step, widths, weights)
     return Tried(fields, lost, reason)
 
 
@@ -179,8 +183,10 @@ def _is_among(weight, tensors):
         return False
 
 
-def _mixes_rows(cell, equations, step, widths, weights):
-    """Returns why rows cannot run apart from the rows beside them, or None if they can.
+def _other_results(cell, equations, step, widths, weights):
+    """Returns what else the result of a row depends on, or None.
+
+    That may be the rows beside it, or whether a layer that the step calls is in training.
 
     Args:
         step: The function of a step.
@@ -201,16 +207,20 @@ def _mixes_rows(cell, equations, step, widths, weights):
     of_project, of_step = tf.nest.map_structure(made, weights)
     rows = [draw.normal(size=(4, width)) for width in widths]
 
-    def last(numbers):
+    def last(numbers, training=False):
         x, *states = (tf.constant(of[numbers], cell.state_dtype) for of in rows)
-        x = equations.project(x, tuple(of_project))
-        return {field: value[-1] for field, value in step(x, states, of_step).items()}
+        with training_in_calls(training):
+            x = equations.project(x, tuple(of_project))
+            return {field: value[-1] for field, value in step(x, states, of_step).items()}
 
-    try:
-        one, other = last([1, 0]), last([2, 3, 0])  # not traced: a function costs more
+    def differs(one, other):
+        close = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
+        return not all(np.allclose(one[field], other[field], **close) for field in one)
+
+    try:  # not traced: a function costs more
+        one, beside, trained = last([1, 0]), last([2, 3, 0]), last([1, 0], training=True)
     except Exception as error:
         return f"{name} cannot be tried with random numbers ({type(error).__name__})"
-    close = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
-    if all(np.allclose(one[field], other[field], **close) for field in one):
-        return None
-    return f"{name} computes with several rows together"
+    if differs(one, beside):
+        return f"{name} computes with several rows together"
+    return f"{name} computes otherwise in training" if differs(one, trained) else None

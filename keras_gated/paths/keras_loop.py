@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_gated.cells.equations import equations_of
 from keras_gated.cells.gates import apart
-from keras_gated.keras_private import inner_loop
+from keras_gated.keras_private import inner_loop, training_in_calls
 from keras_gated.paths.path import Results, filled, last_output, own_call
 
 
@@ -56,7 +56,8 @@ def _keras_loop(call, sequences, mask, unroll):
     if call.training and own_call(call.cell):  # this cell draws its masks itself, before the loop
         call.cell.get_dropout_mask(sequences[:, 0])
         call.cell.get_recurrent_dropout_mask(call.states[0])
-    results = _looped(call, sequences, mask, unroll)
+    with training_in_calls(call.training):  # for layers in the step
+        results = _looped(call, sequences, mask, unroll)
     call.cell.reset_dropout_mask()
     call.cell.reset_recurrent_dropout_mask()
     return results
@@ -64,7 +65,7 @@ def _keras_loop(call, sequences, mask, unroll):
 
 def _looped(call, sequences, mask, unroll):
     layer, states, fields = call.layer, call.states, call.fields
-    if own_call(call.cell) == "call" and not call.looked_at:
+    if own_call(call.cell) == "call":
         if unroll != layer.unroll:
             arguments = ("return_sequences", "go_backwards", "zero_output_for_mask")
             arguments = {name: getattr(layer, name) for name in arguments}
