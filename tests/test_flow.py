@@ -312,6 +312,40 @@ def test_a_shared_layer_names_its_calls_whose_gradients_add_up():
     assert_allclose(sum(c.gradients["kernel"] for c in calls), expected, atol=1e-6)
 
 
+def test_weights_of_layers_in_a_cell_have_names_of_their_own():
+    """As many names as weights, and each has the ordinary gradient; integers have none."""
+
+    class Deep(keras_gated.GatedCell):
+        gates = ("candidate",)
+
+        def __init__(self, units, **kwargs):
+            super().__init__(units, **kwargs)
+            self.inside = keras.layers.Dense(units, name="inside")
+
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.inside.build((None, self.units))
+            self.table = self.add_weight(shape=(2,), dtype="int32", trainable=False, name="table")
+
+        def step(self, x, states, weights):
+            n = self.activation(x + self.inside(states[0]) + states[0] @ weights[0])
+            return dict(candidate=n, hidden=n)
+
+    layer = keras_gated.RNN(Deep(3))
+    model = keras.Sequential([keras.Input((None, 2)), layer])
+    model.compile(loss="mse")
+    x, y = np.random.default_rng(0).normal(size=(4, 5, 2)).astype("float32"), np.ones((4, 3), "f")
+    [flow] = gradient_flow(model, x, y).values()
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((model(x) - y) ** 2)
+    names = ["kernel", "recurrent_kernel", "bias", "inside/kernel", "inside/bias"]
+    weights = [w.value for w in layer.trainable_weights]
+    expected = dict(zip(names, tape.gradient(loss, weights), strict=True))
+    assert list(flow.gradients) == names
+    for name, gradient in expected.items():
+        assert_allclose(flow.gradients[name], gradient, atol=1e-5)
+
+
 def test_a_direction_is_given_by_its_name_or_itself():
     inputs = keras.Input((None, FEATURES))
     both = keras_gated.Bidirectional(keras_gated.SimpleRNN(UNITS), name="both")

@@ -176,6 +176,29 @@ def test_the_last_output_is_what_an_own_call_returned(masked, go_backwards):
         assert_allclose(last, expected, rtol=0, atol=1e-6)
 
 
+def test_nobody_looks_into_an_own_call():
+    """Its steps are not known. What other layers get from it stays what it returned."""
+    x = np.random.default_rng(0).normal(size=(4, 5, FEATURES)).astype("float32")
+    inputs = keras.Input((None, FEATURES))
+    own = keras_gated.RNN(Residual(FEATURES), return_sequences=True, name="own")
+    top = keras_gated.GRU(3, name="top")
+    model = keras.Model(inputs, top(own(inputs)))
+    model.compile(loss="mse")
+    looks = (
+        lambda **layer: keras_gated.trace_gates(model, x, **layer),
+        lambda **layer: keras_gated.find_units(model, x, x[..., 0], **layer),
+        lambda **layer: keras_gated.gradient_flow(model, x, np.ones((4, 3)), **layer),
+    )
+    for look in looks:
+        with pytest.raises(ValueError, match="'own', because its cell, Residual, has a `call`"):
+            look()
+        look(layer="top")
+    between = keras.layers.RNN(own.cell, return_sequences=True)(x)
+    assert_allclose(looks[0](layer="top")["hidden"][:, -1], top(between), atol=1e-6)
+    with pytest.raises(ValueError, match="`return_gates=True` cannot be kept"):
+        keras_gated.RNN(Residual(FEATURES), return_gates=True)
+
+
 @pytest.mark.parametrize("change", [with_own_whole_step, with_own_call])
 def test_the_fused_path_says_why_it_cannot_run_a_cell_of_ones_own(family, change):
     with pytest.raises(ValueError, match=r"`fused=True` cannot be kept, because .* of its own"):

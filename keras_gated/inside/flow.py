@@ -16,7 +16,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import check_backend
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import equations_of
-from keras_gated.inside.trace import by_layer, chosen, each
+from keras_gated.inside.trace import by_layer, check_cells, chosen, each
 from keras_gated.layers.base import RNN
 from keras_gated.paths.packing import where_rows
 from keras_gated.paths.path import filled
@@ -36,7 +36,9 @@ class GradientFlow(NamedTuple):
     # The part of the state after step t that the gates of all later steps keep: for an LSTM the
     # product of the later forget gates, for a GRU the product of 1 - update.
     path: Any  # (batch, time, units); None: no such gate
-    contributions: Any  # by weight name: what a step adds to the gradient, (time, *weight.shape)
+    # By weight name: what a step adds to the gradient, (time, *weight.shape). A weight of a layer in
+    # the cell is `layer/weight`.
+    contributions: Any
     # By weight name, weight.shape: their sum. It is the ordinary gradient if the layer is called
     # once. Otherwise the ordinary gradient is the sum over all calls.
     gradients: Any
@@ -90,10 +92,11 @@ def flows_of(model, x, y, layer, contributions):
         for part in keras_private.parts_of(model):
             if isinstance(part, RNN) and part.built:
                 # So that a frozen layer counts, too.
-                tape.watch([weight.value for weight in part.cell.weights])
+                tape.watch([weight.value for weight in _weights(part.cell).values()])
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
     found = chosen(by_layer(model, calls, "gradient_flow"), layer, "gradient_flow")
+    check_cells("gradient_flow", found)
     wanted = []
     each(found, wanted.append)
     # If a layer returns its gates, the loss may depend on them, too.
@@ -140,12 +143,19 @@ def _flow(call, derivatives, contributions):
     by_step = sums = None
     if contributions:
         by_step = {
-            variable.name: tf.reverse(d, [0]) if layer.go_backwards else d
-            for variable, d in zip(cell.weights, by_weights, strict=True)
+            name: tf.reverse(d, [0]) if layer.go_backwards else d
+            for name, d in zip(_weights(cell), by_weights, strict=True)
         }
         sums = {name: tf.reduce_sum(d, 0) for name, d in by_step.items()}
     hidden, memory = (*norms, None)[:2]
     return GradientFlow(hidden, memory, path, by_step, sums, mask, layer.go_backwards)
+
+
+def _weights(cell):
+    """Returns the weights of a cell by name, without integers. Of a layer in it: `layer/weight`."""
+    own = {weight.name: weight for weight in cell.own_weights().values()}
+    inside = {w.path.removeprefix(f"{cell.path}/"): w for w in cell.weights[len(own) :]}
+    return {n: w for n, w in {**own, **inside}.items() if keras.backend.is_float_dtype(w.dtype)}
 
 
 def _swapped(tensor):
@@ -199,7 +209,7 @@ def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contribu
     """
     cell, time = layer.cell, tf.shape(x)[0]
     x = filled(tf.cast(x, cell.state_dtype), mask)  # 0 * NaN would be NaN
-    weights = [variable.value for variable in cell.weights] if contributions else []
+    weights = [w.value for w in _weights(cell).values()] if contributions else []
 
     def named(step, names=cell.state_names):
         return [getattr(step, name) for name in names]

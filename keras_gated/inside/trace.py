@@ -4,6 +4,7 @@ import keras
 from keras import tree
 
 from keras_gated import keras_private
+from keras_gated.paths.path import own_call
 from keras_gated.paths.recorder import recording
 
 
@@ -45,8 +46,8 @@ def trace_gates(
 
     Raises:
         ValueError: If no recurrent layer of keras_gated is called, if `layer` is not among them or
-            is called several times, or if a layer is called where its values cannot be read, for
-            example inside another `tf.function`.
+            is called several times, if the cell of a layer has a `call` of its own, or if a layer
+            is called where its values cannot be read, for example inside another `tf.function`.
 
     Reference: Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, section 4.
     """
@@ -77,7 +78,19 @@ def traces(owner, layer_or_model, inputs, mask=None, initial_state=None, layer=N
     with recording("gates") as calls:
         layer_or_model(inputs, training=False, **options)
     found = chosen(by_layer(layer_or_model, calls, owner), layer, owner)
+    check_cells(owner, found)
     return each(found, lambda call: call.gates)
+
+
+def check_cells(owner, found):
+    """Raises for a cell whose steps are not known, among the calls that `chosen` returns."""
+    for name, call in named(found):
+        if own_call(call.layer.cell) == "call":
+            raise ValueError(
+                f"{owner}: cannot look into {name!r}, because its cell, "
+                f"{type(call.layer.cell).__name__}, has a `call` of its own. Override `step` or "
+                "`whole_step`. For other layers of the model: `layer=name`."
+            )
 
 
 def each(found, function):

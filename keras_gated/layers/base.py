@@ -124,6 +124,12 @@ class RNN(Configurable, keras.layers.RNN):
         }
         switches = {name: boolean(owner, name, value) for name, value in switches.items()}
         self.return_gates = boolean(owner, "return_gates", return_gates)
+        if self.return_gates and own_call(cell) == "call":
+            raise ValueError(
+                f"{owner}: `return_gates=True` cannot be kept, because {type(cell).__name__} has a "
+                f"`call` of its own, whose gates are not known. Received: cell={cell!r}. Override "
+                "`step` or `whole_step`."
+            )
         self.fused = boolean_or_word(owner, "fused", fused, FUSED)
         if "use_cudnn" not in self.without:
             self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
@@ -184,7 +190,9 @@ class RNN(Configurable, keras.layers.RNN):
             if masks.inputs is not None:
                 sequences = dropped(sequences, masks.inputs[:, None])
                 masks = masks._replace(inputs=None)
-        looked_at = self.return_gates or recorder.is_recording("gates")
+        # The gates of a cell's own `call` are not known.
+        looked_at = own_call(self.cell) != "call" and recorder.is_recording("gates")
+        looked_at = looked_at or self.return_gates
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
         # Outputs are in the order of computation, gates in the order of the inputs.
