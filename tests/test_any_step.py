@@ -132,7 +132,7 @@ def test_a_layer_in_a_step_may_do_something_else_in_training(layer, first):
         assert same is not bool(training)
     # Of `call`, in a subclass that always drops: the context of Keras says inference.
     assert not np.allclose(ours.call(tf.constant(X), training=True), expected, atol=1e-2)
-    with pytest.raises(ValueError, match="in training|reads a tensor"):
+    with pytest.raises(ValueError, match=r"in training|reads a tensor"):
         keras_gated.RNN(Calls(3), fused=True)(X)
 
 
@@ -174,7 +174,7 @@ def test_a_step_is_tried_where_fit_builds_the_layer():
     assert len(model.trainable_variables) == 5
     model = Around(Reads(3))
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="reads the weights .* `weight_shapes`"):
+    with pytest.raises(ValueError, match=r"reads the weights .* `weight_shapes`"):
         model.fit(X, np.ones((len(X), 3)), verbose=0)
 
 

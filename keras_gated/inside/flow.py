@@ -36,8 +36,8 @@ class GradientFlow(NamedTuple):
     # The part of the state after step t that the gates of all later steps keep: for an LSTM the
     # product of the later forget gates, for a GRU the product of 1 - update.
     path: Any  # (batch, time, units); None: no such gate
-    # By weight name: what a step adds to the gradient, (time, *weight.shape). A weight of a layer in
-    # the cell is `layer/weight`.
+    # By weight name: what a step adds to the gradient, (time, *weight.shape). The weight of a layer
+    # in the cell is `layer/weight`.
     contributions: Any
     # By weight name, weight.shape: their sum. It is the ordinary gradient if the layer is called
     # once. Otherwise the ordinary gradient is the sum over all calls.
