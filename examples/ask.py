@@ -9,10 +9,14 @@ DIRECTORY is a version, or the directory of a model. For a model the newest vers
 import argparse
 import pathlib
 import sys
+import zipfile
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
 from argument_types import finite, int32, int64, readable
+
+# What libraries raise for a file that is damaged or missing.
+DAMAGED = (OSError, ValueError, LookupError, zipfile.BadZipFile, tf.errors.OpError)
 
 
 def newest_version(directory):
@@ -25,6 +29,15 @@ def newest_version(directory):
             f"{directory} holds no exported model: neither saved_model.pb nor a version 1, 2, ..."
         )
     return path / str(max(versions))
+
+
+def load(directory):
+    """Returns the exported model of a directory. If it does not load, the program ends."""
+    version = newest_version(directory)
+    try:
+        return tf.saved_model.load(str(version))
+    except DAMAGED as error:
+        sys.exit(f"{version} holds a model that does not load: {error}")
 
 
 def classifier(model, directory):
@@ -58,7 +71,7 @@ def main():
     p.add_argument("--seed", type=int64, default=1)
     args = p.parse_args()
 
-    model = tf.saved_model.load(str(newest_version(args.directory)))
+    model = load(args.directory)
     rows = len(args.text)
     if ask := dict(model.signatures).get("generate"):
         inputs = ask.structured_input_signature[1]

@@ -16,8 +16,7 @@ import random
 from typing import NamedTuple
 
 import quiet_tensorflow  # noqa: F401
-import tensorflow as tf
-from ask import classifier, newest_version
+from ask import classifier, load
 
 GOOD = (
     "good great excellent wonderful brilliant superb fantastic amazing beautiful moving gripping "
@@ -192,7 +191,7 @@ def main():
     p.add_argument("directory", help="of an exported model, or of its versions")
     p.add_argument("--wrong", action="store_true", help="print what was read wrongly, too")
     args = p.parse_args()
-    model = tf.saved_model.load(str(newest_version(args.directory)))
+    model = load(args.directory)
     right, wrong = shares(classifier(model, args.directory))
     if args.wrong:
         for text, probability in wrong:

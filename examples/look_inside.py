@@ -19,7 +19,7 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 from argument_types import folder, readable
-from ask import newest_version
+from ask import DAMAGED, newest_version
 from pictures import picture
 
 import keras_gated
@@ -38,8 +38,11 @@ def load(directory):
             f"{directory} holds no Keras model to look into, {beside}/model.keras. "
             "`examples/sentiment.py` and `examples/characters.py` write one when they export."
         )
-    reader = json.loads((beside / "reader.json").read_text())
-    return keras.models.load_model(beside / "model.keras"), reader
+    try:
+        reader = json.loads((beside / "reader.json").read_text())
+        return keras.models.load_model(beside / "model.keras"), reader
+    except DAMAGED as error:
+        sys.exit(f"{beside} holds a model that does not load: {error}")
 
 
 def read(reader, written):

@@ -32,7 +32,7 @@ import time
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
 from argument_types import positive, whole
-from ask import newest_version
+from ask import DAMAGED, newest_version
 
 try:
     import apache_beam as beam
@@ -293,7 +293,7 @@ def check_model(args, fail):
         path = str(newest_version(path).resolve())  # workers may run elsewhere
     try:
         signatures = tf.saved_model.load(path).signatures
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except DAMAGED as error:
         fail(f"--model must be a SavedModel. Received: {path}, which does not load: {error}")
     texts = {
         name: function.structured_outputs

@@ -3,9 +3,12 @@
 import functools
 import pathlib
 import re
+import shutil
 
 import ask
+import challenge
 import keras
+import look_inside
 import pytest
 import tensorflow as tf
 
@@ -63,3 +66,16 @@ def test_a_model_that_answers_no_texts_is_named_with_what_it_takes(monkeypatch, 
     said = r"no sentiment model, .*Received: from \['series'\] to \['gru'\]\."
     with pytest.raises(SystemExit, match=said):
         asked(monkeypatch, "ROMEO:", model=version)
+
+
+@pytest.mark.parametrize("cut, program", [
+    ("saved_model.pb", ask), ("variables/variables.index", ask),
+    ("variables/variables.data-00000-of-00001", challenge),
+    ("assets.extra/model.keras", look_inside), ("assets.extra/reader.json", look_inside),
+])  # fmt: skip
+def test_a_damaged_model_is_named(cut, program, monkeypatch, tmp_path):
+    sentiment = pathlib.Path(SHAKESPEARE).with_name("sentiment")
+    shutil.copytree(ask.newest_version(sentiment), tmp_path / "1")
+    (tmp_path / "1" / cut).write_bytes((tmp_path / "1" / cut).read_bytes()[:40])
+    with pytest.raises(SystemExit, match=rf"{tmp_path}/1.* holds a model that does not load: "):
+        program.load(tmp_path)
