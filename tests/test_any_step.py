@@ -495,6 +495,25 @@ class WithoutKernel(GatedCell):
         return dict(candidate=n, hidden=n)
 
 
+class TooNarrow(Wide):
+    def state_widths(self):
+        return [self.units]
+
+
+class NamedAsItsUnits(Wide):
+    def weight_shapes(self, features):
+        return {**super().weight_shapes(features), "units": (2,)}
+
+
+@pytest.mark.parametrize("cell, words", [
+    (TooNarrow, r"a width for each of the states \['hidden', 'memory'\]. Received: \[4\]"),
+    (NamedAsItsUnits, r"Received: 'units', which is 4\. Give the weight another name"),
+])  # fmt: skip
+def test_widths_and_weights_that_do_not_fit_the_names_are_named_at_build(cell, words):
+    with pytest.raises(ValueError, match=words):
+        keras_gated.RNN(cell(4))(X)
+
+
 @pytest.mark.parametrize("cell", [Doubled, WithoutKernel])
 def test_a_kernel_may_have_any_shape(cell):
     layer = keras_gated.RNN(cell(4), fused=True)

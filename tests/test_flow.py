@@ -321,6 +321,7 @@ def test_weights_of_layers_in_a_cell_have_names_of_their_own():
         def __init__(self, units, **kwargs):
             super().__init__(units, **kwargs)
             self.inside = keras.layers.Dense(units, name="inside")
+            self.late = keras.layers.Dense(units, name="late")
 
         def build(self, input_shape):
             super().build(input_shape)
@@ -328,7 +329,8 @@ def test_weights_of_layers_in_a_cell_have_names_of_their_own():
             self.table = self.add_weight(shape=(2,), dtype="int32", trainable=False, name="table")
 
         def step(self, x, states, weights):
-            n = self.activation(x + self.inside(states[0]) + states[0] @ weights[0])
+            n = self.late(self.inside(states[0])) + states[0] @ weights[0]
+            n = self.activation(x + n)
             return dict(candidate=n, hidden=n)
 
     layer = keras_gated.RNN(Deep(3))
@@ -339,6 +341,7 @@ def test_weights_of_layers_in_a_cell_have_names_of_their_own():
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean((model(x) - y) ** 2)
     names = ["kernel", "recurrent_kernel", "bias", "inside/kernel", "inside/bias"]
+    names += ["late/kernel", "late/bias"]
     weights = [w.value for w in layer.trainable_weights]
     expected = dict(zip(names, tape.gradient(loss, weights), strict=True))
     assert list(flow.gradients) == names

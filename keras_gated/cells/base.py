@@ -213,6 +213,7 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
         check_axes(self.owner, ("batch", "features"), input_shape)
         self._features = contract.number_of_features(self.owner, input_shape)
         shapes = self.weight_shapes(self._features)
+        contract.check_built(self, shapes)
         for name, shape in shapes.items():
             short = name.removesuffix("_kernel")
             weight = self.add_weight(

@@ -154,7 +154,12 @@ def _flow(call, derivatives, contributions):
 def _weights(cell):
     """Returns the weights of a cell by name, without integers. Of a layer in it: `layer/weight`."""
     own = {weight.name: weight for weight in cell.own_weights().values()}
-    inside = {w.path.removeprefix(f"{cell.path}/"): w for w in cell.weights[len(own) :]}
+    around, _, name = cell.path.rpartition("/")  # a layer that the step builds is beside the cell
+
+    def within(path):
+        return path.removeprefix(f"{around}/").removeprefix(f"{name}/")
+
+    inside = {within(weight.path): weight for weight in cell.weights[len(own) :]}
     return {n: w for n, w in {**own, **inside}.items() if keras.backend.is_float_dtype(w.dtype)}
 
 
