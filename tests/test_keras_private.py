@@ -70,6 +70,12 @@ def test_a_call_says_whether_it_trains():
     assert seen == [False, True] and not keras_private.is_inference_call()
 
 
+def test_a_stateless_scope_is_told():
+    assert not keras_private.in_stateless_scope()
+    with keras.StatelessScope():
+        assert keras_private.in_stateless_scope()
+
+
 def test_layers_called_inside_get_training():
     seen = []
 
