@@ -138,8 +138,11 @@ def mask_name(request):
 
 @pytest.fixture(autouse=True)
 def default_settings():
-    """Every test starts from Keras's defaults and a fixed seed."""
-    with unittest.mock.patch("tensorflow.random.set_seed"):  # it empties the cache of functions
+    """Every test starts from Keras's defaults and a fixed seed of Keras.
+
+    TensorFlow's own seed is set once for each file, since that empties its cache of functions.
+    """
+    with unittest.mock.patch("tensorflow.random.set_seed"):
         keras.utils.set_random_seed(0)
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
@@ -151,7 +154,7 @@ def default_settings():
 @pytest.fixture(scope="module", autouse=True)
 def dropped_after_a_file():
     """What the tests of a file built is dropped, and its memory goes back to the system."""
-    keras.utils.set_random_seed(0)  # of TensorFlow, too
+    keras.utils.set_random_seed(0)
     yield
     equations._shared.cache_clear()
     keras.utils.clear_session()
@@ -174,6 +177,18 @@ def loop_of_the_cell():
     keras_gated.set_fused(False)
     yield
     keras_gated.set_fused("auto")
+
+
+@pytest.fixture
+def uninstall(monkeypatch):
+    """A function after which a package cannot be imported, nor any of its modules."""
+
+    def uninstall(package):
+        for name in [package, *sys.modules]:
+            if name.partition(".")[0] == package:
+                monkeypatch.setitem(sys.modules, name, None)
+
+    return uninstall
 
 
 @pytest.fixture(scope="session")

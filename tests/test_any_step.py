@@ -105,9 +105,9 @@ class Doubles(keras.layers.Layer):
         return 2 * inputs if training else inputs
 
 
-@pytest.mark.parametrize("layer", [keras.layers.Dropout(0.5, seed=1), Doubles()])
+@pytest.mark.parametrize("make", [lambda: keras.layers.Dropout(0.5, seed=1), Doubles])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_layer_in_a_step_may_do_something_else_in_training(layer, first):
+def test_a_layer_in_a_step_may_do_something_else_in_training(make, first):
     """It gets `training` of each call, whichever call comes first."""
 
     class Calls(GatedCell):
@@ -115,7 +115,7 @@ def test_a_layer_in_a_step_may_do_something_else_in_training(layer, first):
 
         def __init__(self, units, **kwargs):
             super().__init__(units, **kwargs)
-            self.inside = layer
+            self.inside = make()
 
         def step(self, x, states, weights):
             n = self.activation(x + product(self.inside(states[0]), weights[0]))
@@ -507,7 +507,7 @@ class NamedAsItsUnits(Wide):
 
 @pytest.mark.parametrize("cell, words", [
     (TooNarrow, r"a width for each of the states \['hidden', 'memory'\]. Received: \[4\]"),
-    (NamedAsItsUnits, r"Received: 'units', which is 4\. Give the weight another name"),
+    (NamedAsItsUnits, r"names of arguments of the cell.* Received: \['units'\]"),
 ])  # fmt: skip
 def test_widths_and_weights_that_do_not_fit_the_names_are_named_at_build(cell, words):
     with pytest.raises(ValueError, match=words):

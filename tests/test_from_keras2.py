@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import zipfile
 
 import h5py
@@ -264,9 +263,9 @@ def test_layers_of_your_own_are_given_by_name(tmp_path):
         from_keras(path)
 
 
-def test_neither_keras_2_nor_code_of_a_file_is_imported(tmp_path, monkeypatch):
+def test_neither_keras_2_nor_code_of_a_file_is_imported(tmp_path, uninstall):
     _, path = of_one_lstm(tmp_path)
-    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    uninstall("tf_keras")
     from_keras(path)
 
 

@@ -192,11 +192,11 @@ def test_what_does_not_fit_is_refused_by_name():
         to_torch([built(keras_gated.LSTM(3)), built(keras_gated.LSTM(4))])
 
 
-def test_a_state_dict_of_arrays_is_read_without_torch(monkeypatch):
+def test_a_state_dict_of_arrays_is_read_without_torch(uninstall):
     theirs = module("GRU", batch_first=True)
     weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
     expected = outputs(theirs, X)
-    monkeypatch.setitem(sys.modules, "torch", None)
+    uninstall("torch")
     layer = from_torch(weights)
     assert_allclose(layer(X), expected, atol=1e-6)
     arrays = to_torch(layer, state_dict=True)

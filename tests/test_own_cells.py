@@ -176,7 +176,7 @@ def test_the_last_output_is_what_an_own_call_returned(masked, go_backwards):
         assert_allclose(last, expected, rtol=0, atol=1e-6)
 
 
-def test_nobody_looks_into_an_own_call():
+def test_nobody_looks_into_an_own_call(tmp_path):
     """Its steps are not known. What other layers get from it stays what it returned."""
     x = np.random.default_rng(0).normal(size=(4, 5, FEATURES)).astype("float32")
     inputs = keras.Input((None, FEATURES))
@@ -190,11 +190,19 @@ def test_nobody_looks_into_an_own_call():
         lambda **layer: keras_gated.gradient_flow(model, x, np.ones((4, 3)), **layer),
     )
     for look in looks:
-        with pytest.raises(ValueError, match="'own', because its cell, Residual, has a `call`"):
-            look()
+        with pytest.raises(ValueError, match=r"cannot look into .own., because .* a `call` of"):
+            look(layer="own")
         look(layer="top")
+        look()
     between = keras.layers.RNN(own.cell, return_sequences=True)(x)
-    assert_allclose(looks[0](layer="top")["hidden"][:, -1], top(between), atol=1e-6)
+    [(name, gates)] = looks[0]().items()
+    assert name == "top"
+    assert_allclose(gates["hidden"][:, -1], top(between), atol=1e-6)
+    with pytest.raises(ValueError, match="cannot look into 'own'"):
+        keras_gated.trace_gates(own, x)
+    assert keras_gated.export_model(model, tmp_path / "served", gates="top")
+    with pytest.raises(ValueError, match=r"one of \['top'\]. Received: gates='own'"):
+        keras_gated.export_model(model, tmp_path / "served", gates="own")
     with pytest.raises(ValueError, match="`return_gates=True` cannot be kept"):
         keras_gated.RNN(Residual(FEATURES), return_gates=True)
 

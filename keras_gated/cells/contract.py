@@ -2,8 +2,6 @@
 
 import numbers
 
-import keras
-
 from keras_gated.cells.arguments import rate
 
 
@@ -23,20 +21,20 @@ def check_class(cls, owner):
 
 
 def check_built(cell, weights):
-    """Raises an error unless every state has a width, and every weight a name of its own."""
+    """Raises an error unless every state has a width, and no weight the name of an argument."""
     widths, names = cell.state_widths(), list(cell.state_names)
     if len(widths) != len(names):
         raise ValueError(
             f"{cell.owner}: `state_widths` must return a width for each of the states {names}. "
             f"Received: {widths}. `state_names` names the states."
         )
-    for name in weights:
-        value = getattr(cell, name, None)
-        if value is not None and not isinstance(value, keras.Variable):
-            raise ValueError(
-                f"{cell.owner}: `weight_shapes` must not name a weight as an attribute of the cell "
-                f"is named. Received: {name!r}, which is {value!r}. Give the weight another name."
-            )
+    taken = sorted({*weights} & {*cell.argument_names()})
+    if taken:
+        raise ValueError(
+            f"{cell.owner}: `weight_shapes` must not give weights the names of arguments of the "
+            f"cell, whose values they would replace. Received: {taken}. Give the weights other "
+            "names."
+        )
 
 
 def rates_of_states(owner, zoneout, names):

@@ -29,7 +29,8 @@ def check_step(cell, equations):
         ValueError: If `step` reads a trainable weight of the cell that is not among its arguments,
             or returns other fields than the class states, or fields of other widths or dtypes.
     """
-    # While Keras builds a model in a stateless scope, weights are tensors that a step may read.
+    # While Keras builds a model in a stateless scope, weights are tensors. A trial there does not
+    # see which of them a step reads.
     key = check_step, in_stateless_scope()
     if key not in equations.functions:
         equations.functions[key] = _checked(cell, equations)
@@ -184,9 +185,9 @@ def _is_among(weight, tensors):
 
 
 def _other_results(cell, equations, step, widths, weights):
-    """Returns what else the result of a row depends on, or None.
+    """Returns why the result of a row depends on more than its arguments, as a clause, or None.
 
-    That may be the rows beside it, or whether a layer that the step calls is in training.
+    It may depend on the rows beside it, or on whether a layer that the step calls is in training.
 
     Args:
         step: The function of a step.
@@ -223,4 +224,4 @@ def _other_results(cell, equations, step, widths, weights):
         return f"{name} cannot be tried with random numbers ({type(error).__name__})"
     if differs(one, beside):
         return f"{name} computes with several rows together"
-    return f"{name} computes otherwise in training" if differs(one, trained) else None
+    return f"{name} gives another result in training" if differs(one, trained) else None

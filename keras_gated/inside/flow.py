@@ -6,6 +6,7 @@ differentiates one step of the cell, whatever its equations. The gradient is the
 """
 
 import functools
+import itertools
 import weakref
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import check_backend
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.equations import equations_of
-from keras_gated.inside.trace import by_layer, check_cells, chosen, each
+from keras_gated.inside.trace import by_layer, chosen, each
 from keras_gated.layers.base import RNN
 from keras_gated.paths.packing import where_rows
 from keras_gated.paths.path import filled
@@ -37,7 +38,7 @@ class GradientFlow(NamedTuple):
     # product of the later forget gates, for a GRU the product of 1 - update.
     path: Any  # (batch, time, units); None: no such gate
     # By weight name: what a step adds to the gradient, (time, *weight.shape). The weight of a layer
-    # in the cell is `layer/weight`.
+    # in the cell is `layer/weight`, and the second weight of that name `layer/weight/2`.
     contributions: Any
     # By weight name, weight.shape: their sum. It is the ordinary gradient if the layer is called
     # once. Otherwise the ordinary gradient is the sum over all calls.
@@ -71,7 +72,7 @@ def gradient_flow(
     Raises:
         ValueError: If Keras runs on another backend than TensorFlow, or if the model is not
             compiled, has no such layer, calls it several times, or calls it where its values cannot
-            be read (see `trace_gates`).
+            be read. A cell with a `call` of its own is treated as by `trace_gates`.
 
     Reference: Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013,
     arXiv:1211.5063, equations 3 to 5; the uninterrupted path: Gers, Schmidhuber and Cummins 2000.
@@ -96,7 +97,6 @@ def flows_of(model, x, y, layer, contributions):
         prediction = model(x, training=False)
         loss = model.compute_loss(x=x, y=y, y_pred=prediction, training=False)
     found = chosen(by_layer(model, calls, "gradient_flow"), layer, "gradient_flow")
-    check_cells("gradient_flow", found)
     wanted = []
     each(found, wanted.append)
     # If a layer returns its gates, the loss may depend on them, too.
@@ -152,15 +152,14 @@ def _flow(call, derivatives, contributions):
 
 
 def _weights(cell):
-    """Returns the weights of a cell by name, without integers. Of a layer in it: `layer/weight`."""
-    own = {weight.name: weight for weight in cell.own_weights().values()}
-    around, _, name = cell.path.rpartition("/")  # a layer that the step builds is beside the cell
-
-    def within(path):
-        return path.removeprefix(f"{around}/").removeprefix(f"{name}/")
-
-    inside = {within(weight.path): weight for weight in cell.weights[len(own) :]}
-    return {n: w for n, w in {**own, **inside}.items() if keras.backend.is_float_dtype(w.dtype)}
+    """Returns the weights of a cell by the names of `GradientFlow`, without integers."""
+    found, own = {}, len(cell.own_weights())
+    for place, weight in enumerate(cell.weights):
+        name = "/".join(weight.path.split("/")[-1 if place < own else -2 :])
+        names = itertools.chain([name], (f"{name}/{n}" for n in itertools.count(2)))
+        if keras.backend.is_float_dtype(weight.dtype):
+            found[next(n for n in names if n not in found)] = weight
+    return found
 
 
 def _swapped(tensor):

@@ -17,7 +17,7 @@ def trace_gates(
     those of the model itself. They can be differentiated with respect to inputs and weights.
     The function works inside a `tf.function` and an exported signature. For gates as outputs of a
     functional model, build the layer with `return_gates=True`. The state of a stateful layer stays
-    as it is.
+    as it is. A layer whose cell has a `call` of its own is left out: its steps are not known.
 
     Args:
         layer_or_model: A recurrent layer of keras_gated, a `Bidirectional` around one, or a model
@@ -46,8 +46,9 @@ def trace_gates(
 
     Raises:
         ValueError: If no recurrent layer of keras_gated is called, if `layer` is not among them or
-            is called several times, if the cell of a layer has a `call` of its own, or if a layer
-            is called where its values cannot be read, for example inside another `tf.function`.
+            is called several times, if `layer`, or every layer, is left out (see above), or if a
+            layer is called where its values cannot be read, for example inside another
+            `tf.function`.
 
     Reference: Karpathy, Johnson and Fei-Fei 2015, arXiv:1506.02078, section 4.
     """
@@ -78,19 +79,7 @@ def traces(owner, layer_or_model, inputs, mask=None, initial_state=None, layer=N
     with recording("gates") as calls:
         layer_or_model(inputs, training=False, **options)
     found = chosen(by_layer(layer_or_model, calls, owner), layer, owner)
-    check_cells(owner, found)
     return each(found, lambda call: call.gates)
-
-
-def check_cells(owner, found):
-    """Raises for a cell whose steps are not known, among the calls that `chosen` returns."""
-    for name, call in named(found):
-        if own_call(call.layer.cell) == "call":
-            raise ValueError(
-                f"{owner}: cannot look into {name!r}, because its cell, "
-                f"{type(call.layer.cell).__name__}, has a `call` of its own. Override `step` or "
-                "`whole_step`. For other layers of the model: `layer=name`."
-            )
 
 
 def each(found, function):
@@ -117,11 +106,29 @@ def named(found):
 def chosen(found, layer, owner):
     """Returns the part of the result of `by_layer` that is wanted, by the same names.
 
+    The steps of a cell with a `call` of its own are not known. It is left out of all layers, and
+    an error if it is the only layer or the wanted layer.
+
     Args:
         found: The result of `by_layer`.
         layer: A layer, or a name as `named` yields it; None for all.
         owner: The name of the function, for errors.
     """
+    wanted = _chosen(found, layer, owner)
+    known = {
+        name: call
+        for name, call in wanted.items()
+        if all(own_call(one.layer.cell) != "call" for _, one in named({name: call}))
+    }
+    if wanted and not known:
+        raise ValueError(
+            f"{owner}: cannot look into {', '.join(map(repr, wanted))}, because the cell has a "
+            "`call` of its own, whose steps are not known. Override `step` or `whole_step`."
+        )
+    return known
+
+
+def _chosen(found, layer, owner):
     if layer is None:
         return found
     calls = {**found, **dict(named(found))}

@@ -191,8 +191,8 @@ class RNN(Configurable, keras.layers.RNN):
                 sequences = dropped(sequences, masks.inputs[:, None])
                 masks = masks._replace(inputs=None)
         # The gates of a cell's own `call` are not known.
-        looked_at = own_call(self.cell) != "call" and recorder.is_recording("gates")
-        looked_at = looked_at or self.return_gates
+        known = own_call(self.cell) != "call"
+        looked_at = self.return_gates or (known and recorder.is_recording("gates"))
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
         # Outputs are in the order of computation, gates in the order of the inputs.

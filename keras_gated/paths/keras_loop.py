@@ -53,10 +53,10 @@ def run(call, unroll=None):
 
 def _keras_loop(call, sequences, mask, unroll):
     """Returns the last output, the fields of all steps, and the final states."""
-    if call.training and own_call(call.cell):  # this cell draws its masks itself, before the loop
-        call.cell.get_dropout_mask(sequences[:, 0])
-        call.cell.get_recurrent_dropout_mask(call.states[0])
-    with training_in_calls(call.training):  # for layers in the step
+    with training_in_calls(call.training):  # for layers in the step, and masks
+        if call.training and own_call(call.cell):  # this cell draws its masks before the loop
+            call.cell.get_dropout_mask(sequences[:, 0])
+            call.cell.get_recurrent_dropout_mask(call.states[0])
         results = _looped(call, sequences, mask, unroll)
     call.cell.reset_dropout_mask()
     call.cell.reset_recurrent_dropout_mask()
