@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import keras_gated
 from keras_gated.paths import plain
-from keras_gated.recipes import generation, text
+from keras_gated.recipes import classification, generation, text
 from keras_gated.serve import streaming
 
 
@@ -292,6 +292,36 @@ def test_a_model_of_other_characters_or_a_fixed_length_is_refused(steps, width):
     model = keras.Model(ids, keras.layers.Dense(width)(x))
     with pytest.raises(ValueError, match=rf"logits of the 3 characters.* {width}\)\]\. Give"):
         generation.characters(model, text.character_lookup("ab\n"))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_models_of_any_precision_answer_in_single_precision(dtype):
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int64")
+    read = keras.layers.Embedding(5, 3, mask_zero=True, dtype=dtype)(ids)
+    x = keras_gated.GRU(4, return_sequences=True, dtype=dtype)(read)
+    model = keras.Model(ids, keras.layers.Dense(3, dtype=dtype)(x))
+    asked = generation.characters(model, text.character_lookup("ab\n"))
+    logits = np.asarray(model(np.array([[2, 3, 4]]))).astype("float64")[0]  # of the break, a, b
+    told = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    score = asked["score"].function(tf.constant(["ab"]))
+    np.testing.assert_allclose(score["nats"], [-(told[0, 1] + told[1, 2]) / 2], rtol=1e-2)
+    given = [["\nab"], [1], [0.0], [0], [1]]
+    given = [tf.constant(v, s.dtype) for v, s in zip(given, asked["generate"].inputs, strict=True)]
+    assert asked["generate"].function(*given)["text"] == "\nab"[np.argmax(logits[2])]
+    states = [tf.zeros((1, s.shape[1]), s.dtype) for s in asked["step"].inputs[1:]]
+    first = asked["step"].function(tf.constant([0], tf.int64), *states)["logits"]
+    np.testing.assert_allclose(first, logits[:1], rtol=1e-2)
+
+    words = text.word_vectorizer(tf.data.Dataset.from_tensors(["a b"]), 4)
+    output = keras.layers.Dense(1, "sigmoid", dtype=dtype)(keras_gated.LSTM(4, dtype=dtype)(read))
+    of_words = keras.Model(ids, output)
+    asked = classification.sentiment(of_words, words, 2, 2)
+    answers = [asked[name].function(tf.constant(["b"])) for name in ("serving_default", "tokens")]
+    expected = np.asarray(of_words(words(tf.constant(["b"])).to_tensor()))[0, 0]
+    for answer in (answers[0]["probability"], answers[1]["probability"][:, 0]):
+        assert answer.dtype == "float32"
+        np.testing.assert_allclose(answer, [np.float32(expected)], rtol=1e-2)
 
 
 # In other processes

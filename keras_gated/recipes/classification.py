@@ -40,7 +40,7 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         return [text.head_and_tail(x, head, tail) for x in (found, vectorizer(texts))]
 
     def answer(texts):
-        probability = model(text.dense(words(texts)[1]), training=False)[:, 0]
+        probability = _probability(model, text.dense(words(texts)[1]))
         return {"probability": probability, "label": tf.cast(probability >= 0.5, tf.int64)}
 
     def answer_tokens(texts):
@@ -84,6 +84,11 @@ def _widened(values, width):
     )
 
 
+def _probability(model, ids):
+    """Returns the probability of every row, in float32 whatever the model computes in."""
+    return tf.cast(model(ids, training=False)[:, 0], tf.float32)
+
+
 def _lengths(ids):
     return tf.reduce_sum(tf.cast(ids != text.PADDING, tf.int32), axis=1)
 
@@ -101,8 +106,7 @@ def _running(model, ids, lengths):
         longest = tf.reduce_max(tf.concat([ends[own], [1]], 0))
         beginning = tf.range(longest)[None] < ends[own][:, None]
         read = tf.where(beginning, tf.gather(ids, rows[own])[:, :longest], text.PADDING)
-        answer = tf.cast(model(read, training=False)[:, 0], tf.float32)
-        return piece + 1, written.write(piece, answer)
+        return piece + 1, written.write(piece, _probability(model, read))
 
     _, written = tf.while_loop(lambda piece, _: piece < pieces, body, (0, written))
     return tf.RaggedTensor.from_row_lengths(written.concat(), lengths).to_tensor(0.0)

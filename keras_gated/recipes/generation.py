@@ -48,9 +48,9 @@ def characters(model, lookup, longest=10_000):
         - `score`: `text` to `nats`, float `(batch,)`, the mean of -log p over its characters (0
           if there are none), and `characters`, int64, the number of them that the model knows.
         - `step`: `token`, int64 `(batch,)`, and the states, `(batch, units)`, to `logits`,
-          `(batch, characters)`, of the next token, the new states and `error`. A text begins with
-          states of zeros and the token of the line break. A client streams with this signature,
-          and the server keeps nothing.
+          float `(batch, characters)`, of the next token, the new states and `error`. A text begins
+          with states of zeros and the token of the line break. A client streams with this
+          signature, and the server keeps nothing.
         - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
 
     Raises:
@@ -160,7 +160,7 @@ class _Answers:
         error, (token, *states) = refuse(
             self._in_range(token), *zip(states, finite, said, strict=True)
         )
-        logits, after = self.stepper(token[:, None] + FIRST, dict(zip(names, states, strict=True)))
+        logits, after = self._next(token[:, None] + FIRST, dict(zip(names, states, strict=True)))
         answer = {"logits": logits[:, 0], **after}
         good = error[:, None] == ""
         return {**{k: tf.where(good, v, 0) for k, v in answer.items()}, "error": error}
@@ -169,6 +169,11 @@ class _Answers:
         error, [token] = refuse(self._in_range(token))
         found = tf.where(error == "", tf.gather(self._vocabulary, token), "")
         return {"character": found, "error": error}
+
+    def _next(self, ids, states, **options):
+        """Returns the logits, in float32 whatever the model computes in, and the new states."""
+        logits, states = self.stepper(ids, states, **options)
+        return tf.cast(logits, tf.float32), states
 
     def _in_range(self, token):
         good = (token >= 0) & (token < self.width)
@@ -188,7 +193,7 @@ class _Answers:
 
         def body(place, states, found):
             piece = ids[:, place : place + PIECE]
-            logits, states = self.stepper(piece, states)
+            logits, states = self._next(piece, states)
             return place + PIECE, states, function(place, piece, logits, found)
 
         start = (0, self.stepper.zeros(tf.shape(ids)[0]), found)
@@ -208,7 +213,7 @@ class _Answers:
             token = choose(t, logits)
             written = written.write(t, token)
             ids = tf.cast(token, tf.int64)[:, None] + FIRST
-            logits, states = self.stepper(ids, states, weights=weights)
+            logits, states = self._next(ids, states, weights=weights)
             return t + 1, logits[:, 0], states, written
 
         start = (0, tf.ensure_shape(logits, [None, self.width]), states, written)
