@@ -79,6 +79,17 @@ def test_wrong_states_and_rows_are_refused_and_change_nothing(stateful):
     assert_allclose(array(layer.states[0]), ones[0])
 
 
+@pytest.mark.parametrize("rows", [[0, 2], [1, 0, 1], [0.0, 1.0, 1.0], "abc"])
+def test_rows_that_are_not_bool_are_refused_and_change_nothing(rows):
+    """Numbers may be meant as the places of rows."""
+    layer = keras_gated.GRU(2, stateful=True)
+    layer(np.zeros((3, 1, 1), "float32"))
+    layer.reset_state([np.ones((3, 2))])
+    with pytest.raises(ValueError, match="`rows` must be bool"):
+        layer.reset_state(rows=rows)
+    assert_allclose(array(layer.states[0]), np.ones((3, 2)))
+
+
 def stateful_model(family, batch=2):
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))
     x = family.make(UNITS, stateful=True, return_sequences=True, name="first")(inputs)
@@ -299,6 +310,13 @@ def test_windows_follow_each_other_row_by_row():
     assert keras_gated.windows(np.zeros((9, 4)), np.zeros(9), batch_size=3, steps=2).element_spec[
         0
     ].shape.as_list() == [3, None, 4]
+
+
+def test_sizes_of_windows_may_be_small_integers_of_numpy():
+    stream = np.arange(600)
+    sizes = {"batch_size": np.uint8(3), "steps": np.int8(100)}
+    [(first, _), (second, _)] = keras_gated.windows(stream, stream, **sizes)
+    assert_allclose(np.concatenate([first, second], axis=1), stream.reshape(3, 200))
 
 
 @pytest.mark.parametrize("length, batch_size, steps", [

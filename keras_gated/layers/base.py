@@ -337,7 +337,8 @@ class RNN(Configurable, keras.layers.RNN):
                 document begins. Default: all. May be a tensor inside a `tf.function`.
 
         Raises:
-            ValueError: If the layer is not stateful, was never called, or shapes do not fit.
+            ValueError: If the layer is not stateful, was never called, shapes do not fit, or `rows`
+                are not bool.
         """
         if states is None and rows is None and self.states is None:
             return  # as keras.layers: there is nothing to reset yet

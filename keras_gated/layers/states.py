@@ -32,8 +32,8 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
         rows: Optional bool, `(batch,)`, the rows to set. Default: all.
 
     Raises:
-        ValueError: If no layer is stateful, or names or shapes do not fit, or `states` are for a
-            layer that was not called yet. No state is changed then.
+        ValueError: If no layer is stateful, or names or shapes do not fit, or `rows` are not bool,
+            or `states` are for a layer that was not called yet. No state is changed then.
     """
     own = _stateful_layers(layer, must_exist=states is not None)
     if states is None:
@@ -52,12 +52,18 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
             "`get_state` returns them in this form."
         )
     if rows is not None:
-        rows = ops.cast(rows, "bool")
+        rows = ops.convert_to_tensor(rows)
+        dtype = keras.backend.standardize_dtype(rows.dtype)  # numbers might be places of rows
         batches = {shape[:1] for layer_shapes in shapes.values() for shape in layer_shapes}
-        if len(batches) > 1 or any(not compatible(rows.shape, batch) for batch in batches):
+        if (
+            dtype != "bool"
+            or len(batches) > 1
+            or any(not compatible(rows.shape, batch) for batch in batches)
+        ):
             raise ValueError(
                 f"reset_state: `rows` must be bool, one a row of the batch, of shape "
-                f"{sorted(batches)}. Received: rows.shape={tuple(rows.shape)}."
+                f"{sorted(batches)}. Received: rows.shape={tuple(rows.shape)}, "
+                f"rows.dtype={dtype}."
             )
     for name, variables in own.items():
         for variable, value in zip(variables, tree.flatten(states[name]), strict=True):
@@ -153,6 +159,7 @@ def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset
             f"integers of at least 1. Received: {len(inputs)} and {len(targets)} steps, "
             f"batch_size={batch_size!r}, steps={steps!r}."
         )
+    batch_size, steps = map(int, sizes)  # NumPy's small integers do not hold their product
     length = len(inputs) // batch_size
     if length < steps:
         raise ValueError(
