@@ -130,3 +130,16 @@ def test_what_cannot_be_counted_is_refused():
 
 def test_a_batch_without_rows_has_an_answer_without_rows():
     assert adapted()(np.zeros((0, 5, 3))).shape == (0, 5, IDS - 2)
+
+
+def test_probabilities_sum_to_one_where_keras_computes_in_double_precision():
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        layer = KneserNey(4, longest=2)
+        layer.adapt([2, 3, 2, 3, 3])
+        p = np.exp(keras.ops.convert_to_numpy(layer(np.array([[[2], [3]]]))))
+    finally:
+        keras.config.set_floatx(before)
+    assert p.dtype == "float32"
+    np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-6)

@@ -94,3 +94,9 @@ def test_buckets_that_the_check_cannot_tell_apart_are_refused():
 def test_n_grams_too_many_for_64_bits_are_refused():
     with pytest.raises(ValueError, match=r"more than fit into 64 bits.*words=100000, longest=4"):
         NGrams(100_000, 11, longest=4)
+
+
+@pytest.mark.parametrize("longest", [0, -1])
+def test_n_grams_of_no_word_are_refused(longest):
+    with pytest.raises(ValueError, match=rf"at least one word. Received: longest={longest}"):
+        NGrams(9, 5, longest)

@@ -324,6 +324,24 @@ def test_models_of_any_precision_answer_in_single_precision(dtype):
         np.testing.assert_allclose(answer, [np.float32(expected)], rtol=1e-2)
 
 
+def test_steps_of_a_layer_of_any_name_have_names_that_tensorflow_allows(tmp_path):
+    ids = keras.Input((None,), dtype="int64")
+    gru = keras_gated.GRU(4, return_sequences=True, name="my-gru.1")
+    logits = keras.layers.Dense(3)(gru(keras.layers.Embedding(5, 3)(ids)))
+    model, lookup = keras.Model(ids, {"of next": logits}), text.character_lookup("ab\n")
+    signatures = {"step": generation.characters(model, lookup)["step"]}
+    loaded = tf.saved_model.load(keras_gated.export_model(model, tmp_path, signatures))
+    state = tf.zeros((1, 4))
+    answer = loaded.signatures["step"](token=tf.constant([1], tf.int64), my_gru_1_hidden=state)
+    expected = model(np.array([[3]]))["of next"][:, 0]
+    np.testing.assert_allclose(answer["logits"], expected, atol=1e-6)
+    assert answer["my_gru_1_hidden"].shape == (1, 4)
+    bad = loaded.signatures["step"](
+        token=tf.constant([1], tf.int64), my_gru_1_hidden=state + np.nan
+    )
+    assert bad["error"] == b"`my_gru_1_hidden` must be finite."
+
+
 # In other processes
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
 from keras_gated.recipes.text import dense
-from keras_gated.serve.signatures import Signature
+from keras_gated.serve.signatures import Signature, allowed_name
 from keras_gated.serve.streaming import Stepper, check_pieces
 
 PIECE = 500  # steps read at a time, so that memory does not grow with the text
@@ -66,7 +66,10 @@ def characters(model, lookup, longest=10_000):
     requests = [("", 20, 0.8, 0, 1), (alphabet[-1] * 30, 50, 1.0, 5, 2)]
     texts = ["", alphabet[-1], "".join(alphabet) * math.ceil(2 * PIECE / width)]
     token = tf.TensorSpec((None,), tf.int64, name="token")
-    states = [tf.TensorSpec(s.shape, s.dtype, name=name) for name, s in stepper.states.items()]
+    states = [
+        tf.TensorSpec(s.shape, s.dtype, name=allowed_name(name))
+        for name, s in stepper.states.items()
+    ]
     zeros = {s.name: np.zeros((1, s.shape[1]), s.dtype.as_numpy_dtype) for s in states}
     first = {"token": [answers.line_break - FIRST], **zeros}
     return {
@@ -156,11 +159,12 @@ class _Answers:
     def step(self, token, *states):
         names = list(self.stepper.states)
         finite = [tf.reduce_all(tf.math.is_finite(state), axis=1) for state in states]
-        said = [f"`{name}` must be finite." for name in names]
+        said = [f"`{allowed_name(name)}` must be finite." for name in names]
         error, (token, *states) = refuse(
             self._in_range(token), *zip(states, finite, said, strict=True)
         )
         logits, after = self._next(token[:, None] + FIRST, dict(zip(names, states, strict=True)))
+        after = {allowed_name(name): state for name, state in after.items()}
         answer = {"logits": logits[:, 0], **after}
         good = error[:, None] == ""
         return {**{k: tf.where(good, v, 0) for k, v in answer.items()}, "error": error}
@@ -173,6 +177,7 @@ class _Answers:
     def _next(self, ids, states, **options):
         """Returns the logits, in float32 whatever the model computes in, and the new states."""
         logits, states = self.stepper(ids, states, **options)
+        [logits] = tf.nest.flatten(logits)  # a model may return them in a dict or a list
         return tf.cast(logits, tf.float32), states
 
     def _in_range(self, token):

@@ -117,7 +117,7 @@ class KneserNey(keras.layers.Layer):
         context = ops.reshape(context, (-1, self.longest - 1))
         number = ops.zeros_like(context[:, :1])  # of the context, and later with each next id
         of_next = ops.arange(FIRST, self.ids, dtype="int64")
-        p = ops.full((1, self.ids - FIRST), 1 / (self.ids - FIRST))
+        p = ops.full((1, self.ids - FIRST), 1 / (self.ids - FIRST), dtype="float32")
         for length, (numbers, shares) in enumerate(self.tables, 1):
             if length > 1:
                 oldest = context[:, length - 2 : length - 1]

@@ -42,9 +42,9 @@ class NGrams(keras.layers.Layer):
         float, `(batch, 1)`: a logit.
 
     Raises:
-        ValueError: If there are more n-grams of so many words than whole numbers of 64 bits, or
-            if `buckets` is a multiple of 1,048,573, the divisor that tells apart the n-grams of a
-            bucket.
+        ValueError: If `longest` is below 1, if there are more n-grams of so many words than whole
+            numbers of 64 bits, or if `buckets` is a multiple of 1,048,573, the divisor that tells
+            apart the n-grams of a bucket.
 
     Weights: `kernel (words + buckets,)`; `ratio` of the same shape and `check (buckets,)`, int32,
     are not trained. An n-gram with the number n owns its bucket if `n % 1048573` is the bucket's
@@ -57,6 +57,10 @@ class NGrams(keras.layers.Layer):
 
     def __init__(self, words, buckets, longest=3, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
+        if longest < 1:
+            raise ValueError(
+                f"NGrams: n-grams need at least one word. Received: longest={longest}."
+            )
         if words**longest >= 2**63:
             raise ValueError(
                 f"NGrams: n-grams of {longest} of {words} words are more than fit into 64 bits. "
