@@ -405,6 +405,48 @@ def test_an_optimizer_comes_along_if_a_layer_was_frozen_since():
         assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("thawed", [False, True])
+def test_what_is_frozen_in_a_model_stays_frozen(thawed):
+    both = layers.Bidirectional(layers.GRU(2, return_sequences=True))
+    cell = layers.GRUCell(2)
+    model = keras.Sequential([keras.Input((None, 2)), both, layers.RNN(cell), layers.Dense(1)])
+    cell.kernel.trainable = False
+    both.backward_layer.cell.trainable = False
+    if thawed:  # a cell in a frozen layer
+        both.forward_layer.trainable = False
+        both.forward_layer.cell.trainable = True
+    model.compile("adam", "mse")
+    ours = from_keras(model)
+    for copy in (ours, to_keras(ours)):
+        assert [w.path for w in copy.trainable_weights] == [w.path for w in model.trainable_weights]
+    ours.fit(X, np.ones((3, 1)), verbose=0)
+    model.trainable = False
+    both.trainable = True  # Keras trains nothing of a frozen model
+    assert from_keras(model).trainable_weights == model.trainable_weights == []
+
+
+def test_a_cell_or_layer_that_several_layers_were_given_is_named():
+    cell, layer = layers.GRUCell(2, name="told"), layers.LSTM(2, name="told", return_sequences=True)
+    x, y = keras.Input((None, 2)), keras.Input((None, None, 2))
+    several = [
+        keras.Model(x, layers.RNN(cell)(layers.RNN(cell, return_sequences=True)(x))),
+        keras.Model([x, y], [layer(x), layers.TimeDistributed(layer)(y)]),
+        layers.StackedRNNCells([cell, cell]),
+    ]
+    for given in several:
+        with pytest.raises(ValueError, match=r"from_keras: .*share its weights.*\['.*told"):
+            from_keras(given)
+    assert from_keras(keras.Model(x, layer(layer(x)))).count_params() == 40
+
+
+def test_a_lambda_of_compile_is_refused():
+    model = fitted(layers.LSTM(1))
+    for given in ({"loss": lambda a, b: abs(a - b)}, {"metrics": [lambda a, b: abs(a - b)]}):
+        model.compile("adam", **given)
+        with pytest.raises(ValueError, match="from_keras: .*compiled with a lambda.*def"):
+            from_keras(model)
+
+
 def of_my_own(y_true, y_pred):
     return keras.ops.mean((y_true - y_pred) ** 2)
 

@@ -7,6 +7,7 @@ copied; the columns of a GRU's update gate are negated (`gates.py`).
 
 import os
 import warnings
+from collections import Counter
 
 import keras
 import numpy as np
@@ -55,8 +56,8 @@ def from_keras(
     Outputs, states and gradients are the same, under the same masks. `SimpleRNN`, `LSTM`, `GRU`,
     their cells and `Bidirectional` are converted, at any place of a model, and subclasses of them
     that change only the constructor and `get_config`. Everything else of a functional or
-    sequential model is copied. The copy keeps names, weights, states of stateful layers, seeds,
-    masks, the settings of `compile`, and the variables of the optimizer. The original does not
+    sequential model is copied. The copy keeps names, weights and which are trainable, states of
+    stateful layers, seeds, masks, the settings of `compile`, and the variables of the optimizer. The original does not
     change.
 
     Models of Keras 2 and `tf.keras` are read without Keras 2: files (`.h5`, `.hdf5`, `.keras`),
@@ -93,8 +94,8 @@ def from_keras(
     Raises:
         ValueError: If the model has nothing to convert, or something that cannot be converted
             exactly: a subclass that changes what its base class computes, also of `Sequential`; a
-            recurrent layer that the code of another layer makes; a mask that
-            `keras.layers` ignores because the layer gets an initial state; a GRU whose recurrent
+            recurrent layer that the code of another layer makes; a layer or cell that several
+            layers were given; a lambda in `compile`; a mask that `keras.layers` ignores because the layer gets an initial state; a GRU whose recurrent
             activation, regularizers or constraints differ between a weight and its negative. If
             a file is damaged, or uses what Keras 3 does not have; the message names the file and
             the layer.
@@ -176,13 +177,15 @@ def _converted(old, classes, owner):
             )
         check_masks_with_states(old, owner)
         check_turned_masks(old, owner)
-        with keras.saving.custom_object_scope(_compiled_with(old)):
+        with keras.saving.custom_object_scope(_compiled_with(old, owner)):
             new = keras.models.clone_model(
                 old, clone_function=lambda layer: _by_config(layer, classes, owner), recursive=True
             )
+        _check_shared(old, new, owner)
         check_own_code(old, new, owner)
     else:
         new = _by_config(old, classes, owner)
+        _check_shared(old, new, owner)
     left = [part for part in keras_private.parts_of(new) if type(part) in classes]
     if left:
         told = (
@@ -195,6 +198,9 @@ def _converted(old, classes, owner):
             raise ValueError(told)
         warnings.warn(told, UserWarning, stacklevel=3)
     _copy_vocabularies(old, new, owner)
+    for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
+        if b.trainable != a.trainable:  # of a cell, which the config of its layer does not say
+            b.trainable = a.trainable
     if old.built or isinstance(old, keras.Model):
         copies = _copy_weights(old, new)
         if isinstance(old, keras.Model) and old.compiled and old.optimizer is not None:
@@ -202,12 +208,35 @@ def _converted(old, classes, owner):
     return new
 
 
-def _compiled_with(model):
+def _check_shared(old, new, owner):
+    """Raises if a copy has a layer or cell twice that the original has once, with its weights."""
+    copies, parts = (
+        Counter(
+            part.name
+            for part in keras_private.parts_of(one)
+            if not isinstance(part, keras.layers.InputLayer)  # Keras may give it another name
+        )
+        for one in (new, old)
+    )
+    if twice := sorted(copies - parts):
+        raise ValueError(
+            f"{owner}: several layers of {old.name!r} were given the same layer or cell, and share "
+            f"its weights. Each of their copies would have weights of its own. Received: {twice} at "
+            "several places. Call the layer that holds it at each of these places instead."
+        )
+
+
+def _compiled_with(model, owner):
     """Returns the functions and classes of a user's own in the settings of `compile`, by name.
 
     Keras writes only their names into the settings that it copies.
     """
     found = keras.tree.flatten(keras_private.compiled_with(model)) if model.compiled else []
+    if any(getattr(one, "__name__", None) == "<lambda>" for one in found):
+        raise ValueError(
+            f"{owner}: {model.name!r} was compiled with a lambda, which has no name and so cannot "
+            "be copied. Make it a function with `def`, or convert before `compile`."
+        )
     named = [one if hasattr(one, "__name__") else type(one) for one in found]
     known = ("keras", "builtins", "None")
     return {c.__name__: c for c in named if str(c.__module__).split(".")[0] not in known}
@@ -293,6 +322,7 @@ def _copy_weights(old, new):
         turned = type(a) is not type(b) and "GRUCell" in (type(a).__name__, type(b).__name__)
         for before, after in zip(*own, strict=True):
             after.assign(_negated(before.value) if turned else before.value)
+            after.trainable = before.trainable
             copies[id(before)] = after, turned
         if isinstance(b, keras.layers.Normalization):
             b.finalize_state()  # the layer computes with tensors that this makes of its weights
@@ -328,12 +358,12 @@ def _negated(weight):
 
 def _copy_optimizer(old, new, copies, owner):
     """Copies an optimizer's variables."""
+    if new.optimizer.built:  # by Keras, before it was known which weights are trained
+        new.optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
     if not old.optimizer.built:
         return
     # Those of today may be others: a layer was frozen since.
     trained = keras_private.trained_by(old.optimizer)
-    if new.optimizer.built:
-        new.optimizer = type(old.optimizer).from_config(old.optimizer.get_config())
     if not all(id(variable) in copies for variable in trained):
         raise ValueError(
             f"{owner}: the optimizer of {old.name!r} was built for weights that are not in the "
