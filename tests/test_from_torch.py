@@ -153,6 +153,24 @@ def test_dropout_between_layers_is_kept_and_that_of_a_layer_is_left_out_with_a_w
     assert said[0].filename == __file__  # the line that called it
 
 
+def test_dropout_before_or_after_the_layers_is_refused():
+    dropout, one, other = keras.layers.Dropout(0.25), keras_gated.GRU(3), keras_gated.GRU(3)
+    one.build((None, None, 3))
+    other.build((None, None, 3))
+    assert to_torch([one, dropout, other]).dropout == 0.25
+    for given in ([dropout, one, other], [one, other, dropout]):
+        with pytest.raises(
+            ValueError, match=r"nothing before or after.*Dropout layers of \[0.25\]"
+        ):
+            to_torch(given)
+
+
+def test_a_compiled_module_is_read_without_a_prefix():
+    theirs = module("LSTM", batch_first=True)
+    for given in (torch.compile(theirs), torch.compile(Larger(theirs))):
+        assert_allclose(from_torch(given)(X), outputs(theirs, X), atol=2e-6)
+
+
 def test_what_does_not_fit_is_refused_by_name():
     good = {name: v.numpy() for name, v in module("LSTM").state_dict().items()}
     for change, message in (

@@ -211,12 +211,15 @@ def _without_dropout(layers):
     if isinstance(layers, keras.Sequential):
         layers = layers.layers
     layers = list(layers) if isinstance(layers, (list, tuple)) else [layers]
+    are_drops = [type(one) is keras.layers.Dropout for one in layers]
     drops = [one.rate for one in layers if type(one) is keras.layers.Dropout]
     layers = [one for one in layers if type(one) is not keras.layers.Dropout]
-    if drops and (len(set(drops)) > 1 or len(drops) != len(layers) - 1):
+    between = [False, *[True, False] * (len(layers) - 1)]
+    if drops and (len(set(drops)) > 1 or are_drops != between):
         raise ValueError(
-            "to_torch: torch drops the same fraction between all layers. Received: Dropout layers "
-            f"of {drops} with {len(layers)} recurrent layers. Leave them out of the list."
+            "to_torch: torch drops the same fraction between all layers, and nothing before or "
+            f"after them. Received: Dropout layers of {drops} with {len(layers)} recurrent layers. "
+            "Leave them out of the list."
         )
     return layers, drops[0] if drops else 0.0
 

@@ -117,6 +117,8 @@ def check_own_forward(module, owner):
 
 
 def _is_recurrent(module):
+    if hasattr(module, "_orig_mod"):  # of torch.compile: the module inside is found, too
+        return False
     if getattr(module, "mode", None) in (*_RNN, "LSTM", "GRU"):
         return True
     if any(cls.__name__ in _CELLS for cls in type(module).__mro__):
