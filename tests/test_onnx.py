@@ -146,6 +146,24 @@ def test_initial_states_and_lengths_are_inputs(tmp_path):
     assert_same(flat(again), flat([c, h, y]))
 
 
+@pytest.mark.parametrize("both, masked", product((False, True), (False, True)))
+def test_an_initial_state_of_one_row_is_that_of_every_row(both, masked, tmp_path):
+    layer = keras_gated.LSTM(5, return_state=True)
+    layer = keras_gated.Bidirectional(layer) if both else layer
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    row = keras.Input((5,), batch_size=1, name="row")
+    x = layers.Embedding(20, 6, mask_zero=masked)(ids)
+    states = [row, keras.ops.ones((1, 5))] * (1 + both)
+    model = keras.Model([ids, row], layer(x, initial_state=states))
+    set_random(model)
+    path = to_onnx(model, tmp_path / "model.onnx", check=False)  # compared below
+    given = {"ids": GAPS, "row": np.random.default_rng(4).normal(size=(1, 5)).astype("float32")}
+    every = [np.repeat(given["row"], 4, 0), np.ones((4, 5), "float32")] * (1 + both)
+    mask = GAPS != 0 if masked else None
+    expected = layer(model.get_layer(index=1)(GAPS), initial_state=every, mask=mask)
+    assert_same(session(path).run(None, given), flat(expected))
+
+
 def test_names_of_outputs_never_meet_those_of_nodes(tmp_path):
     x = keras.Input((None, 3), name="constant_0")
     names = ["lstm_1.0", "node_1", "transpose_0.0", "constant_1"]

@@ -117,6 +117,7 @@ def _node(graph, directions, direction, sequences, states, mask):
     """Adds the node. Returns `Y`, `(time, directions, batch, units)`, and the final states."""
     first = directions[0]
     lengths = None
+    states = [_of_every_row(graph, state, sequences) for state in states]
     if mask is not None:
         lengths = graph.packing_of(mask).lengths
         sequences = graph.steps_at(sequences, graph.packing_of(mask).order)
@@ -157,6 +158,14 @@ def _node(graph, directions, direction, sequences, states, mask):
         some = _some(graph, mask)
         finals = [graph.add("Where", [some, f, i]) for f, i in zip(finals, initial, strict=True)]
     return [y, *finals]
+
+
+def _of_every_row(graph, state, sequences):
+    """Returns a state `(batch, units)`. A layer broadcasts that of one row; a node does not."""
+    if state.shape[0] != 1 or sequences.shape[0] == 1:
+        return state
+    batch = graph.add("Shape", [sequences], start=0, end=1)
+    return graph.add("Expand", [state, graph.add("Concat", [batch, np.array([1])], axis=0)])
 
 
 def _some(graph, mask):
