@@ -269,6 +269,35 @@ def test_what_pytorch_exports_around_recurrent_layers_is_read(name, dynamo, tmp_
             assert_allclose(a, b, atol=1e-5)
 
 
+class RowsFirst(nn.Module):
+    """States whose first axis is the batch, as a model for several devices takes them."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, h, c):
+        y, finals = self.lstm(x, (h.transpose(0, 1), c.transpose(0, 1)))
+        return y, *(state.transpose(0, 1) for state in finals)
+
+
+def test_initial_states_with_the_batch_first_are_read(tmp_path):
+    example = torch.zeros(2, 5, 3), torch.zeros(2, 1, 4), torch.zeros(2, 1, 4)
+    path, names = str(tmp_path / "model.onnx"), ["x", "h", "c"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(RowsFirst(), example, path, dynamo=False, input_names=names)
+    rng = np.random.default_rng(0)
+    given = {
+        name: rng.normal(size=part.shape).astype("float32")
+        for name, part in zip(names, example, strict=True)
+    }
+    received = from_onnx(path)(given)
+    outputs = [output.name for output in onnx.load(path).graph.output]
+    for name, expected in zip(outputs, ask_onnxruntime(path, given), strict=True):
+        assert_allclose(received[name], expected, atol=1e-5)
+
+
 def test_a_size_that_the_newer_exporter_wrote_down_is_refused(tmp_path):
     """Of time-major layers it writes the example's number of steps."""
     pytest.importorskip("onnxscript")

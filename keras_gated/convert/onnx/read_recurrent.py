@@ -26,6 +26,8 @@ _FLAT_FROM = {"sigmoid": 20.0, "tanh": 20.0, "hard_sigmoid": 3.0}  # sigmoid: bu
 
 def recurrent(node, given, attributes, wanted):
     """Returns `Y`, `Y_h` and `Y_c` of a node in a graph, as far as they are wanted."""
+    # The sequences stay as they are: they are wanted in another order of axes.
+    given = [given[0], *(v if isinstance(v, Zeros) else plain(v) for v in given[1:])]
     sequences, _, _, _, lengths, *states = given + [None] * (8 - len(given))
     if attributes.get("layout", 0):
         refuse(node, f"has layout={attributes['layout']}", "Export the model without.")
@@ -243,4 +245,4 @@ def _state(node, state):
         if state.any():
             refuse(node, "begins with a constant state", "Make the initial state an input.")
         return None
-    return plain(state)
+    return state
