@@ -443,7 +443,7 @@ def test_a_lambda_of_compile_is_refused():
     model = fitted(layers.LSTM(1))
     for given in ({"loss": lambda a, b: abs(a - b)}, {"metrics": [lambda a, b: abs(a - b)]}):
         model.compile("adam", **given)
-        with pytest.raises(ValueError, match="from_keras: .*compiled with a lambda.*def"):
+        with pytest.raises(ValueError, match=r"from_keras: .*compiled with a lambda.*def"):
             from_keras(model)
 
 

@@ -56,9 +56,9 @@ def from_keras(
     Outputs, states and gradients are the same, under the same masks. `SimpleRNN`, `LSTM`, `GRU`,
     their cells and `Bidirectional` are converted, at any place of a model, and subclasses of them
     that change only the constructor and `get_config`. Everything else of a functional or
-    sequential model is copied. The copy keeps names, weights and which are trainable, states of
-    stateful layers, seeds, masks, the settings of `compile`, and the variables of the optimizer. The original does not
-    change.
+    sequential model is copied. The copy keeps names, weights and which of them are trained, states
+    of stateful layers, seeds, masks, the settings of `compile`, and the variables of the optimizer.
+    The original does not change.
 
     Models of Keras 2 and `tf.keras` are read without Keras 2: files (`.h5`, `.hdf5`, `.keras`),
     SavedModels, and functional or sequential models of `tf_keras`. The layers get the arguments
@@ -95,10 +95,10 @@ def from_keras(
         ValueError: If the model has nothing to convert, or something that cannot be converted
             exactly: a subclass that changes what its base class computes, also of `Sequential`; a
             recurrent layer that the code of another layer makes; a layer or cell that several
-            layers were given; a lambda in `compile`; a mask that `keras.layers` ignores because the layer gets an initial state; a GRU whose recurrent
-            activation, regularizers or constraints differ between a weight and its negative. If
-            a file is damaged, or uses what Keras 3 does not have; the message names the file and
-            the layer.
+            layers were given; a lambda in `compile`; a mask that `keras.layers` ignores because
+            the layer gets an initial state; a GRU whose recurrent activation, regularizers or
+            constraints differ between a weight and its negative. If a file is damaged, or uses
+            what Keras 3 does not have; the message names the file and the layer.
         FileNotFoundError: If there is no file.
         ImportError: If TensorFlow (for a SavedModel or a checkpoint) or `tf_keras` (for `check`) is
             not installed.
@@ -209,7 +209,7 @@ def _converted(old, classes, owner):
 
 
 def _check_shared(old, new, owner):
-    """Raises if a copy has a layer or cell twice that the original has once, with its weights."""
+    """Raises if a copy has a layer or cell twice where the original shares it."""
     copies, parts = (
         Counter(
             part.name
@@ -221,8 +221,9 @@ def _check_shared(old, new, owner):
     if twice := sorted(copies - parts):
         raise ValueError(
             f"{owner}: several layers of {old.name!r} were given the same layer or cell, and share "
-            f"its weights. Each of their copies would have weights of its own. Received: {twice} at "
-            "several places. Call the layer that holds it at each of these places instead."
+            "its weights. Their copies would have weights of their own. "
+            f"Received: {twice} at several places. Call the layer that holds it at each "
+            "of these places instead."
         )
 
 
