@@ -210,15 +210,10 @@ def _converted(old, classes, owner):
 
 def _check_shared(old, new, owner):
     """Raises if a copy has a layer or cell twice where the original shares it."""
-    copies, parts = (
-        Counter(
-            part.name
-            for part in keras_private.parts_of(one)
-            if not isinstance(part, keras.layers.InputLayer)  # Keras may give it another name
-        )
-        for one in (new, old)
-    )
-    if twice := sorted(copies - parts):
+    copies, parts = (Counter(p.name for p in keras_private.parts_of(one)) for one in (new, old))
+    if copies.total() != parts.total():
+        # A part that Keras names itself may have another name in the copy.
+        twice = [name for name, number in copies.items() if number > parts[name] > 0]
         raise ValueError(
             f"{owner}: several layers of {old.name!r} were given the same layer or cell, and share "
             "its weights. Their copies would have weights of their own. "
