@@ -28,6 +28,7 @@ from keras.src.ops.numpy import (
     OnesLike,
     ZerosLike,
 )
+from keras.src.saving.serialization_lib import in_safe_mode
 
 __all__ = [
     "Any",
@@ -44,6 +45,7 @@ __all__ = [
     "ZerosLike",
     "compiled_with",
     "elements_of",
+    "in_safe_mode",
     "in_stateless_scope",
     "inner_loop",
     "is_inference_call",

@@ -502,12 +502,12 @@ class TooNarrow(Wide):
 
 class NamedAsItsUnits(Wide):
     def weight_shapes(self, features):
-        return {**super().weight_shapes(features), "units": (2,)}
+        return {**super().weight_shapes(features), "units": (2,), "project": (2,), "free": (2,)}
 
 
 @pytest.mark.parametrize("cell, words", [
     (TooNarrow, r"a width for each of the states \['hidden', 'memory'\]. Received: \[4\]"),
-    (NamedAsItsUnits, r"names of arguments of the cell.* Received: \['units'\]"),
+    (NamedAsItsUnits, r"names of arguments or methods .* Received: \['units', 'project'\]\."),
 ])  # fmt: skip
 def test_widths_and_weights_that_do_not_fit_the_names_are_named_at_build(cell, words):
     with pytest.raises(ValueError, match=words):

@@ -419,7 +419,10 @@ def test_what_is_frozen_in_a_model_stays_frozen(thawed):
     ours = from_keras(model)
     for copy in (ours, to_keras(ours)):
         assert [w.path for w in copy.trainable_weights] == [w.path for w in model.trainable_weights]
+    before = ours.get_weights()
     ours.fit(X, np.ones((3, 1)), verbose=0)
+    for weight, old in zip(ours.weights, before, strict=True):
+        assert np.array_equal(weight, old) is not weight.trainable, weight.path
     model.trainable = False
     both.trainable = True  # Keras trains nothing of a frozen model
     assert from_keras(model).trainable_weights == model.trainable_weights == []
@@ -437,6 +440,10 @@ def test_a_cell_or_layer_that_several_layers_were_given_is_named():
         with pytest.raises(ValueError, match=r"from_keras: .*share its weights.*\['.*told"):
             from_keras(given)
     assert from_keras(keras.Model(x, layer(layer(x)))).count_params() == 40
+    model = keras.Model(x, layer(x))
+    model.helper = layers.Dense(1, name="beside")
+    with pytest.raises(ValueError, match=r"that its config does not make.*\['beside'\]"):
+        from_keras(model)
 
 
 def test_a_lambda_of_compile_is_refused():

@@ -246,6 +246,30 @@ def test_objects_of_tf_keras_are_converted(tmp_path):
         from_keras(L.GRU(4, name="alone"))
 
 
+def model_in_model():
+    inner = k2.Sequential([L.LSTM(4, return_sequences=True), L.LSTM(4, name="last")], name="inner")
+    return k2.Sequential([k2.Input((5, 4)), inner, L.Dense(1)])
+
+
+@pytest.mark.parametrize("make, part", [
+    (lambda: k2.Sequential([k2.Input((5, 4)), L.Bidirectional(L.GRU(3))]),
+     lambda model: model.layers[0].forward_layer),
+    (lambda: k2.Sequential([k2.Input((5, 4)), L.Bidirectional(L.RNN(L.LSTMCell(3)))]),
+     lambda model: model.layers[0].forward_layer.cell),
+    (lambda: k2.Sequential([k2.Input((5, 4)), L.RNN([L.LSTMCell(4), L.LSTMCell(4)])]),
+     lambda model: model.layers[0].cell.cells[0]),
+    (model_in_model, lambda model: model.layers[0].layers[0].cell),
+], ids=["direction", "its cell", "stacked", "model in a model"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["object", "h5"])
+def test_weights_of_a_part_that_was_frozen_go_to_that_part(make, part, kind, tmp_path):
+    """Keras 2 stores them after the others, which have the same shapes here."""
+    model = make()
+    part(model).trainable = False
+    file = saved(model, tmp_path)
+    x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+    assert_allclose(from_keras(model if kind == "object" else file)(x), model(x), atol=1e-5)
+
+
 def test_layers_of_your_own_are_given_by_name(tmp_path):
     class Double(L.Layer):
         def call(self, x):

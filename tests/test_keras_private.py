@@ -76,6 +76,13 @@ def test_a_stateless_scope_is_told():
         assert keras_private.in_stateless_scope()
 
 
+def test_it_is_known_whether_lambdas_may_be_loaded():
+    assert keras_private.in_safe_mode() is not False
+    keras.config.enable_unsafe_deserialization()
+    assert keras_private.in_safe_mode() is False
+    keras_private.global_state.set_global_attribute("safe_mode_saving", None)
+
+
 def test_layers_called_inside_get_training():
     seen = []
 

@@ -162,6 +162,7 @@ def test_an_initial_state_of_one_row_is_that_of_every_row(both, masked, tmp_path
     mask = GAPS != 0 if masked else None
     expected = layer(model.get_layer(index=1)(GAPS), initial_state=every, mask=mask)
     assert_same(session(path).run(None, given), flat(expected))
+    assert_same(flat(from_onnx(path)(given)), flat(expected))
 
 
 def test_names_of_outputs_never_meet_those_of_nodes(tmp_path):

@@ -21,19 +21,20 @@ def check_class(cls, owner):
 
 
 def check_built(cell, weights):
-    """Raises an error unless every state has a width, and no weight the name of an argument."""
+    """Raises an error unless every state has a width, and no weight a name that has a meaning."""
     widths, names = cell.state_widths(), list(cell.state_names)
     if len(widths) != len(names):
         raise ValueError(
             f"{cell.owner}: `state_widths` must return a width for each of the states {names}. "
             f"Received: {widths}. `state_names` names the states."
         )
-    taken = sorted({*weights} & {*cell.argument_names()})
+    arguments, cls = cell.argument_names(), type(cell)
+    taken = [n for n in weights if n in arguments or getattr(cls, n, None) is not None]
     if taken:
         raise ValueError(
-            f"{cell.owner}: `weight_shapes` must not give weights the names of arguments of the "
-            f"cell, whose values they would replace. Received: {taken}. Give the weights other "
-            "names."
+            f"{cell.owner}: `weight_shapes` must not give weights the names of arguments or "
+            f"methods of the cell, which they would replace. Received: {taken}. Give the weights "
+            "other names."
         )
 
 

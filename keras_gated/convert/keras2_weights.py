@@ -1,8 +1,10 @@
 """Which weights of a file of Keras 2 belong to which variables of a model, and in what form.
 
 HDF5 files hold one list for each layer: the trainable weights, then the others. A model in a model
-has one list for all its layers, in the order of its config. `.keras` files, SavedModels and
-checkpoints also hold a separate list for each layer inside a layer, at its place.
+has one list for all its layers, in the order of its config. A config does not say which direction
+of a `Bidirectional`, or whether the cell of a layer, was frozen. So the names of the weights tell
+which layer inside a layer they belong to. `.keras` files, SavedModels and checkpoints also hold a
+separate list for each layer inside a layer, at its place.
 """
 
 import itertools
@@ -65,8 +67,11 @@ def load_by_layer(model, spec, stored, names, by_order=False):
     for name, part in parts:
         layer = model.get_layer(name)
         found = stored(own[name]) if own[name] else []
-        kind = part["class_name"]
-        _assign(name, kind, found, lambda c, p=part, y=layer: _chain(_slots(y, p, c)))
+        kind, inside = part["class_name"], _by_name(layer, part, found)
+        if inside is None:
+            _assign(name, kind, found, lambda c, p=part, y=layer: _chain(_slots(y, p, c)))
+        for one, of_one, own_found in inside or ():
+            _assign(name, of_one, own_found, lambda c, y=one, k=of_one: _chain(_of_one(y, k, c)))
 
 
 def load_by_place(model, spec, stored):
@@ -89,6 +94,38 @@ def load_by_place(model, spec, stored):
                 "reads them."
             )
         _assign(layer.name, kind, found, lambda c, y=layer, k=kind: _chain(_of_one(y, k, c)))
+
+
+def _by_name(layer, spec, found):
+    """Returns the layers inside a layer, each with its class and its weights, or None.
+
+    None if the names do not tell it of every weight, or do not give every layer as many as it has.
+    """
+    leaves = [leaf for leaf in _named(layer, spec) if leaf[1].weights]
+    groups = [[] for _ in leaves]
+    for label, array in found:
+        parts = {*label.split("/")}
+        fit = [own for (names, *_), own in zip(leaves, groups, strict=True) if names <= parts]
+        if len(fit) != 1:
+            return None
+        fit[0].append((label, array))
+    inside = [(one, kind, own) for (_, one, kind), own in zip(leaves, groups, strict=True)]
+    return inside if all(len(one.weights) == len(own) for one, _, own in inside) else None
+
+
+def _named(layer, spec, names=frozenset()):
+    """Yields the layers inside a layer with the names that their weights have in Keras 2."""
+    kind = spec["class_name"]
+    parts = _parts(layer, spec)
+    if parts is None or kind == "TimeDistributed":  # it gives its own name to the weights inside
+        for _, one, of_one in parts or [((), layer, spec)]:
+            yield names, one, of_one["class_name"]
+        return
+    for (step, *_), part, of_part in parts:
+        before = step.role.removesuffix("layer") if kind == "Bidirectional" else ""
+        name = of_part["config"].get("name")
+        own = frozenset([f"{before}{name}"] if name else [])
+        yield from _named(part, of_part, names | own)
 
 
 def _chain(lists):

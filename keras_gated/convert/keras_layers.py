@@ -64,7 +64,8 @@ def from_keras(
     SavedModels, and functional or sequential models of `tf_keras`. The layers get the arguments
     of Keras 3 and answer as Keras 2 did: `hard_sigmoid` becomes `keras_gated.hard_sigmoid()`,
     `CuDNNLSTM` and `CuDNNGRU` become `LSTM` and `GRU`. The settings of `compile` and the variables
-    of the optimizer are left out. No code of the file is run.
+    of the optimizer are left out, and so is which directions and cells were frozen. No code of the
+    file is run.
 
     Args:
         layer_or_model: One of these:
@@ -210,15 +211,28 @@ def _converted(old, classes, owner):
 
 def _check_shared(old, new, owner):
     """Raises if a copy has a layer or cell twice where the original shares it."""
-    copies, parts = (Counter(p.name for p in keras_private.parts_of(one)) for one in (new, old))
+    copies, parts = (
+        Counter(
+            part.name
+            for part in keras_private.parts_of(one)
+            if not isinstance(part, keras.layers.InputLayer)
+        )
+        for one in (new, old)
+    )
     if copies.total() != parts.total():
         # A part that Keras names itself may have another name in the copy.
         twice = [name for name, number in copies.items() if number > parts[name] > 0]
+        if not twice:
+            raise ValueError(
+                f"{owner}: {old.name!r} holds layers that its config does not make, such as an "
+                f"attribute that was set later. Received: {sorted(parts - copies)}. Convert the "
+                "model without them."
+            )
         raise ValueError(
             f"{owner}: several layers of {old.name!r} were given the same layer or cell, and share "
             "its weights. Their copies would have weights of their own. "
-            f"Received: {twice} at several places. Call the layer that holds it at each "
-            "of these places instead."
+            f"Received: {twice} at several places. Give each place a layer or cell of its own, or "
+            "call one layer several times."
         )
 
 
@@ -228,10 +242,12 @@ def _compiled_with(model, owner):
     Keras writes only their names into the settings that it copies.
     """
     found = keras.tree.flatten(keras_private.compiled_with(model)) if model.compiled else []
-    if any(getattr(one, "__name__", None) == "<lambda>" for one in found):
+    lambdas = any(getattr(one, "__name__", None) == "<lambda>" for one in found)
+    if lambdas and keras_private.in_safe_mode() is not False:
         raise ValueError(
-            f"{owner}: {model.name!r} was compiled with a lambda, which has no name and so cannot "
-            "be copied. Make it a function with `def`, or convert before `compile`."
+            f"{owner}: {model.name!r} was compiled with a lambda, which Keras copies only after "
+            "`keras.config.enable_unsafe_deserialization()`. Make it a function with `def`, or "
+            "convert before `compile`."
         )
     named = [one if hasattr(one, "__name__") else type(one) for one in found]
     known = ("keras", "builtins", "None")

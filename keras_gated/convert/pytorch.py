@@ -175,7 +175,8 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
 
     Raises:
         ValueError: For options that torch does not have: `go_backwards`, `reset_after=False`,
-            other activations, layers of different kinds or sizes.
+            other activations, layers of different kinds or sizes, `Dropout` elsewhere than
+            between all layers.
         ImportError: If torch is not installed and `state_dict` is False.
     """
     layers, dropout = _without_dropout(layers)
