@@ -259,7 +259,10 @@ def model_in_model():
     (lambda: k2.Sequential([k2.Input((5, 4)), L.RNN([L.LSTMCell(4), L.LSTMCell(4)])]),
      lambda model: model.layers[0].cell.cells[0]),
     (model_in_model, lambda model: model.layers[0].layers[0].cell),
-], ids=["direction", "its cell", "stacked", "model in a model"])  # fmt: skip
+    (lambda: k2.Sequential([k2.Input((5, 4)), L.Reshape((5, 2, 2)), L.TimeDistributed(
+        k2.Sequential([k2.Input((2, 2)), L.GRU(2, return_sequences=True), L.GRU(2)]))]),
+     lambda model: model.layers[1].layer.layers[0].cell),
+], ids=["direction", "its cell", "stacked", "model in a model", "at every step"])  # fmt: skip
 @pytest.mark.parametrize("kind", ["object", "h5"])
 def test_weights_of_a_part_that_was_frozen_go_to_that_part(make, part, kind, tmp_path):
     """Keras 2 stores them after the others, which have the same shapes here."""

@@ -117,13 +117,14 @@ def _named(layer, spec, names=frozenset()):
     """Yields the layers inside a layer with the names that their weights have in Keras 2."""
     kind = spec["class_name"]
     parts = _parts(layer, spec)
-    if parts is None or kind == "TimeDistributed":  # it gives its own name to the weights inside
-        for _, one, of_one in parts or [((), layer, spec)]:
-            yield names, one, of_one["class_name"]
+    if parts is None:
+        yield names, layer, kind
         return
     for (step, *_), part, of_part in parts:
         before = step.role.removesuffix("layer") if kind == "Bidirectional" else ""
         name = of_part["config"].get("name")
+        if kind == "TimeDistributed":  # it gives its own name to the weights inside
+            name = None
         own = frozenset([f"{before}{name}"] if name else [])
         yield from _named(part, of_part, names | own)
 
