@@ -52,8 +52,11 @@ def reset_state(layer: keras.layers.Layer, states=None, rows=None) -> None:
             "`get_state` returns them in this form."
         )
     if rows is not None:
-        rows = ops.convert_to_tensor(rows)
-        dtype = keras.backend.standardize_dtype(rows.dtype)  # numbers might be places of rows
+        try:
+            rows = ops.convert_to_tensor(rows)
+            dtype = keras.backend.standardize_dtype(rows.dtype)  # numbers might be places of rows
+        except (TypeError, ValueError):  # of PyTorch and JAX, for texts
+            rows, dtype = np.asarray(rows), type(rows).__name__
         batches = {shape[:1] for layer_shapes in shapes.values() for shape in layer_shapes}
         if (
             dtype != "bool"
