@@ -77,10 +77,12 @@ def test_a_stateless_scope_is_told():
 
 
 def test_it_is_known_whether_lambdas_may_be_loaded():
-    assert keras_private.in_safe_mode() is not False
+    before = keras_private.in_safe_mode()
+    assert before is not False
     keras.config.enable_unsafe_deserialization()
-    assert keras_private.in_safe_mode() is False
-    keras_private.global_state.set_global_attribute("safe_mode_saving", None)
+    now = keras_private.in_safe_mode()
+    keras_private.global_state.set_global_attribute("safe_mode_saving", before)
+    assert now is False
 
 
 def test_layers_called_inside_get_training():

@@ -4,7 +4,7 @@ import keras
 from keras import tree
 
 from keras_gated import keras_private
-from keras_gated.paths.path import own_call
+from keras_gated.paths.path import steps_are_known
 from keras_gated.paths.recorder import recording
 
 
@@ -118,7 +118,7 @@ def chosen(found, layer, owner):
     known = {
         name: call
         for name, call in wanted.items()
-        if all(own_call(one.layer.cell) != "call" for _, one in named({name: call}))
+        if all(steps_are_known(one.layer.cell) for _, one in named({name: call}))
     }
     if wanted and not known:
         raise ValueError(

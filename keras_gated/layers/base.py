@@ -26,7 +26,7 @@ from keras_gated.cells.trial import check_step
 from keras_gated.layers.config import FUSED, fused_default, is_compiled, path_chosen
 from keras_gated.layers.states import reset_state
 from keras_gated.paths import keras_loop, recorder
-from keras_gated.paths.path import Call, own_call
+from keras_gated.paths.path import Call, own_call, steps_are_known
 
 _CALL = """
     Call arguments:
@@ -124,7 +124,7 @@ class RNN(Configurable, keras.layers.RNN):
         }
         switches = {name: boolean(owner, name, value) for name, value in switches.items()}
         self.return_gates = boolean(owner, "return_gates", return_gates)
-        if self.return_gates and own_call(cell) == "call":
+        if self.return_gates and not steps_are_known(cell):
             raise ValueError(
                 f"{owner}: `return_gates=True` cannot be kept, because {type(cell).__name__} has a "
                 f"`call` of its own, whose gates are not known. Received: cell={cell!r}. Override "
@@ -190,9 +190,8 @@ class RNN(Configurable, keras.layers.RNN):
             if masks.inputs is not None:
                 sequences = dropped(sequences, masks.inputs[:, None])
                 masks = masks._replace(inputs=None)
-        # The gates of a cell's own `call` are not known.
-        known = own_call(self.cell) != "call"
-        looked_at = self.return_gates or (known and recorder.is_recording("gates"))
+        known, recorded = steps_are_known(self.cell), recorder.is_recording("gates")
+        looked_at = self.return_gates or (known and recorded)
         fields = ("hidden",) if self.return_sequences else ()
         fields = self.cell.fields() if looked_at else fields
         # Outputs are in the order of computation, gates in the order of the inputs.

@@ -6,7 +6,7 @@ from keras import ops
 from keras_gated.cells.equations import equations_of
 from keras_gated.cells.gates import apart
 from keras_gated.keras_private import inner_loop, training_in_calls
-from keras_gated.paths.path import Results, filled, last_output, own_call
+from keras_gated.paths.path import Results, filled, last_output, own_call, steps_are_known
 
 
 def run(call, unroll=None):
@@ -65,7 +65,7 @@ def _keras_loop(call, sequences, mask, unroll):
 
 def _looped(call, sequences, mask, unroll):
     layer, states, fields = call.layer, call.states, call.fields
-    if own_call(call.cell) == "call":
+    if not steps_are_known(call.cell):
         if unroll != layer.unroll:
             arguments = ("return_sequences", "go_backwards", "zero_output_for_mask")
             arguments = {name: getattr(layer, name) for name in arguments}

@@ -122,6 +122,11 @@ def why_cells_loop(call):
     return method and f"{name} has a `{method}` of its own, which only that loop calls"
 
 
+def steps_are_known(cell):
+    """Whether the gates and states of every step are known: not where a `call` makes them."""
+    return own_call(cell) != "call"
+
+
 def own_call(cell):
     """Returns the name of the method that a cell runs in place of `step`, or None."""
     names = ("call", "whole_step")

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
 from keras_gated.recipes.text import dense
-from keras_gated.serve.signatures import Signature, allowed_name
+from keras_gated.serve.signatures import Signature, allowed_name, specs_of
 from keras_gated.serve.streaming import Stepper, check_pieces
 
 PIECE = 500  # steps read at a time, so that memory does not grow with the text
@@ -66,10 +66,7 @@ def characters(model, lookup, longest=10_000):
     requests = [("", 20, 0.8, 0, 1), (alphabet[-1] * 30, 50, 1.0, 5, 2)]
     texts = ["", alphabet[-1], "".join(alphabet) * math.ceil(2 * PIECE / width)]
     token = tf.TensorSpec((None,), tf.int64, name="token")
-    states = [
-        tf.TensorSpec(s.shape, s.dtype, name=allowed_name(name))
-        for name, s in stepper.states.items()
-    ]
+    states = specs_of(stepper.states)
     zeros = {s.name: np.zeros((1, s.shape[1]), s.dtype.as_numpy_dtype) for s in states}
     first = {"token": [answers.line_break - FIRST], **zeros}
     return {

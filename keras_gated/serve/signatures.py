@@ -88,10 +88,7 @@ def functional(model, lengths=False, states=False, gates=None):
         tf.TensorSpec((None, *x.shape[1:]), x.dtype, name=allowed_name(x.name)) for x in symbolic
     ]
     length_specs = [tf.TensorSpec((None,), tf.int32, name="lengths")] if lengths else []
-    state_specs = [
-        tf.TensorSpec(spec.shape, spec.dtype, name=allowed_name(name))
-        for name, spec in (stepper.states if states else {}).items()
-    ]
+    state_specs = specs_of(stepper.states) if states else []
 
     def prepare(given):
         """Returns the model's inputs and their mask."""
@@ -136,6 +133,14 @@ def allowed_name(name):
     name = re.sub("[^A-Za-z0-9_]", "_", name)
     alone = name[:1].isalpha() and not keyword.iskeyword(name) and name != "self"
     return name if alone else f"arg_{name}"
+
+
+def specs_of(states):
+    """Returns the inputs of a signature for the states of a `Stepper`."""
+    return [
+        tf.TensorSpec(spec.shape, spec.dtype, name=allowed_name(name))
+        for name, spec in states.items()
+    ]
 
 
 def gates_of(model, inputs, layer, mask=None):
