@@ -305,6 +305,25 @@ def test_a_subclass_that_changes_nothing_is_converted(make):
     assert any(type(part).__module__.startswith("keras_gated.") for part in parts)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("both", [False, True], ids=["", "both directions"])
+def test_the_layer_around_a_single_cell_is_converted_with_its_cell(name, both):
+    family = FAMILIES[name]
+    around = layers.RNN(family.make_keras(4).cell, return_sequences=True, name="mine")
+    theirs = layers.Bidirectional(around) if both else around
+    model = keras.Sequential([keras.Input((None, 2)), layers.Masking(), theirs])
+    set_random(model)
+    ours = from_keras(model)
+    parts = [part for part in ours._flatten_layers() if isinstance(part, layers.RNN)]
+    assert {type(part) for part in parts} == {keras_gated.RNN}
+    assert_same(ours(X), model(X))
+    back = to_keras(ours)
+    parts = [part for part in back._flatten_layers() if isinstance(part, layers.RNN)]
+    assert {type(part) for part in parts} == {layers.RNN}
+    assert_array_equal(back(X), model(X))
+    assert type(from_keras(layers.RNN(layers.LSTMCell(4)))) is keras_gated.RNN
+
+
 @pytest.mark.parametrize("make, name, changed", [
     (lambda: Doubled(4, name="told"), "told", "a Doubled, a subclass of GRU that changes it: call"),
     (lambda: layers.Bidirectional(Doubled(4, name="told")), "ward_told", "Doubled.*call"),

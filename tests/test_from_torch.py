@@ -165,6 +165,16 @@ def test_dropout_before_or_after_the_layers_is_refused():
             to_torch(given)
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_layer_around_a_cell_becomes_the_module_of_its_family(kind):
+    cell = {"RNN": keras_gated.SimpleRNNCell, "LSTM": keras_gated.LSTMCell}
+    layer = keras_gated.RNN(cell.get(kind, keras_gated.GRUCell)(4), return_sequences=True)
+    both = keras_gated.Bidirectional(layer)
+    expected = both(X)
+    assert isinstance(to_torch(both), getattr(torch.nn, kind))
+    assert_allclose(outputs(to_torch(both), X), expected, atol=2e-6)
+
+
 def test_a_compiled_module_is_read_without_a_prefix():
     theirs = module("LSTM", batch_first=True)
     for given in (torch.compile(theirs), torch.compile(Larger(theirs))):

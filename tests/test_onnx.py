@@ -9,7 +9,7 @@ from keras import layers
 from numpy.testing import assert_allclose
 
 import keras_gated
-from keras_gated import from_onnx, to_onnx
+from keras_gated import from_onnx, to_keras, to_onnx
 from keras_gated.recipes.ngrams import NGrams
 
 onnx = pytest.importorskip("onnx")
@@ -97,6 +97,19 @@ def test_both_directions_are_one_node(name, return_sequences, merge_mode, tmp_pa
     for ids in (PADDED, GAPS):
         assert_same(session(path).run(None, {"ids": ids}), flat(model(ids)))
     assert_same(ReferenceEvaluator(path).run(None, {"ids": IDS}), flat(model(IDS)))
+
+
+@pytest.mark.parametrize("name, both", product(FAMILIES, (False, True)))
+def test_the_layer_around_a_cell_is_written_as_that_of_its_family(name, both, tmp_path):
+    layer = keras_gated.RNN(FAMILIES[name].make(5).cell, return_sequences=True)
+    model = of_ids(keras_gated.Bidirectional(layer) if both else layer)
+    path = to_onnx(model, tmp_path / "model.onnx", check=False)  # compared below
+    assert len(RECURRENT & set(nodes(path))) == 1
+    for ids in (PADDED, GAPS):
+        assert_same(session(path).run(None, {"ids": ids}), flat(model(ids)))
+    of_keras = to_keras(model)
+    path = to_onnx(of_keras, tmp_path / "of_keras.onnx", check=False)
+    assert_same(session(path).run(None, {"ids": PADDED}), flat(of_keras(PADDED)))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +234,7 @@ def test_what_cannot_be_written_is_refused_by_name_and_leaves_no_file(tmp_path):
         ([keras_gated.GRU(3, recurrent_activation="relu")], "complement"),
         ([keras_gated.LSTM(3, return_sequences=True), layers.UpSampling1D()], "UpSam.*Known: "),
         ([keras_gated.RNN(keras_gated.MGUCell(3))], "a RNN around a MGUCell, which cannot be"),
-        ([keras.layers.RNN(keras.layers.LSTMCell(3))], "a RNN around a LSTMCell, which cannot be"),
+        ([keras.layers.RNN(keras_gated.LSTMCell(3))], "a RNN around a LSTMCell, which cannot be"),
         ([keras.Sequential([keras_gated.LSTM(3)], name="inner")], "'inner', a model inside"),
         ([keras_gated.LSTM(3), layers.Dense(2, activation="celu")], "activation 'celu'"),
     ):

@@ -38,6 +38,9 @@ from keras_gated.layers.base import RNN
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
               "projection")  # fmt: skip
 
+# The layer around a single cell. It follows its cell.
+_AROUND = {keras.layers.RNN: RNN, RNN: keras.layers.RNN}
+
 # An optimizer's variables that are negated with a weight, and those (squares, sizes) that are not.
 _SIGNED = ("momentum", "average", "average_gradient", "gradient_accumulator", "linear")
 _SIZES = ("velocity", "velocity_hat", "norm", "accumulator", "accumulated_grad")
@@ -55,7 +58,8 @@ def from_keras(
 
     Outputs, states and gradients are the same, under the same masks. `SimpleRNN`, `LSTM`, `GRU`,
     their cells and `Bidirectional` are converted, at any place of a model, and subclasses of them
-    that change only the constructor and `get_config`. Everything else of a functional or
+    that change only the constructor and `get_config`. A `keras.layers.RNN` around a single one of
+    these cells becomes a `keras_gated.RNN`. Everything else of a functional or
     sequential model is copied. The copy keeps names, weights and which of them are trained, states
     of stateful layers, seeds, masks, the settings of `compile`, and the variables of the optimizer.
     The original does not change.
@@ -256,7 +260,7 @@ def _compiled_with(model, owner):
 
 def _by_config(layer, classes, owner):
     named = {_key(old): (old, new) for old, new in classes.items()}
-    if type(layer) not in classes:
+    if type(layer) not in classes and type(layer) not in _AROUND:
         # Made by its class, which need not be registered. Classes nested in the config are
         # replaced.
         return type(layer).from_config(_renamed(layer.get_config(), named, owner))
@@ -278,14 +282,18 @@ def _renamed(config, classes, owner):
         return config
     # Without `build_config` a model's layers are built when they are called. With it, the paths
     # of their weights would change.
+    before = config
     config = {k: _renamed(v, classes, owner) for k, v in config.items() if k != "build_config"}
     registered = config.get("registered_name")
     registered = registered if registered and ">" in registered else None
     key = config.get("class_name"), registered, config.get("module") == "keras.layers"
+    around = {_key(old): (old, new) for old, new in _AROUND.items()}
+    if key in around and before["config"]["cell"]["module"] != config["config"]["cell"]["module"]:
+        classes = around
     if key not in classes:
         return config
     (old, new), arguments = classes[key], config["config"]
-    if old not in TO_OURS and old not in TO_KERAS:  # a subclass, with arguments of its own
+    if old not in {**TO_OURS, **TO_KERAS, **_AROUND}:  # a subclass, with arguments of its own
         known = arguments_of(base_of(old))
         arguments = {k: v for k, v in arguments.items() if k in known}
     if arguments.get("return_gates"):
@@ -305,7 +313,8 @@ def _renamed(config, classes, owner):
                 f"{owner}: {arguments['name']!r} has equations that no layer of Keras has. "
                 f"Received: {name}={arguments[name]}. Convert a layer without."
             )
-    arguments = {k: v for k, v in arguments.items() if k not in _ONLY_OURS}
+    without = (*_ONLY_OURS, "use_cudnn") if new is keras.layers.RNN else _ONLY_OURS
+    arguments = {k: v for k, v in arguments.items() if k not in without}
     if key[0].startswith("GRU"):
         check_symmetry(arguments, owner)
     ours = issubclass(new, (GatedCell, RNN, keras_gated.Bidirectional))

@@ -10,6 +10,9 @@ import numpy as np
 
 import keras_gated.layers.bidirectional
 from keras_gated.cells.gates import from_library, to_library
+from keras_gated.cells.gru import GRUCell
+from keras_gated.cells.lstm import LSTMCell
+from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.convert import torch_check, torch_files, torch_states, torch_weights
 from keras_gated.layers.base import RNN
 from keras_gated.layers.families import GRU, LSTM, SimpleRNN
@@ -113,7 +116,7 @@ def from_torch(
         made = keras.Sequential([keras.Input((None, features), dtype=dtype), *layers])
     if check:
         kind = _Kind(
-            layer_class=layer_class,
+            cell_class=layer_class.cell_class,
             units=units,
             use_bias=options["use_bias"],
             activation=keras.activations.get(source.activation),
@@ -164,9 +167,9 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
     are left out, with a warning.
 
     Args:
-        layers: A built layer of keras_gated, or a `Bidirectional` around it (outputs
-            concatenated). Or several of the same size: a list or `keras.Sequential`, with
-            `Dropout` between.
+        layers: A built `SimpleRNN`, `LSTM` or `GRU` of keras_gated, an `RNN` around one of their
+            cells, or a `Bidirectional` around these (outputs concatenated). Or several of the same
+            size: a list or `keras.Sequential`, with `Dropout` between.
         batch_first: Whether the module takes `(batch, time, features)`.
         state_dict: Whether to return a dict of arrays instead, for which torch is not needed.
 
@@ -198,7 +201,7 @@ def to_torch(layers, *, batch_first: bool = True, state_dict: bool = False):
 class _Kind(NamedTuple):
     """What all layers of one module of torch have in common."""
 
-    layer_class: type
+    cell_class: type
     units: int
     use_bias: bool
     activation: Callable
@@ -228,16 +231,16 @@ def _without_dropout(layers):
 def _kind_of_all(layers, pairs):
     kinds = {
         _Kind(
-            layer_class=type(one),
-            units=one.units,
-            use_bias=one.use_bias,
-            activation=one.activation,
+            cell_class=type(cell),
+            units=cell.units,
+            use_bias=cell.use_bias,
+            activation=cell.activation,
             directions=len(pair),
-            dtype=one.cell.kernel.dtype,
-            projection=getattr(one, "projection", None),
+            dtype=cell.kernel.dtype,
+            projection=getattr(cell, "projection", None),
         )
         for pair in pairs
-        for one in pair
+        for cell in (one.cell for one in pair)
     }
     if not kinds:
         raise ValueError(f"to_torch: `layers` must hold a recurrent layer. Received: {layers}.")
@@ -258,12 +261,12 @@ def _kind_of_all(layers, pairs):
 
 
 def _module(torch, kind, arrays, **options):
-    if kind.layer_class is SimpleRNN:
+    if kind.cell_class is SimpleRNNCell:
         options["nonlinearity"] = kind.activation.__name__
     if kind.projection:
         options["proj_size"] = kind.projection
-    classes = {SimpleRNN: torch.nn.RNN, LSTM: torch.nn.LSTM, GRU: torch.nn.GRU}
-    module = classes[kind.layer_class](
+    classes = {SimpleRNNCell: torch.nn.RNN, LSTMCell: torch.nn.LSTM, GRUCell: torch.nn.GRU}
+    module = classes[kind.cell_class](
         input_size=arrays["weight_ih_l0"].shape[1],
         hidden_size=kind.units,
         bias=kind.use_bias,
@@ -324,29 +327,28 @@ def _directions(layer):
             )
         pair = [layer.forward_layer, layer.backward_layer]
     for one in pair:
-        if type(one) not in (SimpleRNN, LSTM, GRU) or not one.built:
+        known = type(one) in (RNN, SimpleRNN, LSTM, GRU)
+        if not known or type(one.cell) not in (SimpleRNNCell, LSTMCell, GRUCell) or not one.built:
             raise ValueError(
-                "to_torch: `layers` must be built layers of keras_gated (SimpleRNN, LSTM, GRU, or "
-                f"a Bidirectional around one). Received: {one!r}. `from_keras` turns those of "
-                "Keras into ours; calling a layer once builds it."
+                "to_torch: `layers` must be built layers of keras_gated (SimpleRNN, LSTM, GRU, an "
+                f"RNN around one of their cells, or a Bidirectional of these). Received: {one!r}. "
+                "`from_keras` turns those of Keras into ours; calling a layer once builds it."
             )
         _check_options(one, one is not pair[0])
     return pair
 
 
 def _check_options(layer: RNN, backward):
-    relu = isinstance(layer, SimpleRNN) and layer.activation is keras.activations.relu
+    cell, activations = layer.cell, keras.activations
+    relu = isinstance(cell, SimpleRNNCell) and cell.activation is activations.relu
+    resets_after = getattr(cell, "reset_after", True)
+    of_gates = getattr(cell, "recurrent_activation", activations.sigmoid)
     for name, value, accepted in (
         ("go_backwards", layer.go_backwards, layer.go_backwards == backward),
-        ("zoneout", layer.zoneout, not any(layer.cell.zoneout_rates())),
-        ("reset_after", getattr(layer, "reset_after", True), getattr(layer, "reset_after", True)),
-        ("activation", layer.activation, layer.activation is keras.activations.tanh or relu),
-        (
-            "recurrent_activation",
-            getattr(layer, "recurrent_activation", None),
-            getattr(layer, "recurrent_activation", keras.activations.sigmoid)
-            is keras.activations.sigmoid,
-        ),
+        ("zoneout", cell.zoneout, not any(cell.zoneout_rates())),
+        ("reset_after", resets_after, resets_after),
+        ("activation", cell.activation, cell.activation is activations.tanh or relu),
+        ("recurrent_activation", of_gates, of_gates is activations.sigmoid),
     ):
         if not accepted:
             value = getattr(value, "__name__", value)
@@ -356,7 +358,7 @@ def _check_options(layer: RNN, backward):
                 "relu) and sigmoid."
             )
     dropouts = ("dropout", "recurrent_dropout", "recurrent_weight_dropout")
-    left_out = {name: getattr(layer, name) for name in dropouts if getattr(layer, name)}
+    left_out = {name: getattr(cell, name) for name in dropouts if getattr(cell, name)}
     if left_out:
         warnings.warn(
             f"to_torch: {layer.name!r} drops {left_out} in training, which torch's layers do not; "

@@ -10,21 +10,28 @@ from keras_gated.convert.onnx.activations import (
     is_complement,
 )
 from keras_gated.convert.onnx.nodes import activation_of, array, refuse, turned, writes
+from keras_gated.layers.base import RNN
 from keras_gated.layers.bidirectional import Bidirectional
 from keras_gated.layers.families import GRU, LSTM, CoupledLSTM, PeepholeLSTM, SimpleRNN
 
-_OPERATORS = {
+LAYERS = (RNN, Bidirectional)
+_FAMILIES = {
     SimpleRNN: "RNN",
     LSTM: "LSTM",
     PeepholeLSTM: "LSTM",
     CoupledLSTM: "LSTM",
     GRU: "GRU",
 }
-LAYERS = (*_OPERATORS, Bidirectional)
+_OPERATORS = {layer.cell_class: operator for layer, operator in _FAMILIES.items()}
 PEEPHOLES = ("input", "output", "forget")  # the order of the gates in the node's `P`
 
 
-@writes(*_OPERATORS)
+def is_written(layer):
+    """Whether a layer is that of a known family, or an `RNN` around its cell."""
+    return type(layer) in (RNN, *_FAMILIES) and type(layer.cell) in _OPERATORS
+
+
+@writes(*_FAMILIES, RNN)
 def recurrent(graph, layer, sequences, initial_state=None, mask=None, training=None):
     mask = graph.mask_of(mask, sequences)
     direction = "reverse" if layer.go_backwards else "forward"
@@ -77,16 +84,19 @@ def _last_output(graph, layer, final, states, mask):
 def both_directions(graph, layer, sequences, initial_state=None, mask=None, training=None):
     mask = graph.mask_of(mask, sequences)
     pair = [layer.forward_layer, layer.backward_layer]
-    if any(type(one) not in _OPERATORS for one in pair):
-        known = ", ".join(kind.__name__ for kind in _OPERATORS)
+    if not all(map(is_written, pair)):
+        known = ", ".join(kind.__name__ for kind in _FAMILIES)
         refuse(layer, f"{pair[0]!r}", f"Known inside: {known}.")
-    same = [(type(o), o.units, o.use_bias, _functions(o), _resets_after(o)) for o in pair]
+    same = [
+        (type(o.cell), o.cell.units, o.cell.use_bias, _functions(o), _resets_after(o.cell))
+        for o in pair
+    ]
     if same[0] != same[1] or pair[0].go_backwards or not pair[1].go_backwards:
         refuse(layer, "two different directions", "Use the same layer for both.")
     for one in pair:
         _check(one)
     y, *finals = _node(graph, pair, "bidirectional", sequences, _listed(initial_state), mask)
-    width = 2 * pair[0].units
+    width = 2 * pair[0].cell.units
     merge = {"sum": "ReduceSum", "ave": "ReduceMean", "mul": "ReduceProd"}.get(layer.merge_mode)
     if layer.return_sequences:
         both, place = graph.add("Transpose", [y], perm=[2, 0, 1, 3]), 2
@@ -115,15 +125,14 @@ def both_directions(graph, layer, sequences, initial_state=None, mask=None, trai
 
 def _node(graph, directions, direction, sequences, states, mask):
     """Adds the node. Returns `Y`, `(time, directions, batch, units)`, and the final states."""
-    first = directions[0]
-    lengths = None
+    first, lengths = directions[0].cell, None
     states = [_of_every_row(graph, state, sequences) for state in states]
     if mask is not None:
         lengths = graph.packing_of(mask).lengths
         sequences = graph.steps_at(sequences, graph.packing_of(mask).order)
     weights = [_weights(one.cell) for one in directions]
     W, R, B = (None if w[0] is None else np.stack(w) for w in zip(*weights, strict=True))
-    number, attributes = len(first.cell.state_names), {}
+    number, attributes = len(first.state_names), {}
     initial = [None] * number
     if states:  # those of the first direction, then those of the second
         parts = [graph.add("Unsqueeze", [s, np.array([0])]) for s in states]
@@ -134,12 +143,12 @@ def _node(graph, directions, direction, sequences, states, mask):
         # If sizes are free and OpenVINO (2026.4) has a kernel for the node, it ignores the lengths
         # and reads to the end of every row. It has no kernel for a node with `clip`.
         attributes["clip"] = NO_CLIP
-    if isinstance(first, GRU):
+    if isinstance(first, GRU.cell_class):
         attributes["linear_before_reset"] = int(_resets_after(first))
-    if isinstance(first, CoupledLSTM):
+    if isinstance(first, CoupledLSTM.cell_class):
         attributes["input_forget"] = 1
     peepholes = []
-    if isinstance(first, PeepholeLSTM):
+    if isinstance(first, PeepholeLSTM.cell_class):
         own = [one.cell for one in directions]
         peepholes = [np.stack([np.concatenate([
             array(getattr(cell, f"{gate}_gate_peephole_weights"))
@@ -190,15 +199,16 @@ def _weights(cell):
 
 def _functions(layer):
     """Returns the names of a layer's activations in the node's order: f, g and h."""
-    functions = [layer.activation]
-    if not isinstance(layer, SimpleRNN):
-        functions = [layer.recurrent_activation, *functions]
+    cell = layer.cell
+    functions = [cell.activation]
+    if not isinstance(cell, SimpleRNN.cell_class):
+        functions = [cell.recurrent_activation, *functions]
     names = [activation_of(layer, function, IN_A_STEP) for function in functions]
-    return names + names[-1:] if _OPERATORS[type(layer)] == "LSTM" else names
+    return names + names[-1:] if _OPERATORS[type(cell)] == "LSTM" else names
 
 
-def _resets_after(layer):
-    return getattr(layer, "reset_after", True)
+def _resets_after(cell):
+    return getattr(cell, "reset_after", True)
 
 
 def _check(layer):
@@ -211,8 +221,8 @@ def _check(layer):
             "offset=0.5.",
         )
     for option in ("zoneout", "projection"):
-        if np.any(getattr(layer, option, None)):
-            received = f"{option}={getattr(layer, option)}"
+        if np.any(getattr(layer.cell, option, None)):
+            received = f"{option}={getattr(layer.cell, option)}"
             refuse(layer, f"`{received}`", "The nodes of ONNX have none.")
     for option in ("stateful", "return_gates"):
         if getattr(layer, option):

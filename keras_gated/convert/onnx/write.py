@@ -49,10 +49,10 @@ def to_onnx(
 ) -> str | QuantizedONNX:
     """Writes a functional or sequential model as an ONNX file, and checks it with onnxruntime.
 
-    Every recurrent layer becomes one `RNN`, `LSTM` or `GRU` node (both directions of a
-    `Bidirectional` become one node together), not a loop. Layers of `keras.layers` are written,
-    too, as `from_keras` converts them. Sizes of batch and time that are free in the model stay
-    free.
+    Every recurrent layer, also a `keras_gated.RNN` around the cell of a family, becomes one `RNN`,
+    `LSTM` or `GRU` node (both directions of a `Bidirectional` become one node together), not a
+    loop. Layers of `keras.layers` are written, too, as `from_keras` converts them. Sizes of batch
+    and time that are free in the model stay free.
 
     `PeepholeLSTM` and `CoupledLSTM` are `LSTM` nodes with `P` and with `input_forget`, as
     onnxruntime reads them. OpenVINO (2026.4) ignores both without a warning, so its answers
@@ -303,15 +303,16 @@ def _call(graph, operation, args, kwargs) -> Any:
         operation = operation._functional
     if isinstance(operation, keras_private.Functional):
         return written(graph, operation, tree.flatten(args))
-    write = nodes.WRITERS.get(type(operation))
-    if write is None:
-        known = sorted({kind.__name__ for kind in nodes.WRITERS})
+    write, is_rnn = nodes.WRITERS.get(type(operation)), isinstance(operation, keras.layers.RNN)
+    if write is None or (is_rnn and not recurrent.is_written(operation)):
+        known = sorted({kind.__name__ for kind in nodes.WRITERS} - {"RNN"})
         what = type(operation).__name__
-        if isinstance(operation, keras.layers.RNN):
+        if is_rnn:
             what += f" around a {type(operation.cell).__name__}"
         raise ValueError(
             f"to_onnx: {operation.name!r} is a {what}, which cannot be written. Known: "
-            f"{', '.join(known)}, and functional and sequential models of them."
+            f"{', '.join(known)}, keras_gated.RNN around one of their cells, and functional and "
+            "sequential models of them."
         )
     if isinstance(operation, keras.Layer):
         for part in keras_private.parts_of(operation):  # its output may be of another type
