@@ -235,7 +235,7 @@ def check_masked(calls, mask):
 
 def _why_not(layer):
     if not isinstance(layer, RNN):
-        return "it is not a layer of keras_gated"
+        return "it is not a layer of keras_gated (`from_keras` converts those of `keras.layers`)"
     if layer.go_backwards:
         return "it reads the sequence from its end, so what comes later comes before its state"
     if layer.stateful:
