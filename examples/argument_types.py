@@ -1,4 +1,4 @@
-"""Types of command-line arguments. What is out of range is refused before there is work to lose."""
+"""Command lines, and types of arguments that refuse what is out of range before work is lost."""
 
 import argparse
 import math
@@ -6,6 +6,13 @@ import os
 import pathlib
 import tempfile
 import urllib.parse
+
+
+def command_line(text):
+    """Returns a parser that shows the text of a program as it is."""
+    return argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def require(good, given, wanted):

@@ -6,14 +6,13 @@
 DIRECTORY is a version, or the directory of a model. For a model the newest version answers.
 """
 
-import argparse
 import pathlib
 import sys
 import zipfile
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
-from argument_types import finite, int32, int64, readable
+from argument_types import command_line, finite, int32, int64, readable
 
 # What libraries raise for a file that is damaged or missing.
 DAMAGED = (OSError, ValueError, LookupError, zipfile.BadZipFile, tf.errors.OpError)
@@ -60,9 +59,7 @@ def unknown_characters(model, prompts):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("directory")
     p.add_argument("text", type=readable, nargs="+")
     p.add_argument("--length", type=int32, default=200, help="characters to generate")

@@ -12,7 +12,6 @@ weights. "fit" is one step of `model.fit`. Keras's calls and ours alternate. PyT
 a separate process (`benchmark_workers.py`). `benchmark_gates.py` measures `trace_gates`.
 """
 
-import argparse
 import contextlib
 import csv
 import functools
@@ -26,7 +25,7 @@ import sys
 import tempfile
 import time
 
-from argument_types import above_zero
+from argument_types import above_zero, command_line
 from argument_types import folder as output_folder
 from pictures import picture
 
@@ -293,9 +292,7 @@ def plot(rows, path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--quick", action="store_true")
     p.add_argument("--serving", action="store_true", help="the exported models, and nothing else")
     p.add_argument("--answers", action="store_true", help="inference, and nothing else")

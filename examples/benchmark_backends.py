@@ -7,10 +7,9 @@ On JAX `jax.jit` compiles the calls, and "fit" is a call of `train_on_batch`.
 Keras's calls and ours alternate. In masked rows, between a quarter and all of the steps are valid.
 """
 
-import argparse
 import statistics
 
-from argument_types import above_zero
+from argument_types import above_zero, command_line
 from benchmark import SHAPES, fit_call, in_turn, libraries, spread
 
 
@@ -48,9 +47,7 @@ def jax_calls(layer, x, mask):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--seconds", type=above_zero, default=1.0, help="a case")
     args = p.parse_args()
     import keras

@@ -7,13 +7,12 @@ A call is one forward and backward pass ("train") or a forward pass alone. The c
 masked rows, between a quarter and all of the steps are valid. Writes OUTPUT/families.csv.
 """
 
-import argparse
 import csv
 import functools
 import os
 import pathlib
 
-from argument_types import above_zero, folder
+from argument_types import above_zero, command_line, folder
 from benchmark import SHAPES, calls_of, in_turn, spread
 
 FAMILIES = {
@@ -56,9 +55,7 @@ def compare(family, shape, masked, seconds):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     p.add_argument("--shapes", nargs="+", choices=SHAPES, default=["s", "S"])
     p.add_argument("--seconds", type=above_zero, default=1.0, help="a case")

@@ -7,7 +7,6 @@ classifier of `sentiment.py` without n-grams, and one network of 512 units as in
 Calls with and without gates alternate.
 """
 
-import argparse
 import functools
 import statistics
 
@@ -15,7 +14,7 @@ import characters
 import numpy as np
 import sentiment
 import tensorflow as tf
-from argument_types import above_zero
+from argument_types import above_zero, command_line
 from benchmark import SHAPES, in_turn, padded_reviews, spread
 
 import keras_gated
@@ -44,9 +43,7 @@ def compare(case, model, inputs, seconds):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--data-dir", help="with prepared imdb_reviews; default: $TFDS_DATA_DIR")
     p.add_argument("--seconds", type=above_zero, default=2.0, help="a case")
     args = p.parse_args()

@@ -8,7 +8,6 @@ reviews of the test split, one at a time, on one thread. Printed are the megabyt
 milliseconds a review, and the accuracy.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 import quiet_tensorflow  # noqa: F401
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from argument_types import positive
+from argument_types import command_line, positive
 from look_inside import load
 from training import ids_of
 
@@ -45,9 +44,7 @@ def probabilities(path, rows):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("directory", help="of an export of sentiment.py, or of its versions")
     p.add_argument("--dataset", choices=["imdb_reviews", "toy_reviews"], default="imdb_reviews")
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")

@@ -9,7 +9,6 @@ one thread. The calls of all ways alternate. They are timed with XNNPACK and wit
 microcontroller.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from argument_types import command_line
 
 import keras_gated
 
@@ -63,9 +63,7 @@ def interpreter(path, kind):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.parse_args()
     for units, steps, features in SIZES:
         rng = np.random.default_rng(0)

@@ -7,7 +7,6 @@ python examples/benchmark_onnx.py
 Calls of both alternate, and their answers are compared.
 """
 
-import argparse
 import importlib.metadata
 import pathlib
 import statistics
@@ -21,7 +20,7 @@ import onnxruntime
 import sentiment
 import tensorflow as tf
 import tf2onnx
-from argument_types import above_zero
+from argument_types import above_zero, command_line
 
 import keras_gated
 
@@ -60,9 +59,7 @@ def timed(sessions, given, seconds):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--seconds", type=above_zero, default=3, help="of every case")
     p.add_argument("--cell", nargs="+", choices=["lstm", "gru"], default=["lstm", "gru"])
     args = p.parse_args()

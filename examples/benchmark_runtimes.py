@@ -9,7 +9,6 @@ at a time. A text has 200 words or characters. The character model is also timed
 its states. The classifier reads texts in both directions, so it cannot run step by step.
 """
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -27,7 +26,7 @@ import numpy as np
 import onnxruntime
 import openvino
 from ai_edge_litert.interpreter import Interpreter
-from argument_types import positive
+from argument_types import command_line, positive
 from tensorflow.core.protobuf import meta_graph_pb2
 from training import ids_of
 
@@ -198,9 +197,7 @@ def megabytes(path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     p.add_argument("--reviews", type=positive, default=1000, help="of the test split, at most")
     p.add_argument("--rows", type=positive, default=100, help="of 200 characters, at most")

@@ -10,7 +10,6 @@ reading. `seconds_in_model` is without these, and summed over the workers. A lin
 for each way.
 """
 
-import argparse
 import json
 import pathlib
 import platform
@@ -23,7 +22,7 @@ from importlib.metadata import version
 import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
-from argument_types import positive
+from argument_types import command_line, positive
 from score import SavedModelHandler
 from training import ids_of
 
@@ -77,9 +76,7 @@ def loop(model, rows, batch_size):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--model", default="saved_models/sentiment/1")
     p.add_argument("--rows", type=positive, default=25_000, help="of the test split's first")
     p.add_argument("--workers", type=positive, default=1)

@@ -9,13 +9,13 @@ a case of `names` and `genres` holds the same verdict about several persons or k
 `sentiment.py` trains on none of these texts.
 """
 
-import argparse
 import itertools
 import json
 import random
 from typing import NamedTuple
 
 import quiet_tensorflow  # noqa: F401
+from argument_types import command_line
 from ask import classifier, load
 
 GOOD = (
@@ -185,9 +185,7 @@ def shares(probability_of):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("directory", help="of an exported model, or of its versions")
     p.add_argument("--wrong", action="store_true", help="print what was read wrongly, too")
     args = p.parse_args()

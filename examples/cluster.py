@@ -19,13 +19,11 @@ import sys
 import threading
 import time
 
-from argument_types import whole
+from argument_types import command_line, whole
 
 
 def arguments():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--workers", type=int, default=2)
     p.add_argument("--again", type=whole, default=3, help="how often all are started again")
     p.add_argument("program", help="a training program; its options follow")

@@ -17,7 +17,6 @@ All families have the same learning rate, windows and names of speakers; none is
 one draw: to establish a small difference, run several seeds.
 """
 
-import argparse
 import itertools
 import time
 
@@ -26,7 +25,7 @@ import characters
 import keras
 import numpy as np
 import tensorflow as tf
-from argument_types import above_zero, positive, seed, share
+from argument_types import above_zero, command_line, positive, seed, share
 from training import CELLS
 
 import keras_gated
@@ -37,9 +36,7 @@ COLUMNS = ("family", "units", "parameters", "steps", "ms a step", "validation", 
 
 
 def arguments():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument(
         "--dataset", choices=["tiny_shakespeare", "toy_plays"], default="tiny_shakespeare"
     )

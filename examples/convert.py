@@ -13,7 +13,6 @@ with a `CuDNNLSTM` (`old_model.py`). Today's Keras does not load it. `from_keras
 export answers as the original.
 """
 
-import argparse
 import json
 import pathlib
 import time
@@ -24,7 +23,7 @@ import numpy as np
 import old_model
 import tensorflow as tf
 import torch
-from argument_types import positive, require_folder
+from argument_types import command_line, positive, require_folder
 
 import keras_gated
 from keras_gated import datasets
@@ -83,9 +82,7 @@ def converted(classifier):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--dataset", choices=["imdb_reviews", "toy_reviews"], default="imdb_reviews")
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     p.add_argument("--units", type=positive, default=64)

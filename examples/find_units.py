@@ -8,7 +8,6 @@ half is printed beside it. The picture shows an excerpt, each character coloured
 memory.
 """
 
-import argparse
 import json
 import pathlib
 import re
@@ -16,7 +15,7 @@ import sys
 
 import quiet_tensorflow  # noqa: F401
 import numpy as np
-from argument_types import picture_file
+from argument_types import command_line, picture_file
 from look_inside import load
 from pictures import picture
 
@@ -95,9 +94,7 @@ def plot(written, best, path, lines=14):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("model", metavar="MODEL")
     p.add_argument(
         "--dataset", choices=["tiny_shakespeare", "toy_plays"], default="tiny_shakespeare"

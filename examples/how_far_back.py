@@ -7,14 +7,13 @@ norm of the loss's derivative by the state after the first step, divided by the 
 last step, over T = 10 to 500: with initial weights, and after training on lengths that grow to 500.
 """
 
-import argparse
 import pathlib
 import time
 
 import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
-from argument_types import picture_file, positive, seed
+from argument_types import command_line, picture_file, positive, seed
 from pictures import picture
 
 import keras_gated
@@ -109,9 +108,7 @@ def plot(curves, path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument(
         "--batches", type=positive, default=1000, help="of training at each of five lengths"
     )

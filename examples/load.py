@@ -17,7 +17,6 @@ client's work counts as the server's.
 The last line is one JSON object.
 """
 
-import argparse
 import collections
 import concurrent.futures
 import http.client
@@ -32,7 +31,7 @@ import quiet_tensorflow  # noqa: F401
 import numpy as np
 import queues
 import tensorflow as tf
-from argument_types import above_zero, filled, http_address, positive, seed
+from argument_types import above_zero, command_line, filled, http_address, positive, seed
 
 from keras_gated import datasets
 
@@ -208,9 +207,7 @@ def rates(given):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--rate", type=above_zero, help="requests a second")
     what.add_argument(

@@ -9,7 +9,6 @@ training steps at the longest length, and the error on new sequences over the le
 LSTM and GRU begin with the biases of Tallec and Ollivier 2018, arXiv:1804.11188, equation 16.
 """
 
-import argparse
 import json
 import pathlib
 import time
@@ -18,7 +17,7 @@ import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
-from argument_types import above_zero, picture_file, positive, seed
+from argument_types import above_zero, command_line, picture_file, positive, seed
 from how_far_back import FAMILIES, keep_for
 from pictures import picture
 
@@ -109,9 +108,7 @@ def plot(curves, errors, path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--length", type=positive, nargs="+", default=[100], help="of the sequences")
     p.add_argument("--cell", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     p.add_argument("--units", type=positive, default=64)

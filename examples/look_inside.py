@@ -8,7 +8,6 @@ Writes OUTPUT/index.html, a page that needs no other files, and a picture of eac
 version is used. `\\n` in a text for a character model is a line break.
 """
 
-import argparse
 import base64
 import json
 import math
@@ -18,7 +17,7 @@ import sys
 import quiet_tensorflow  # noqa: F401
 import keras
 import numpy as np
-from argument_types import folder, readable
+from argument_types import command_line, folder, readable
 from ask import DAMAGED, newest_version
 from pictures import picture
 
@@ -247,9 +246,7 @@ def plot(looked, path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("model", metavar="MODEL")
     p.add_argument("text", metavar="TEXT", type=readable, nargs="+")
     p.add_argument(

@@ -11,7 +11,6 @@ sent again only if no server accepted it: no server listens, or the queue is ful
 slow to answer is still at work, and a second request would make it slower.
 """
 
-import argparse
 import http.client
 import json
 import math
@@ -22,7 +21,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from argument_types import above_zero, filled, finite, int32, int64, integer, readable, web_address
+from argument_types import (
+    above_zero,
+    command_line,
+    filled,
+    finite,
+    int32,
+    int64,
+    integer,
+    readable,
+    web_address,
+)
 
 RETRIES = 4  # after the first attempt, with pauses of 0.2, 0.4, 0.8 and 1.6 s
 
@@ -268,9 +277,7 @@ def stream(client, model, prompt, length, temperature, top_k, seed):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("what", choices=("classify", "generate", "stream"))
     p.add_argument("text", type=readable, nargs="+")
     p.add_argument(

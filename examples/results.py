@@ -5,7 +5,6 @@ python examples/results.py all
 python examples/results.py --quick                  # small versions: the table is not rewritten
 """
 
-import argparse
 import json
 import pathlib
 import platform
@@ -15,7 +14,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from argument_types import seed, text_file
+from argument_types import command_line, seed, text_file
 
 EXAMPLES = pathlib.Path(__file__).parent
 HEAD = "| row | command | measured | seeds | training | parameters |"
@@ -119,9 +118,7 @@ def rewritten(text, name, new):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("rows", nargs="*", metavar="ROW", help=f"all, or some of {', '.join(ROWS)}")
     p.add_argument("--quick", action="store_true", help="in small, one seed: the page stays")
     p.add_argument("--seeds", type=seed, nargs="+", help="default: the row's own")

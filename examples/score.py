@@ -18,7 +18,6 @@ The workers need TensorFlow and Beam (and TFDS for its data sets), and paths tha
 They need no code of this package.
 """
 
-import argparse
 import collections
 import importlib.util
 import json
@@ -31,7 +30,7 @@ import time
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
-from argument_types import positive, whole
+from argument_types import command_line, positive, whole
 from ask import DAMAGED, newest_version
 
 try:
@@ -406,9 +405,7 @@ def check_output(args, fail):
 
 def arguments():
     """Returns the checked arguments, Beam's checked options, and the sources."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--model", required=True, help="a version, or the folder of all versions")
     p.add_argument("--signature", default="serving_default")
     p.add_argument("--input", nargs="+", required=True, help="files or tfds:NAME/SPLIT")

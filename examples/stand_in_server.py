@@ -15,7 +15,7 @@ import threading
 import quiet_tensorflow  # noqa: F401
 import c_session
 import stand_in_grpc
-from argument_types import above_zero, port
+from argument_types import above_zero, command_line, port
 from stand_in_config import metrics_path
 from stand_in_http import Handler, HttpServer
 from stand_in_metrics import Metrics
@@ -73,9 +73,7 @@ class Server:
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("config", help="models.config")
     p.add_argument("--rest-port", type=int, default=8501)
     p.add_argument("--grpc-port", type=port, default=8500)

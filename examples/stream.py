@@ -10,7 +10,6 @@ step (the median), how often its answer is right, and its largest difference fro
 whole signal at once.
 """
 
-import argparse
 import json
 import pathlib
 import tempfile
@@ -21,7 +20,7 @@ import keras
 import numpy as np
 import onnxruntime
 from ai_edge_litert.interpreter import Interpreter
-from argument_types import positive
+from argument_types import command_line, positive
 
 import keras_gated
 
@@ -86,9 +85,7 @@ def in_litert(path):
 
 
 def main():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--units", type=positive, default=32)
     p.add_argument("--epochs", type=positive, default=10)
     p.add_argument("--steps", type=positive, default=1000, help="of the new signal")

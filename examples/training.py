@@ -1,6 +1,5 @@
 """Shared by the training scripts: command line, cells, callbacks of `fit`, the closing line."""
 
-import argparse
 import json
 import os
 import pathlib
@@ -9,7 +8,7 @@ import sys
 import time
 
 import keras
-from argument_types import folder, positive, require_folder, seed
+from argument_types import command_line, folder, positive, require_folder, seed
 from resume import Resume, trained_by
 
 import keras_gated
@@ -33,9 +32,7 @@ CELLS = {
 
 def parser(description, datasets, **defaults):
     """Returns the parser of a training script. `defaults` are the values that scripts differ in."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(description)
     parser.add_argument("--dataset", choices=datasets, default=datasets[0])
     parser.add_argument("--cell", choices=CELLS, default="lstm")
     parser.add_argument("--units", type=positive)

@@ -11,7 +11,6 @@ the mask from them. Every tenth series of the training split is held out, and th
 chooses the epoch. The peers start from the same weights and read the same batches.
 """
 
-import argparse
 import functools
 import json
 import pathlib
@@ -21,7 +20,7 @@ import time
 import quiet_tensorflow  # noqa: F401
 import keras
 import tensorflow as tf
-from argument_types import positive, require_folder, seed, share
+from argument_types import command_line, positive, require_folder, seed, share
 from keras import layers, ops
 from training import CELLS
 
@@ -33,9 +32,7 @@ LEARNING_RATE, LARGEST_NORM = 3e-3, 1.0
 
 
 def arguments():
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = command_line(__doc__)
     p.add_argument("--peer", choices=["keras", "torch"], help="default: our layers")
     p.add_argument("--cell", choices=CELLS, default="lstm")
     p.add_argument("--units", type=positive, default=100, help="of each direction")
