@@ -74,7 +74,6 @@ class OfAFamily(RNN):
         if "__init__" not in vars(cls) and "cell_class" in vars(cls):
             cls.__init__ = _constructor(cls)
         super().__init_subclass__(**kwargs)
-        document(cls, cls.cell_class)
         for name in cls.cell_class.argument_names():
             setattr(cls, name, property(lambda self, name=name: getattr(self.cell, name)))
 
@@ -95,42 +94,40 @@ class OfAFamily(RNN):
         return {name: config[name] for name in names if name in config}
 
 
-serializable = keras.saving.register_keras_serializable(package="keras_gated")
+def _family(cls):
+    """Registers a class of this file, and adds to its docstring what all of them have in common."""
+    cls.__doc__ = cls.__doc__.rstrip() + _ARGUMENTS
+    document(cls, cls.cell_class)
+    return keras.saving.register_keras_serializable(package="keras_gated")(cls)
 
 
-@serializable
-class SimpleRNN(OfAFamily):
-    """The vanilla recurrent network over a sequence: see `SimpleRNNCell` for the equation.
+_ARGUMENTS = """
 
     Args:
         {cell}
         {sequence}
     """
+
+
+@_family
+class SimpleRNN(OfAFamily):
+    """The vanilla recurrent network over a sequence: see `SimpleRNNCell` for the equation."""
 
     cell_class, late = SimpleRNNCell, ("seed",)
 
 
-@serializable
+@_family
 class LSTM(OfAFamily):
-    """Long short-term memory over a sequence: see `LSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """Long short-term memory over a sequence: see `LSTMCell` for the equations."""
 
     cell_class = LSTMCell
 
 
-@serializable
+@_family
 class GRU(OfAFamily):
     """The gated recurrent unit over a sequence: see `GRUCell` for the equations.
 
     Its update gate is the complement of the gate of `keras.layers.GRU`: 1 writes the new memory.
-
-    Args:
-        {cell}
-        {sequence}
     """
 
     cell_class, late = GRUCell, ("reset_after",)
@@ -144,97 +141,59 @@ class GRU(OfAFamily):
         super().set_weights(weights)
 
 
-@serializable
+@_family
 class PeepholeLSTM(OfAFamily):
-    """The LSTM with peepholes over a sequence: see `PeepholeLSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """The LSTM with peepholes over a sequence: see `PeepholeLSTMCell` for the equations."""
 
     cell_class = PeepholeLSTMCell
 
 
-@serializable
+@_family
 class CoupledLSTM(OfAFamily):
-    """The LSTM with coupled gates over a sequence: see `CoupledLSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """The LSTM with coupled gates over a sequence: see `CoupledLSTMCell` for the equations."""
 
     cell_class = CoupledLSTMCell
 
 
-@serializable
+@_family
 class LayerNormLSTM(OfAFamily):
     """The LSTM with layer normalization over a sequence: see `LayerNormLSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
     """
 
     cell_class = LayerNormLSTMCell
 
 
-@serializable
+@_family
 class LayerNormGRU(OfAFamily):
     """The GRU with layer normalization over a sequence: see `LayerNormGRUCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
     """
 
     cell_class = LayerNormGRUCell
 
 
-@serializable
+@_family
 class MogrifierLSTM(OfAFamily):
-    """The Mogrifier LSTM over a sequence: see `MogrifierLSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """The Mogrifier LSTM over a sequence: see `MogrifierLSTMCell` for the equations."""
 
     cell_class = MogrifierLSTMCell
 
 
-@serializable
+@_family
 class MGU(OfAFamily):
-    """The minimal gated unit over a sequence: see `MGUCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """The minimal gated unit over a sequence: see `MGUCell` for the equations."""
 
     cell_class = MGUCell
 
 
-@serializable
+@_family
 class MinGRU(OfAFamily):
-    """minGRU over a sequence: see `MinGRUCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """minGRU over a sequence: see `MinGRUCell` for the equations."""
 
     cell_class = MinGRUCell
 
 
-@serializable
+@_family
 class MinLSTM(OfAFamily):
-    """minLSTM over a sequence: see `MinLSTMCell` for the equations.
-
-    Args:
-        {cell}
-        {sequence}
-    """
+    """minLSTM over a sequence: see `MinLSTMCell` for the equations."""
 
     cell_class = MinLSTMCell
