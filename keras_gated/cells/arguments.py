@@ -149,7 +149,7 @@ def documented(cls):
     """Fills `{arguments}` and `{call}` in a cell's docstring with the text of its base.
 
     The entries below `{arguments}` describe arguments that the cell adds, or replace entries of
-    the base.
+    the base. All entries are put into the order of the constructor.
     """
     if "{arguments}" not in (cls.__doc__ or ""):
         return
@@ -158,7 +158,8 @@ def documented(cls):
     before, after = text.split("{arguments}")
     own, _, after = after.partition("\n\n")
     entries = {**_entries("\n    " + section(said, "Args")), **_entries(own)}
-    lines = [text for names, text in entries.items() if not {*names} <= {*cls.without}]
+    # An entry of several names stands once.
+    lines = dict.fromkeys(entries[name] for name in argument_names(cls) if name in entries)
     calls = [
         f"{name}:\n    {section(said, name)}" for name in ("Call arguments", "Returns", "Raises")
     ]
@@ -167,9 +168,9 @@ def documented(cls):
 
 
 def _entries(lines):
-    """Returns the entries of a section, a dict: the names that an entry describes, to its text."""
+    """Returns a dict: each name that an entry of a section describes, to the text of the entry."""
     entries = [f"\n    {entry}" for entry in re.split(r"\n    (?=\S)", lines)[1:]]
-    return {tuple(re.split(r",\s*", e.partition(":")[0].strip())): e for e in entries}
+    return {n: e for e in entries for n in re.split(r",\s*", e.partition(":")[0].strip())}
 
 
 def tensorflow_for(name):

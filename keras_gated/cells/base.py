@@ -75,7 +75,8 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
 
     Call arguments:
         inputs: `(batch, features)`, one step.
-        states: The states before the step, each `(batch, width)`.
+        states: A list of the states before the step, each `(batch, width)`, in the order of
+            `state_names`; a single state may also be given without a list.
         training: Whether dropout is applied.
 
     Returns:

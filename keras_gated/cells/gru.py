@@ -30,36 +30,12 @@ class GRUCell(GatedCell):
     where ours writes the new state. To convert weights between the two, negate the columns of z in
     kernel, recurrent kernel and biases, since 1 - sigmoid(a) = sigmoid(-a).
 
-    Args:
-        units: Positive integer, the size of the hidden state.
+    {arguments}
         activation: The function of `h'_t`. Default: `tanh`.
-        recurrent_activation: The function of the gates. Default: `sigmoid`.
         use_bias: Whether the equations have biases `b` and `c`.
-        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the `W`s,
-            of the `U`s, and of the `b`s and `c`s.
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
-        kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
-        dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
-        recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
         reset_after: Whether the reset gate acts after the product with `U_h`, or before it.
-        seed: Integer seed of all dropouts.
-        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the
-            same for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
-            arXiv:1708.02182, section 2).
-        zoneout: Fraction of the units of a state that keep their value in a step. Training draws
-            the units anew at every step; inference uses the expected value (Krueger et al. 2016,
-            arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
 
-    Call arguments:
-        inputs: `(batch, features)`, one step.
-        states: `h_{t-1}`, `(batch, units)`, or a list of it.
-        training: Whether dropout is applied.
-
-    Returns:
-        `h_t`, `(batch, units)`, and the new states in the form of `states`.
-
-    Raises:
-        ValueError: For an argument that is not accepted; the message names it.
+    {call}
 
     Weights: `kernel (features, 3 * units)`, `recurrent_kernel (units, 3 * units)`, and
     `bias (2, 3 * units)`, the `b`s above the `c`s, or `(3 * units,)` with `reset_after=False`:

@@ -22,25 +22,10 @@ class LSTMCell(GatedCell):
 
     These are the standard equations, with a forget gate and without peepholes.
 
-    Args:
+    {arguments}
         units: Positive integer, the size of the hidden state and of the cell state.
         activation: The function of `g_t` and of `c_t` in `h_t`. Default: `tanh`.
-        recurrent_activation: The function of the gates. Default: `sigmoid`.
-        use_bias: Whether the equations have biases `b`.
-        kernel_initializer, recurrent_initializer, bias_initializer: Initializers of the `W`s,
-            `U`s and `b`s.
         unit_forget_bias: Whether `b_f` starts at one (Jozefowicz et al. 2015).
-        kernel_regularizer, recurrent_regularizer, bias_regularizer: Regularizers of the same.
-        kernel_constraint, recurrent_constraint, bias_constraint: Constraints of the same.
-        dropout: Fraction of the inputs dropped in training, 0 to 1, the same at every step.
-        recurrent_dropout: Fraction of `h_{t-1}` dropped in training in the products with `U`.
-        seed: Integer seed of all dropouts.
-        recurrent_weight_dropout: Fraction of the entries of the `U`s dropped in training, the
-            same for all rows and steps of a call (DropConnect: Merity, Keskar and Socher 2017,
-            arXiv:1708.02182, section 2).
-        zoneout: Fraction of the units of a state that keep their value in a step. Training draws
-            the units anew at every step; inference uses the expected value (Krueger et al. 2016,
-            arXiv:1606.01305, section 3). A number, or a list of numbers, one for each state.
         projection: Optional positive integer, the size of the hidden state and of the output if it
             differs from `units`: `h_t = P (o_t * tanh(c_t))` (Sak, Senior and Beaufays 2014,
             arXiv:1402.1128, section 2).
