@@ -28,7 +28,9 @@ class GRUCell(GatedCell):
 
     `z_t` is the complement of the update gate of `keras.layers.GRU`, which keeps the old state
     where ours writes the new state. To convert weights between the two, negate the columns of z in
-    kernel, recurrent kernel and biases, since 1 - sigmoid(a) = sigmoid(-a).
+    kernel, recurrent kernel and biases, since 1 - sigmoid(a) = sigmoid(-a). `set_weights` takes
+    weights of `keras.layers.GRUCell` without an error, as they have the same shapes, and the
+    outputs are then wrong. `keras_gated.from_keras` converts a model.
 
     {arguments}
         activation: The function of `h'_t`. Default: `tanh`.
@@ -113,14 +115,6 @@ class GRUCell(GatedCell):
 
     def carried(self, step):
         return 1 - step.update
-
-    def set_weights(self, weights):
-        """Sets the weights, a list of arrays as `get_weights` returns them.
-
-        Weights of `keras.layers.GRUCell` have the same shapes, but another update gate. They load
-        here without an error, and the outputs are wrong. `keras_gated.from_keras` converts them.
-        """
-        super().set_weights(weights)
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -128,17 +128,11 @@ class GRU(OfAFamily):
     """The gated recurrent unit over a sequence: see `GRUCell` for the equations.
 
     Its update gate is the complement of the gate of `keras.layers.GRU`: 1 writes the new memory.
+    Weights of `keras.layers.GRU` have the same shapes, so `set_weights` takes them without an
+    error, and the outputs are then wrong. `keras_gated.from_keras` converts them.
     """
 
     cell_class, late = GRUCell, ("reset_after",)
-
-    def set_weights(self, weights):
-        """Sets the weights, a list of arrays as `get_weights` returns them.
-
-        Weights of `keras.layers.GRU` have the same shapes, but another update gate. They load here
-        without an error, and the outputs are wrong. `keras_gated.from_keras` converts them.
-        """
-        super().set_weights(weights)
 
 
 @_family
@@ -157,16 +151,14 @@ class CoupledLSTM(OfAFamily):
 
 @_family
 class LayerNormLSTM(OfAFamily):
-    """The LSTM with layer normalization over a sequence: see `LayerNormLSTMCell` for the equations.
-    """
+    """The layer-normalized LSTM over a sequence: see `LayerNormLSTMCell` for the equations."""
 
     cell_class = LayerNormLSTMCell
 
 
 @_family
 class LayerNormGRU(OfAFamily):
-    """The GRU with layer normalization over a sequence: see `LayerNormGRUCell` for the equations.
-    """
+    """The layer-normalized GRU over a sequence: see `LayerNormGRUCell` for the equations."""
 
     cell_class = LayerNormGRUCell
 
