@@ -4,6 +4,8 @@ A release of either that renames one breaks this file and its test, and nothing 
 TensorFlow are imported when they are used: Keras may run on another backend.
 """
 
+# ruff: noqa: F401 (other modules import the names from here)
+
 import contextlib
 import copy
 import importlib
@@ -29,32 +31,6 @@ from keras.src.ops.numpy import (
     ZerosLike,
 )
 from keras.src.saving.serialization_lib import in_safe_mode
-
-__all__ = [
-    "Any",
-    "Concatenate",
-    "ConvertToTensor",
-    "DropoutRNNCell",
-    "ExpandDims",
-    "Flip",
-    "Functional",
-    "GetItem",
-    "LogicalOr",
-    "NotEqual",
-    "OnesLike",
-    "ZerosLike",
-    "compiled_with",
-    "elements_of",
-    "in_safe_mode",
-    "in_stateless_scope",
-    "inner_loop",
-    "is_inference_call",
-    "mask_of",
-    "parts_of",
-    "trained_by",
-    "training_in_calls",
-    "vectorized_maps_around",
-]
 
 # Keras's own loop over the steps of a sequence, which `keras.layers.RNN` has as a method.
 inner_loop = keras.layers.RNN.inner_loop
