@@ -1,9 +1,10 @@
 """The one hook between a cell's equations and the loops that run them: `product`."""
 
-import contextlib
 import contextvars
 
 from keras import ops
+
+from keras_gated.cells.holding import holding
 
 _MULTIPLY = contextvars.ContextVar("keras_gated_multiply", default=ops.matmul)
 _KEEP = contextvars.ContextVar("keras_gated_keep", default=None)
@@ -39,28 +40,18 @@ def product(vectors, matrix, recurrent=True):
     return _MULTIPLY.get()(vectors, matrix)
 
 
-@contextlib.contextmanager
 def products_by(multiply):
     """Makes `product` call `multiply(vectors, matrix)` inside the `with` block."""
-    token = _MULTIPLY.set(multiply)
-    try:
-        yield
-    finally:
-        _MULTIPLY.reset(token)
+    return holding(_MULTIPLY, multiply)
 
 
-@contextlib.contextmanager
 def dropping(keep):
     """Makes `product` drop units of the hidden state inside the `with` block.
 
     Args:
         keep: Dropout mask, `(batch, width)`, or None: nothing is dropped.
     """
-    token = _KEEP.set(keep)
-    try:
-        yield
-    finally:
-        _KEEP.reset(token)
+    return holding(_KEEP, keep)
 
 
 def number_of(tensor, tensors):

@@ -1,10 +1,10 @@
 """The switch of a whole program: whether layers with `fused="auto"` may run the fused path."""
 
-import contextlib
 import contextvars
 import os
 
 from keras_gated.cells.arguments import boolean_or_word
+from keras_gated.cells.holding import holding
 
 FUSED = ("auto", "compiled")  # what `fused` may be besides True and False
 _fused = "auto"
@@ -31,14 +31,9 @@ def set_fused(fused: bool | str) -> None:
     _fused = boolean_or_word("set_fused", "fused", fused, FUSED)
 
 
-@contextlib.contextmanager
 def paths_chosen_by(choose):
     """Lets `choose(call)` return the path that runs a `Call`, whatever the layer's arguments."""
-    token = _CHOOSE.set(choose)
-    try:
-        yield
-    finally:
-        _CHOOSE.reset(token)
+    return holding(_CHOOSE, choose)
 
 
 def path_chosen(call):

@@ -1,6 +1,5 @@
 """A path is one way to run a sequence through a cell. A layer tries paths in a fixed order."""
 
-import contextlib
 import contextvars
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +8,7 @@ from keras import ops
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.dropout import Masks
 from keras_gated.cells.equations import owner
+from keras_gated.cells.holding import holding
 from keras_gated.paths.recorder import is_recording
 
 
@@ -65,14 +65,9 @@ class Path(Protocol):
 _EXPORTING = contextvars.ContextVar("keras_gated_exporting", default=False)
 
 
-@contextlib.contextmanager
 def exporting():
     """Keeps operations that need a GPU or XLA out of the graphs that are traced inside."""
-    token = _EXPORTING.set(True)
-    try:
-        yield
-    finally:
-        _EXPORTING.reset(token)
+    return holding(_EXPORTING, True)
 
 
 def is_exporting():

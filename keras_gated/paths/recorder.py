@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_gated import keras_private
+from keras_gated.cells.holding import holding
 
 _RECORDING = contextvars.ContextVar("keras_gated_recording", default=None)
 
@@ -45,11 +46,8 @@ def recording(what, states=None, weights=None):
         weights: Optional dict: the `id` of a layer to what `plain.weights_of` gives for its cell.
     """
     current = Recording(what, [], states or {}, weights or {}, *_place())
-    token = _RECORDING.set(current)
-    try:
+    with holding(_RECORDING, current):
         yield current.calls
-    finally:
-        _RECORDING.reset(token)
 
 
 def is_recording(what=None):
