@@ -16,25 +16,13 @@ from keras_gated.cells.activations import hard_sigmoid
 from keras_gated.cells.arguments import kind as module_of
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gru import GRUCell
-from keras_gated.cells.lstm import LSTMCell
-from keras_gated.cells.simple_rnn import SimpleRNNCell
 from keras_gated.convert.keras_checks import check_symmetry
+from keras_gated.convert.keras_classes import OURS
 from keras_gated.layers.base import RNN
-from keras_gated.layers.bidirectional import Bidirectional
-from keras_gated.layers.families import GRU, LSTM, SimpleRNN
+from keras_gated.layers.families import GRU, LSTM
 
 MODELS = ("Sequential", "Functional", "Model")
-_OURS = {
-    "SimpleRNN": SimpleRNN,
-    "LSTM": LSTM,
-    "GRU": GRU,
-    "CuDNNLSTM": LSTM,
-    "CuDNNGRU": GRU,
-    "SimpleRNNCell": SimpleRNNCell,
-    "LSTMCell": LSTMCell,
-    "GRUCell": GRUCell,
-    "Bidirectional": Bidirectional,
-}
+_OURS = {**OURS, "CuDNNLSTM": LSTM, "CuDNNGRU": GRU}
 _TODAY = {
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",

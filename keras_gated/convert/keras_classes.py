@@ -11,7 +11,7 @@ import keras_gated.layers.bidirectional
 import keras_gated.layers.families
 from keras_gated import keras_private
 
-_OURS = {
+OURS = {
     "SimpleRNN": keras_gated.layers.families.SimpleRNN,
     "LSTM": keras_gated.layers.families.LSTM,
     "GRU": keras_gated.layers.families.GRU,
@@ -20,7 +20,7 @@ _OURS = {
     "GRUCell": keras_gated.cells.gru.GRUCell,
     "Bidirectional": keras_gated.layers.bidirectional.Bidirectional,
 }
-TO_OURS = {getattr(keras.layers, name): ours for name, ours in _OURS.items()}
+TO_OURS = {getattr(keras.layers, name): ours for name, ours in OURS.items()}
 TO_KERAS = {ours: theirs for theirs, ours in TO_OURS.items()}
 # The names that a subclass may define without changing what it does.
 _OF_EVERY_CLASS = (*vars(type("Empty", (), {"__slots__": ()})), "__init__", "__annotations__")
