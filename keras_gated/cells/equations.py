@@ -122,8 +122,8 @@ def _copied(value):
     if isinstance(value, np.ndarray):  # it may be changed in place
         return value.dtype, value.shape, value.tobytes()
     try:
-        # References compare what they refer to, and tensors their numbers. Tuples of other objects
-        # differ in the `id` before that. An object has one reference, which equals itself.
+        # Two references compare the objects, and tensors their numbers. It does not come to that:
+        # other objects differ in the `id`, and the same object has the same reference.
         return id(value), weakref.ref(value)
     except TypeError:
         return id(value)
