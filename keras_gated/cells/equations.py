@@ -46,9 +46,15 @@ class Equations:
         self.projects_as_all = projects_as_all and not zoned
         self.zero_is_safe = zero_is_safe
         self.written = written and not any(cell.zoneout_rates())
-        self.functions = {}  # a cache of traced functions, rules and plans
+        self.functions = {}  # a cache of traced functions, rules and plans: see `once`
         # Names of the cell's attributes that a step sets: `check_step` finds them.
         self.notes = frozenset()
+
+    def once(self, key, make):
+        """Returns `make()`, or what it returned for this key before."""
+        if key not in self.functions:
+            self.functions[key] = make()
+        return self.functions[key]
 
     def project(self, x, weights):
         x, zones = self._apart(x)

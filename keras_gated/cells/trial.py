@@ -31,10 +31,7 @@ def check_step(cell, equations):
     """
     # While Keras builds a model in a stateless scope, weights are tensors. A trial there does not
     # see which of them a step reads.
-    key = check_step, in_stateless_scope()
-    if key not in equations.functions:
-        equations.functions[key] = _checked(cell, equations)
-    return equations.functions[key]
+    return equations.once((check_step, in_stateless_scope()), lambda: _checked(cell, equations))
 
 
 def _checked(cell, equations):

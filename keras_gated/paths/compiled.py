@@ -246,12 +246,11 @@ def _extent(chunks, j):
 
 def _compiled(rule, loop):
     """Returns a loop over one chunk that XLA compiles once for every shape of a chunk."""
-    functions, key = rule.equations.functions, (loop, rule)
-    if key not in functions:
-        # Not a method: TensorFlow warns if the code of one function is traced for many cells.
-        own = functools.partial(loop, rule)
-        functions[key] = tf.function(own, jit_compile=True, autograph=False)
-    return functions[key]
+    # Not a method: TensorFlow warns if the code of one function is traced for many cells.
+    own = functools.partial(loop, rule)
+    return rule.equations.once(
+        (loop, rule), lambda: tf.function(own, jit_compile=True, autograph=False)
+    )
 
 
 def _forwards_loop(rule, xs, states, recur, keep, steps, remaining):

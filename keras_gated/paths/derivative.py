@@ -176,17 +176,17 @@ class Derived:
 
     def plan(self, x, recur):
         """Returns the `Plan`, found by differentiating one step in a separate graph."""
-        functions = self.equations.functions
         key = (Plan, self._drops, x.shape[-1], tuple(tuple(w.shape) for w in recur), x.dtype)
-        if key not in functions:
-            found, widths = [], [x.shape[-1], *self.equations.state_widths]
-            rows = [tf.TensorSpec([8, width], x.dtype) for width in widths]
-            weights = [tf.TensorSpec(w.shape, x.dtype) for w in recur]
-            trace = tf.function(lambda *given: found.append(self._planned(*given)), autograph=False)
-            with tf.init_scope():
-                trace.get_concrete_function(rows[0], rows[1:], weights)
-            [functions[key]] = found
-        return functions[key]
+        return self.equations.once(key, lambda: self._traced_plan(x, recur))
+
+    def _traced_plan(self, x, recur):
+        found, widths = [], [x.shape[-1], *self.equations.state_widths]
+        rows = [tf.TensorSpec([8, width], x.dtype) for width in widths]
+        weights = [tf.TensorSpec(w.shape, x.dtype) for w in recur]
+        trace = tf.function(lambda *given: found.append(self._planned(*given)), autograph=False)
+        with tf.init_scope():
+            trace.get_concrete_function(rows[0], rows[1:], weights)
+        return found[0]
 
     def _planned(self, x, states, recur):
         keep = [tf.zeros_like(states[0])] if self._drops else []
@@ -214,19 +214,16 @@ class Derived:
 
 def rule_of(equations, drops):
     """Returns the rule of these equations: `Written` where that is right, else `Derived`."""
-    key = (rule_of, drops)
-    if key not in equations.functions:
-        written = equations.written and not drops  # `step_gradient` knows no mask
-        equations.functions[key] = Written(equations) if written else Derived(equations, drops)
-    return equations.functions[key]
+    written = equations.written and not drops  # `step_gradient` knows no mask
+    return equations.once(
+        (rule_of, drops), lambda: Written(equations) if written else Derived(equations, drops)
+    )
 
 
 def without_derivative(equations, fields):
     """Returns the rule for a run whose derivative is not taken."""
     key = (Undifferentiated, fields)
-    if key not in equations.functions:
-        equations.functions[key] = Undifferentiated(equations, fields)
-    return equations.functions[key]
+    return equations.once(key, lambda: Undifferentiated(equations, fields))
 
 
 def _known_products():

@@ -125,10 +125,9 @@ def run(call):
     if (tf.executing_eagerly() or forwards) and not keras_private.should_invoke_op_callbacks():
         # In the key, so that TensorFlow never relaxes the number of features for another layer.
         key = (_run, sequences.shape[-1], forwards, *options)
-        if key not in equations.functions:
-            function = tf.function(function, autograph=False, reduce_retracing=not forwards)
-            equations.functions[key] = function
-        function = equations.functions[key]
+        function = equations.once(
+            key, lambda: tf.function(function, autograph=False, reduce_retracing=not forwards)
+        )
     output, steps, finals = function(sequences, states, call.mask, weights, keep)
     if not tf.executing_eagerly():  # sizes that the loops do not know
         batch, time, _ = sequences.shape
