@@ -1,10 +1,13 @@
 """A model as a function that LiteRT's converter can read: without variables, its paths chosen."""
 
+import functools
+import types
+
 import keras
 import tensorflow as tf
 
 from keras_gated.layers import config
-from keras_gated.paths import keras_loop, written_out
+from keras_gated.paths import keras_loop
 from keras_gated.paths.litert import Operation
 from keras_gated.serve.inputs import packed
 from keras_gated.serve.signatures import outputs_by_name
@@ -12,6 +15,8 @@ from keras_gated.serve.streaming import masks_of_inputs
 
 _MEMORY_READ = "its final memory is read, which the operation keeps to itself"
 _INSIDE = "it is called inside a function, a loop or a map of TensorFlow"
+# Keras's loop with every step written out: a path that needs a fixed number of steps.
+_WRITTEN_OUT = types.SimpleNamespace(run=functools.partial(keras_loop.run, unroll=True))
 
 
 class Graph:
@@ -36,7 +41,7 @@ class Graph:
         self._model, self._specs, self._stepper, self._may_fuse = model, specs, stepper, fused
         self._operation = Operation(constant_states=eight_bits and not stepper)
         # No converter calibrates loops. A microcontroller's steps are few, of a fixed number.
-        self._loop = written_out if eight_bits or stepper else keras_loop
+        self._loop = _WRITTEN_OUT if eight_bits or stepper else keras_loop
         self._values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
         self._read_memory = set()
         self._trace()
