@@ -339,16 +339,8 @@ def traced_once(functions, key, run, *given):
 
 def over_group(functions, key, run, chunks, *given):
     """Calls `run(chunks, *given)` as `traced_once` does: groups differ in numbers alone."""
-    numbers = {name: value for name, value in chunks._asdict().items() if tf.is_tensor(value)}
-    settings = tuple(
-        (name, value) for name, value in chunks._asdict().items() if name not in numbers
-    )
-    own = functools.partial(_with_chunks, run, settings)
-    return traced_once(functions, (*key, settings), own, numbers, *given)
-
-
-def _with_chunks(run, settings, numbers, *given):
-    return run(Chunks(**dict(settings), **numbers), *given)
+    settings = tuple(value for value in chunks if not tf.is_tensor(value))
+    return traced_once(functions, (*key, settings), run, chunks, *given)
 
 
 def over_chunks(chunks, chunk, states, widths, backwards=False):
