@@ -7,11 +7,11 @@ python examples/benchmark_onnx.py
 Calls of both alternate, and their answers are compared.
 """
 
+import functools
 import importlib.metadata
 import pathlib
 import statistics
 import tempfile
-import time
 
 import characters
 import keras
@@ -21,6 +21,7 @@ import sentiment
 import tensorflow as tf
 import tf2onnx
 from argument_types import above_zero, command_line
+from benchmark import in_turn
 
 import keras_gated
 
@@ -46,18 +47,6 @@ def through_tf2onnx(model, path):
     tf2onnx.convert.from_function(function, [spec], opset=17, output_path=str(path))
 
 
-def timed(sessions, given, seconds):
-    """Returns the milliseconds of every session's calls, made in turn."""
-    taken = [[] for _ in sessions]
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for session, own, times in zip(sessions, given, taken, strict=True):
-            start = time.perf_counter()
-            session.run(None, own)
-            times.append(1e3 * (time.perf_counter() - start))
-    return taken
-
-
 def main():
     p = command_line(__doc__)
     p.add_argument("--seconds", type=above_zero, default=3, help="of every case")
@@ -76,11 +65,14 @@ def main():
                     onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
                     for path in paths
                 ]
-                given = [{s.get_inputs()[0].name: ids} for s in sessions]
+                calls = {
+                    path: functools.partial(s.run, None, {s.get_inputs()[0].name: ids})
+                    for path, s in zip(paths, sessions, strict=True)
+                }
                 expected = keras.ops.convert_to_numpy(model(ids))
-                for session, own in zip(sessions, given, strict=True):
-                    np.testing.assert_allclose(session.run(None, own)[0], expected, atol=1e-4)
-                ours, theirs = map(statistics.median, timed(sessions, given, args.seconds))
+                for call in calls.values():
+                    np.testing.assert_allclose(call()[0], expected, atol=1e-4)
+                ours, theirs = map(statistics.median, in_turn(calls, args.seconds).values())
                 litert = keras_gated.to_litert(
                     model, pathlib.Path(folder, "m.tflite"), batch_size=len(ids), steps=ids.shape[1]
                 )
