@@ -248,23 +248,17 @@ def positive_integer(owner, name, value):
     return int(number)
 
 
-def boolean(owner, name, value):
-    """Returns True or False; takes 1, 0 and None, too, as `keras.layers` does."""
-    number = _number(False if value is None else value, "biuf")
-    if number is None or number not in (0, 1):
-        raise ValueError(f"{owner}: `{name}` must be True or False. Received: {name}={value!r}.")
-    return bool(number)
+def boolean(owner, name, value, words=()):
+    """Returns True, False or one of the words; takes 1 and 0, too, as `keras.layers` does.
 
-
-def boolean_or_word(owner, name, value, words=("auto",)):
+    Without words, None is False, also as in `keras.layers`.
+    """
     if isinstance(value, str) and value in words:
         return value
-    number = _number(value, "biuf")
+    number = _number(False if value is None and not words else value, "biuf")
     if number is None or number not in (0, 1):
-        raise ValueError(
-            f"{owner}: `{name}` must be {', '.join(map(repr, words))}, True or False. Received: "
-            f"{name}={value!r}."
-        )
+        accepted = ", ".join([*map(repr, words), "True or False"])
+        raise ValueError(f"{owner}: `{name}` must be {accepted}. Received: {name}={value!r}.")
     return bool(number)
 
 

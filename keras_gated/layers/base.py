@@ -13,7 +13,6 @@ from keras_gated import keras_private
 from keras_gated.cells.arguments import (
     Configurable,
     boolean,
-    boolean_or_word,
     check_axes,
     compatible,
     number_of_rows,
@@ -130,9 +129,9 @@ class RNN(Configurable, keras.layers.RNN):
                 f"`call` of its own, whose gates are not known. Received: cell={cell!r}. Override "
                 "`step` or `whole_step`."
             )
-        self.fused = boolean_or_word(owner, "fused", fused, FUSED)
+        self.fused = boolean(owner, "fused", fused, FUSED)
         if "use_cudnn" not in self.without:
-            self.use_cudnn = boolean_or_word(owner, "use_cudnn", use_cudnn)
+            self.use_cudnn = boolean(owner, "use_cudnn", use_cudnn, ["auto"])
         super().__init__(cell, **switches, **kwargs)
         self.supports_masking = True
         # TensorFlow's fused path compiles its loops itself, once for all lengths. On JAX

@@ -3,7 +3,7 @@
 import contextvars
 import os
 
-from keras_gated.cells.arguments import boolean_or_word
+from keras_gated.cells.arguments import boolean
 from keras_gated.cells.holding import holding
 
 FUSED = ("auto", "compiled")  # what `fused` may be besides True and False
@@ -28,7 +28,7 @@ def set_fused(fused: bool | str) -> None:
         ValueError: For any other value.
     """
     global _fused
-    _fused = boolean_or_word("set_fused", "fused", fused, FUSED)
+    _fused = boolean("set_fused", "fused", fused, FUSED)
 
 
 def paths_chosen_by(choose):
