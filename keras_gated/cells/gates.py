@@ -81,12 +81,6 @@ def apart(tensor, widths):
     return [tensor[..., start:end] for start, end in itertools.pairwise(ends)]
 
 
-class SimpleRNNStep(NamedTuple):
-    """What one step of a vanilla RNN computes, each `(batch, units)`."""
-
-    hidden: Any
-
-
 class LSTMStep(NamedTuple):
     """What one step of an LSTM computes, each `(batch, units)`; projected: `hidden` is narrower."""
 

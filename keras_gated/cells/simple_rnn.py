@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_gated.cells.arguments import arguments_of
 from keras_gated.cells.base import GatedCell
-from keras_gated.cells.gates import SIMPLE_RNN_GATES, SimpleRNNStep
+from keras_gated.cells.gates import SIMPLE_RNN_GATES
 from keras_gated.cells.products import product
 
 
@@ -27,7 +27,6 @@ class SimpleRNNCell(GatedCell):
     """
 
     gates = SIMPLE_RNN_GATES
-    step_type = SimpleRNNStep
     reads = ("activation",)
     without = ("recurrent_activation",)
     seed_before_weights = True
@@ -58,8 +57,7 @@ class SimpleRNNCell(GatedCell):
     def step(self, x, states, weights):
         [h] = states
         [U] = weights
-        h = self.activation(x + product(h, U))
-        return SimpleRNNStep(hidden=h)
+        return self.step_type(hidden=self.activation(x + product(h, U)))
 
     def step_gradient(self, step, states, d_states, U_T):
         [dh] = d_states
