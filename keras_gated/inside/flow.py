@@ -125,15 +125,12 @@ def _flow(call, derivatives, contributions):
         by_fields["hidden"] = by_output + by_fields.get("hidden", 0)
     elif not by_gates:  # with gates, the output is one of them
         by_fields["hidden"] = _swapped(by_output)  # in the order of computation
-    d_states, carried, by_weights = _backwards(
-        layer,
+    d_states, carried, by_weights = _traced(layer, tuple(by_fields), contributions)(
         _swapped(turned(call.sequences)),
         _swapped(turned(mask)),
         call.states,
         list(by_fields.values()),
         by_finals or [tf.zeros_like(s) for s in call.states],
-        fields=tuple(by_fields),
-        contributions=contributions,
     )
     norms = [turned(_swapped(tf.norm(d, axis=-1))) for d in d_states]
     path = None
@@ -167,44 +164,33 @@ def _swapped(tensor):
     return tf.transpose(tensor, [1, 0, *range(2, tensor.shape.rank)])
 
 
-def _traced_per_layer(function):
-    """Traces a function of a layer and tensors once for all batch sizes and lengths.
-
-    Options are no tensors, and are passed by name.
-    """
-    # Not an attribute of the layer: a SavedModel would hold every such function.
-    traced = weakref.WeakKeyDictionary()
-
-    def of_layer(reference, options, *tensors):
-        return function(reference(), *tensors, **options)
-
-    @functools.wraps(function)
-    def call(layer, *tensors, **options):
-        own = traced.setdefault(layer, {})
-        key = (equations_of(layer.cell), *options.items())
-        if key not in own:
-            # A partial each: TensorFlow counts the traces of one code, and warns of retracing.
-            own_layer = functools.partial(of_layer, weakref.ref(layer), options)
-            own[key] = tf.function(own_layer, autograph=False, reduce_retracing=True)
-        return own[key](*tensors)
-
-    return call
+# By layer: `_backwards`, traced. An attribute of the layer would be saved with every export.
+_TRACED = weakref.WeakKeyDictionary()
 
 
-@_traced_per_layer
-def _backwards(layer, x, mask, states, by_fields, by_finals, *, fields, contributions):
+def _traced(layer, *options):
+    """Returns `_backwards` of a layer, traced once for all batch sizes and lengths."""
+    own, key = _TRACED.setdefault(layer, {}), (equations_of(layer.cell), *options)
+    if key not in own:
+        # A partial each: TensorFlow counts the traces of one code, and warns of retracing.
+        backwards = functools.partial(_backwards, weakref.proxy(layer), *options)
+        own[key] = tf.function(backwards, autograph=False, reduce_retracing=True)
+    return own[key]
+
+
+def _backwards(layer, fields, contributions, x, mask, states, by_fields, by_finals):
     """Takes the gradient back through a layer. All tensors have the steps first, as computed.
 
     Args:
         layer: The layer.
+        fields: The names of the fields of a step that the loss depends on.
+        contributions: Whether the derivatives with respect to the weights are wanted.
         x: `(time, batch, features)`.
         mask: bool, `(time, batch)`.
         states: The states before the first step, each `(batch, units)`.
-        by_fields: The derivatives of the loss with respect to the fields of each step, each
+        by_fields: The derivatives of the loss with respect to these fields of each step, each
             `(time, batch, units)`.
         by_finals: Its derivatives with respect to the final states, each `(batch, units)`.
-        fields: The names of these fields.
-        contributions: Whether the derivatives with respect to the weights are wanted.
 
     Returns:
         The derivatives with respect to the states after each step, each `(time, batch, units)`;
