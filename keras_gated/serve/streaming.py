@@ -56,22 +56,17 @@ class Stepper:
             raise ValueError(
                 f"{model.name!r} has no states: it holds no recurrent layer of keras_gated."
             )
-        self.states = {
-            f"{layer.name}_{name}": tf.TensorSpec((None, width), layer.cell.state_dtype)
-            for layer in self.layers
-            for name, width in _widths(layer.cell).items()
-        }
-        self.layer_of = {
-            f"{layer.name}_{name}": layer.name
-            for layer in self.layers
-            for name in layer.cell.state_names
-        }
-        count = sum(len(layer.cell.state_names) for layer in self.layers)
-        if len(self.states) != count:
-            raise ValueError(
-                f"Two recurrent layers of {model.name!r} have the same name. Received: "
-                f"{[layer.name for layer in self.layers]}. Give them names of their own."
-            )
+        self.states, self.layer_of = {}, {}
+        for layer in self.layers:
+            for state, width in _widths(layer.cell).items():
+                name = f"{layer.name}_{state}"
+                if name in self.states:
+                    raise ValueError(
+                        f"Two recurrent layers of {model.name!r} have the same name. Received: "
+                        f"{[layer.name for layer in self.layers]}. Give them names of their own."
+                    )
+                self.states[name] = tf.TensorSpec((None, width), layer.cell.state_dtype)
+                self.layer_of[name] = layer.name
 
     def zeros(self, batch):
         """Returns the states before the first step of `batch` rows, by name."""
