@@ -1,16 +1,12 @@
 """LiteRT files, asked and looked into by its interpreter."""
 
 import collections
+import functools
 
+import families
 import numpy as np
 
-
-def set_random(model):
-    rng = np.random.default_rng(1)
-    model.set_weights(
-        [rng.normal(0, 0.3, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
-    )
-    return model
+set_random = functools.partial(families.set_random, scale=0.3)
 
 
 class File:

@@ -13,7 +13,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from families import ALL, FAMILIES, NEW, OWN, mask_array
+from families import ALL, FAMILIES, NEW, OWN, mask_array, set_random
 from grids import in_full_for, product
 from keras import ops
 from numpy.testing import assert_allclose
@@ -34,10 +34,7 @@ def data(rows=3, steps=5):
 def model_of(name, **options):
     inputs = keras.Input((None, FEATURES))
     x = ALL[name].make(UNITS, return_sequences=True, **options)(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(1)(x))
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    return model
+    return set_random(keras.Model(inputs, keras.layers.Dense(1)(x)))
 
 
 # TensorFlow Addons
@@ -102,8 +99,7 @@ def test_a_mogrifier_without_biases_is_the_same_on_both_paths(options):
             UNITS, rounds=2, use_bias=False, dtype="float64", seed=3, fused=fused, **options
         )
         layer.build(x.shape)
-        rng = np.random.default_rng(1)
-        layer.set_weights([rng.normal(0, 0.5, w.shape) for w in layer.get_weights()])
+        set_random(layer)
         with tf.GradientTape() as tape:
             tape.watch(x)
             loss = tf.reduce_sum(tf.sin(layer(x, mask=mask_array("gaps"), training=True)))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import FAMILIES, MASKS, mask_array
+from families import FAMILIES, MASKS, mask_array, set_random
 from keras import layers
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -16,12 +16,6 @@ pytestmark = pytest.mark.usefixtures("loop_of_the_cell")
 
 X = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
 IDS = np.array([[3, 4, 5, 0, 0, 0], [0, 0, 7, 1, 2, 9], [5, 6, 0, 7, 0, 8], [1, 2, 3, 4, 5, 6]])
-
-
-def set_random(model):
-    """Every entry differs, so a swapped gate or bias changes the answer."""
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
 
 
 def answers(layer, x, **call):

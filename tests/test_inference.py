@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from families import ALL
+from families import ALL, set_random
 from grids import product
 from numpy.testing import assert_allclose
 
@@ -26,8 +26,7 @@ def model_of(name="lstm", units=UNITS, **options):
     x = keras.layers.Embedding(9, FEATURES, mask_zero=True)(ids)
     x = keras_gated.Bidirectional(ALL[name].make(units, **options))(x)
     model = keras.Model(ids, keras.layers.Dense(1)(x))
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    set_random(model)
     model.compile("sgd", "mse")
     return model
 

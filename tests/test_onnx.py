@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, set_random
 from grids import product
 from keras import layers
 from numpy.testing import assert_allclose
@@ -23,13 +23,6 @@ PADDED = np.where(np.arange(7) < np.array([4, 7, 1, 6])[:, None], IDS, 0)
 # Masked steps anywhere, and a row without any step that counts.
 GAPS = IDS * np.array([[1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 0, 0, 0], [0] * 7, [1] * 7], "int32")
 RECURRENT = {"RNN", "LSTM", "GRU"}
-
-
-def set_random(model):
-    rng = np.random.default_rng(1)
-    model.set_weights(
-        [rng.normal(0, 0.5, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
-    )
 
 
 def of_ids(*stack, mask_zero=True):

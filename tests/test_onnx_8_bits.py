@@ -6,7 +6,7 @@ import os
 import keras
 import numpy as np
 import pytest
-from families import NEW
+from families import NEW, set_random
 from keras import layers
 
 import keras_gated
@@ -30,10 +30,7 @@ def classifier(*stack, mask_zero=True):
     x = layers.Embedding(500, 32, mask_zero=mask_zero)(ids)
     for layer in stack:
         x = layer(x)
-    model = keras.Model(ids, layers.Dense(2, name="y")(x))
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.2, w.shape) for w in model.get_weights()])
-    return model
+    return set_random(keras.Model(ids, layers.Dense(2, name="y")(x)), 0.2)
 
 
 @pytest.mark.sampled

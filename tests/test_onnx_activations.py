@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from families import set_random
 from keras import layers
 from numpy.testing import assert_allclose
 
@@ -34,10 +35,7 @@ SEQUENCES = np.swapaxes(X, 0, 1)
 
 
 def built(*stack):
-    model = keras.Sequential([keras.Input((None, 3), name="x"), *stack])
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.3, w.shape) for w in model.get_weights()])
-    return model
+    return set_random(keras.Sequential([keras.Input((None, 3), name="x"), *stack]), 0.3)
 
 
 def check_both_ways(model, path):

@@ -7,6 +7,7 @@ import resource
 import keras
 import numpy as np
 import pytest
+from families import set_random
 from keras import layers
 from numpy.testing import assert_allclose
 
@@ -19,14 +20,6 @@ from keras_gated.recipes.ngrams import NGrams
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx_graphs import ask_onnxruntime  # noqa: E402
-
-
-def set_random(model):
-    rng = np.random.default_rng(1)
-    model.set_weights(
-        [rng.normal(0, 0.5, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
-    )
-    return model
 
 
 def of_ids(*stack, mask_zero=True, dtype="int32"):

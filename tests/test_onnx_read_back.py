@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, set_random
 from keras import layers
 from numpy.testing import assert_allclose
 
@@ -243,10 +243,7 @@ def written(case, path):
     names, call = case
     of_name = inputs()
     model = keras.Model([of_name[n] for n in names.split()], call(of_name))
-    rng = np.random.default_rng(1)
-    model.set_weights(
-        [rng.normal(0, 0.5, w.shape) if w.dtype.kind == "f" else w for w in model.get_weights()]
-    )
+    set_random(model)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.moving_variance.assign(abs(layer.moving_variance))
@@ -370,9 +367,7 @@ def test_openvino_reads_as_many_steps_as_count(name, options, how, tmp_path):
     both = keras_gated.Bidirectional(FAMILIES[name].make(3, return_sequences=True))(x)
     between = FAMILIES[name].make(3, return_sequences=True)(both)
     stacked = keras_gated.Bidirectional(FAMILIES[name].make(3))(between)
-    model = keras.Model(ids, [*alone, both, stacked])
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    model = set_random(keras.Model(ids, [*alone, both, stacked]))
     path = to_onnx(model, tmp_path / "model.onnx", lengths=how == "lengths", check=False)
     given = {"ids": GIVEN["ids"]}
     if how == "lengths":

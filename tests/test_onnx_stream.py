@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES, NEW
+from families import FAMILIES, NEW, set_random
 from grids import product
 from keras import layers
 
@@ -20,12 +20,6 @@ X = RNG.normal(size=(3, 9, 4)).astype("float32")
 WRITTEN = {
     **FAMILIES, "peephole_lstm": NEW["peephole_lstm"], "coupled_lstm": NEW["coupled_lstm"],
 }  # fmt: skip
-
-
-def set_random(model):
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    return model
 
 
 def session(path):

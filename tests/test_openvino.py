@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES, NEW
+from families import FAMILIES, NEW, set_random
 from grids import product
 from keras import layers
 from numpy.testing import assert_allclose
@@ -34,10 +34,7 @@ def model_of(name, mask_zero, small=False):
     both = keras_gated.Bidirectional(ALL[name].make(3))(steps)
     last, *states = ALL[name].make(3, return_state=True, go_backwards=True)(x)
     parts = dict(zip("abcd", [steps, both, last, states[0]], strict=True))
-    model = keras.Model(ids, {"a": steps} if small else parts)
-    rng = np.random.default_rng(1)
-    model.set_weights([rng.normal(0, 0.5, w.shape) for w in model.get_weights()])
-    return model
+    return set_random(keras.Model(ids, {"a": steps} if small else parts))
 
 
 def assert_answers(read, model):
