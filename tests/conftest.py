@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest.mock
+import urllib.request
 import zlib
 from typing import NamedTuple
 
@@ -189,6 +190,15 @@ def uninstall(monkeypatch):
                 monkeypatch.setitem(sys.modules, name, None)
 
     return uninstall
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A proxy refuses all connections, whatever machine runs the tests."""
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+        monkeypatch.delenv(variable.upper(), raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # the proxies are kept there, for good
 
 
 @pytest.fixture(scope="session")

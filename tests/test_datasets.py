@@ -6,7 +6,6 @@ import importlib
 import re
 import sys
 import time
-import urllib.request
 
 import keras
 import numpy as np
@@ -103,13 +102,8 @@ def test_toy_plays_is_one_text_a_split(data_dir):
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "tiny_shakespeare"])
 def test_a_data_set_that_cannot_be_downloaded_fails_within_seconds_and_says_what_to_do(
-    name, tmp_path, monkeypatch
+    name, tmp_path, no_network
 ):
-    # A proxy that refuses connections: no network, whatever machine runs this.
-    for variable in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # the proxies are kept there, for good
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"TFDS_DATA_DIR.*--dataset toy_reviews"):
         datasets.load(name, str(tmp_path), offline="toy_reviews")

@@ -3,7 +3,6 @@
 import json
 import math
 import types
-import urllib.request
 import warnings
 
 import characters
@@ -175,11 +174,9 @@ def test_runtimes_give_the_same_answers_and_8_bits_nearly_the_same(tmp_path):
 @pytest.mark.parametrize("script, offline", [
     (sentiment, "toy_reviews"), (characters, "toy_plays"),
 ])  # fmt: skip
-def test_without_network_and_data_the_way_out_is_said(script, offline, tmp_path, monkeypatch):
-    for variable in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # the proxies are kept there, for good
+def test_without_network_and_data_the_way_out_is_said(
+    script, offline, tmp_path, monkeypatch, no_network
+):
     monkeypatch.setattr("sys.argv", [script.__name__, "--data-dir", str(tmp_path)])
     with pytest.raises(ConnectionError, match=f"TFDS_DATA_DIR.*--dataset {offline}"):
         script.main()

@@ -3,8 +3,6 @@
 import importlib.util
 import inspect
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +11,7 @@ import tensorflow as tf
 from families import FAMILIES
 from grids import product
 from numpy.testing import assert_allclose
+from test_states import assert_answered_in_a_new_process
 
 import keras_gated
 from keras_gated import keras_private
@@ -297,16 +296,7 @@ def test_keras_files_load_in_a_new_process_without_custom_objects(tmp_path, x):
         model = keras.Model(inputs, rnn(both(inputs)))
         model.save(tmp_path / f"{name}.keras")
         answers[name] = model(x)
-    np.savez(tmp_path / "data.npz", x=x, **answers)
-    script = (
-        "import keras, keras_gated, numpy as np\n"
-        "data = dict(np.load('data.npz'))\n"
-        "x = data.pop('x')\n"
-        "for name, expected in data.items():\n"
-        "    y = keras.saving.load_model(f'{name}.keras')(x)\n"
-        "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    assert_answered_in_a_new_process(tmp_path, x, answers)
 
 
 def test_weight_files_move_between_keras_layers_and_ours(tmp_path, x):
@@ -539,18 +529,11 @@ def test_time_distributed_runs_the_layer_over_an_outer_axis(family, x):
     assert_allclose(keras.layers.TimeDistributed(layer)(outer), expected, atol=1e-6)
 
 
-@pytest.fixture
-def unfused():
-    keras_gated.set_fused(False)
-    yield
-    keras_gated.set_fused("auto")
-
-
 def path_of(layer, x):
     return layer._path_of(layer._asked(x, [], None, False)).__name__
 
 
-def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, unfused):
+def test_one_switch_turns_the_fused_path_off_for_a_whole_program(x, loop_of_the_cell):
     x = tf.constant(x)
     layers = {fused: keras_gated.LSTM(5, fused=fused) for fused in ("auto", True, False)}
     for layer in layers.values():

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from stand_in_process import wait
 
 PAGE = pathlib.Path(__file__).parent.parent / "examples" / "try_models.html"
 CHARACTERS = ["\n", "A", "b", ":"]
@@ -84,14 +85,6 @@ def page(browser, server):
     browser.get(f"http://localhost:{server.server_port}/")
     yield lambda identity: browser.find_element("id", identity)
     assert browser.get_log("browser") == []
-
-
-def wait(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
 
 
 def read(page, text, *keys):

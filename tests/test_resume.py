@@ -1,8 +1,6 @@
 """A training killed at any moment and started again ends as if nothing had happened."""
 
-import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -13,9 +11,7 @@ import pytest
 import tensorflow as tf
 import training
 from resume import Resume
-
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
-
+from scripts import EXAMPLES, result
 
 # The state alone, with a model of one number
 
@@ -144,11 +140,6 @@ def run(script, cwd, data_dir, *options, signal=None, at=""):
     command += ["--data-dir", data_dir, "--name", "model", "--output", "exports", *options]
     environment = {**os.environ, "AT": at, "SIGNAL": str(int(signal or 0))}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-
-
-def result(process):
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads(process.stdout.splitlines()[-1])
 
 
 def history(folder):

@@ -186,16 +186,9 @@ def one_layer(family, batch=2):
     return keras.Model(inputs, family.make(UNITS, stateful=True, name="last")(both(inputs)))
 
 
-@pytest.mark.slow
-def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
-    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
-    answers = {}
-    for name in STATEFUL:
-        model = one_layer(FAMILIES[name])
-        model(x)
-        model.save(tmp_path / f"{name}.keras")
-        answers[name] = array(model(x))
-    np.savez(tmp_path / "data.npz", x=x, **answers)
+def assert_answered_in_a_new_process(folder, x, answers):
+    """Raises unless the `.keras` files of a folder, loaded anew, give these answers by name."""
+    np.savez(folder / "data.npz", x=x, **answers)
     script = (
         "import keras, keras_gated, numpy as np\n"
         "data = dict(np.load('data.npz'))\n"
@@ -205,7 +198,19 @@ def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
         "    y = keras.ops.convert_to_numpy(y)\n"
         "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+
+
+@pytest.mark.slow
+def test_a_saved_model_goes_on_where_it_stopped(tmp_path):
+    x = np.random.default_rng(0).normal(size=(2, 4, FEATURES)).astype("float32")
+    answers = {}
+    for name in STATEFUL:
+        model = one_layer(FAMILIES[name])
+        model(x)
+        model.save(tmp_path / f"{name}.keras")
+        answers[name] = array(model(x))
+    assert_answered_in_a_new_process(tmp_path, x, answers)
 
 
 @pytest.mark.sampled
