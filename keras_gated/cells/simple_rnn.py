@@ -57,7 +57,8 @@ class SimpleRNNCell(GatedCell):
     def step(self, x, states, weights):
         [h] = states
         [U] = weights
-        return self.step_type(hidden=self.activation(x + product(h, U)))
+        # Not that of a subclass, which may have gates besides.
+        return SimpleRNNCell.step_type(hidden=self.activation(x + product(h, U)))
 
     def step_gradient(self, step, states, d_states, U_T):
         [dh] = d_states
