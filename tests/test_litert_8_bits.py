@@ -62,6 +62,29 @@ def test_an_lstm_of_8_bits_throughout_is_one_operation_of_a_microcontroller(tmp_
     assert np.any(read(file(stored(TYPICAL[0], given))[0], made) != answers[0])
 
 
+@pytest.mark.parametrize("merged", [
+    lambda x, h: layers.Concatenate()([x, h]),
+    lambda x, h: layers.Add()([layers.Dense(6)(x), h]),
+    lambda x, h: layers.Bidirectional(layers.LSTM(6))(h),
+])  # fmt: skip
+def test_an_lstm_of_8_bits_answers_right_beside_other_numbers(merged, tmp_path):
+    """LiteRT's converter and kernel disagree about the scales of outputs and of small memories."""
+    x = keras.Input((None, 5))
+    h = layers.LSTM(6, return_sequences=True)(layers.Dense(5)(x))
+    model = set_random(keras.Model(x, layers.Dense(2)(merged(layers.Dense(6)(x), h))))
+    written = to_litert(model, tmp_path / "8.tflite", quantize="int8", representative=TYPICAL)
+    file = File(tmp_path / "8.tflite")
+    assert file.operations()[LSTM] == len(written.fused) and not written.not_on_microcontrollers
+    [given], [made] = file.inputs, file.outputs
+    file.resize((1, 12, 5))
+    received = []
+    for x in TYPICAL:
+        file.interpreter.reset_all_variables()
+        received.append(read(file(stored(x, given))[0], made))
+    expected = [np.asarray(model(x)) for x in TYPICAL]
+    np.testing.assert_allclose(received, expected, atol=0.04 * np.max(np.abs(expected)))
+
+
 @pytest.mark.sampled
 @pytest.mark.parametrize("layer, given, reason", [
     (layers.GRU(6, name="layer"), {}, "an LSTM alone"),

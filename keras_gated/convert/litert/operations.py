@@ -1,8 +1,11 @@
 """The operations of a LiteRT file, and those that LiteRT for Microcontrollers has."""
 
 import collections
+import copy
 
 LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+_STATE, _MEMORY = 18, 19  # the places of its states among its inputs
+_FINEST = 2.0**-15  # the smallest scale of a memory, of 16 bits, whose tanh the kernel computes
 
 # tensorflow/lite/micro/micro_mutable_op_resolver.h of github.com/tensorflow/tflite-micro at
 # 90b983c2b3f1480642e040bbd2ddb37b998f3424 (20 August 2026): the operations for which a resolver
@@ -57,6 +60,68 @@ def in_order(content, inputs, outputs):
         by_name = {named(n).Name().decode(): named(n).TensorIndex() for n in range(length)}
         tensors[:] = [by_name[name] for name in names]  # a view of the file's bytes
     return bytes(content)
+
+
+def with_scales_of_the_kernel(content):
+    """Returns a file of 8 bits whose LSTM operations have scales that their kernel computes with.
+
+    The kernel makes outputs in the scale of its last intermediate tensor, and reads them as its
+    state in the scale of the state. The converter gives the three tensors different scales where an
+    operation wants one scale for all that it reads (CONCATENATION), for example. So the state gets
+    the scale of the intermediate tensor, and a QUANTIZE after the LSTM makes that of the outputs.
+
+    It leaves out the tanh of a memory whose scale holds numbers below 0.5 alone: such a memory gets
+    a larger scale.
+    """
+    schema, _ = _read(content)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph, operators = model.subgraphs[0], []
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    kinds = schema.BuiltinOperator
+
+    def differ(place, other):
+        a, b = (graph.tensors[n].quantization for n in (place, other))
+        return (a.scale[0], a.zeroPoint[0]) != (b.scale[0], b.zeroPoint[0])
+
+    changed = False
+    for operator in graph.operators:
+        operators.append(operator)
+        if codes[operator.opcodeIndex] != kinds.UNIDIRECTIONAL_SEQUENCE_LSTM:
+            continue
+        made, state = operator.intermediates[-1], operator.inputs[_STATE]
+        own, [output] = graph.tensors[made].quantization, operator.outputs
+        memory = graph.tensors[operator.inputs[_MEMORY]].quantization
+        if memory.scale[0] < _FINEST:
+            memory.scale, changed = [_FINEST], True
+        if differ(state, made):
+            graph.tensors[state].quantization, changed = own, True
+        if differ(output, made):
+            if kinds.QUANTIZE not in codes:  # version 2: also from 8 bits to 8 bits
+                code = schema.OperatorCodeT(kinds.QUANTIZE, None, 2, kinds.QUANTIZE)
+                model.operatorCodes.append(code)
+                codes.append(kinds.QUANTIZE)
+            tensor = copy.copy(graph.tensors[output])
+            tensor.quantization, tensor.name = own, tensor.name + b"_of_lstm"
+            operator.outputs = [len(graph.tensors)]
+            graph.tensors.append(tensor)
+            rescaled = schema.OperatorT(codes.index(kinds.QUANTIZE), operator.outputs, [output])
+            operators.append(rescaled)
+            changed = True
+    graph.operators = operators
+    return _packed(model, len(content)) if changed else content
+
+
+def _packed(model, size):
+    """Returns the bytes of a file, weights at multiples of 16 as the format has them."""
+    import flatbuffers
+
+    class Aligned(flatbuffers.Builder):
+        def StartVector(self, size, number, alignment):  # noqa: N802 (flatbuffers calls it)
+            return super().StartVector(size, number, 16 if size == 1 else alignment)
+
+    builder = Aligned(size)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _read(content):

@@ -160,6 +160,7 @@ def to_litert(
     graph = Graph(model, specs, stepper, quantize == "int8", fused)
     samples = typical.samples(examples, specs, stepper, model, steps, timed) if examples else None
     content = _converted(graph, quantize, samples)
+    content = operations.with_scales_of_the_kernel(content) if quantize == "int8" else content
     content = operations.in_order(content, [spec.name for spec in specs], graph.outputs)
     found = operations.operations_of(content)
     if found.get(operations.LSTM, 0) != graph.calls:
