@@ -152,6 +152,7 @@ def to_litert(
     steps = steps or (1 if states else _STEPS)
     stepper = stepper_of(model, "to_litert") if states else None
     specs = _specs(functional, stepper, batch_size, steps if states or examples else None)
+    _check_maps(model, specs)
     from keras_gated.convert.litert.graph import Graph  # it needs TensorFlow
 
     if states:
@@ -222,6 +223,26 @@ def _specs(model, stepper, batch_size, steps):
             f"{[spec.name for spec in specs]}. Give inputs or recurrent layers other names."
         )
     return specs
+
+
+def _check_maps(model, specs):
+    """Raises if a layer runs another one at every step of a free number: by a map of TensorFlow."""
+    if all(None not in spec.shape for spec in specs):
+        return
+    free = [
+        x.name
+        for x in keras_private.parts_of(model)
+        if isinstance(x, keras.layers.TimeDistributed)
+        and any(node.input_tensors[0].shape[1] is None for node in x._inbound_nodes)
+    ]
+    if free:
+        raise ValueError(
+            f"to_litert: the `TimeDistributed` layers {free} run over a free number of steps, which "
+            "LiteRT's converter writes wrongly. Received: inputs "
+            f"{[(t.name, t.shape) for t in model.inputs]}. Give the inputs a fixed number, "
+            "`keras.Input((steps, ...))`, or leave `TimeDistributed` out around a `Dense`, which "
+            "reads each step by itself."
+        )
 
 
 def _check_windows(stepper, model, timed):
