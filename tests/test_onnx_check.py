@@ -230,12 +230,14 @@ def test_a_link_stays_a_link(tmp_path):
 
 @pytest.mark.parametrize("write", [to_onnx, to_litert])
 def test_a_path_that_is_none_is_refused_before_the_work(write, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as /dev/null, it would be replaced by a file
     for path, message in (
         (None, "must be the path of the file to write. Received: None"),
         (3, "must be the path"),
         (b"model", "must be the path"),
         ("", "must be the path"),
         (tmp_path, "a folder"),
+        (tmp_path / "pipe", "pipe', a device or a pipe"),
         (tmp_path / "none" / "model", "Create '.*none' first"),
     ):
         with pytest.raises(ValueError, match=f"^{write.__name__}: .*{message}"):

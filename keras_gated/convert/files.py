@@ -15,8 +15,8 @@ def target(path, owner):
     """Returns the path of a file to write, checked before the work for the file begins.
 
     Raises:
-        ValueError: If `path` is not a path, is a folder, or lies in a folder that does not exist;
-            the message names it.
+        ValueError: If `path` is not a path, is a folder, a device or a pipe, or lies in a folder
+            that does not exist; the message names it.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(
@@ -27,6 +27,11 @@ def target(path, owner):
     if path.is_dir():
         raise ValueError(
             f"{owner}: `path` must be a file. Received: {str(path)!r}, a folder. Add a file name."
+        )
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"{owner}: `path` must be a file, which is replaced. Received: {str(path)!r}, a device "
+            "or a pipe. Write a file, and copy it there."
         )
     if not path.parent.is_dir():
         raise ValueError(

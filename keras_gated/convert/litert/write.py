@@ -237,8 +237,8 @@ def _check_maps(model, specs):
     ]
     if free:
         raise ValueError(
-            f"to_litert: the `TimeDistributed` layers {free} run over a free number of steps, which "
-            "LiteRT's converter writes wrongly. Received: inputs "
+            f"to_litert: the `TimeDistributed` layers {free} run over a free number of steps, "
+            "which LiteRT's converter writes wrongly. Received: inputs "
             f"{[(t.name, t.shape) for t in model.inputs]}. Give the inputs a fixed number, "
             "`keras.Input((steps, ...))`, or leave `TimeDistributed` out around a `Dense`, which "
             "reads each step by itself."
