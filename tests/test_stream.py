@@ -229,6 +229,8 @@ def test_other_rows_than_before_are_refused():
         stream.step(X[:1])
     with pytest.raises(ValueError, match=r"window of steps.*Received: shapes \[\(2, \d\)\]"):
         stream.step(X[:2, 0])
+    with pytest.raises(ValueError, match=r"window of steps, of the shapes .*Received: shapes"):
+        stream.step(X[..., :-1])
     with pytest.raises(ValueError, match=r"\(2,\). Received: rows.shape=\(3,\)"):
         stream.reset(rows=[True, False, True])
     stream.reset()

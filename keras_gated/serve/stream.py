@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import tree
 
 from keras_gated import keras_private
-from keras_gated.cells.arguments import check_backend
+from keras_gated.cells.arguments import check_backend, compatible
 from keras_gated.serve.streaming import Stepper, check_pieces
 
 
@@ -99,15 +99,19 @@ class Stream:
                 as a whole (what a decoder attends to) is given whole with each piece.
 
         Raises:
-            ValueError: If there are other rows than before, inputs lack the axis of steps, or an
-                input that must be given whole differs from that of the step before.
+            ValueError: If there are other rows than before, inputs are not of the model's shapes
+                (they lack the axis of steps, for example) or not of as many rows each, or an input
+                that must be given whole differs from that of the step before.
         """
         inputs = tree.map_structure(tf.convert_to_tensor, inputs)
         received = [tuple(x.shape) for x in tree.flatten(inputs)]
-        if [len(shape) for shape in received] != [len(shape) for shape in self._shapes]:
+        fit = len(received) == len(self._shapes) and all(map(compatible, received, self._shapes))
+        free = (own[:1] for own, x in zip(received, self._shapes, strict=False) if x[:1] == (None,))
+        if not fit or len(set(free)) > 1:
             raise ValueError(
-                f"stream: a step must be a window of steps, of the shapes {self._shapes}. "
-                f"Received: shapes {received}. One step has the length 1 on the axis of steps."
+                f"stream: a step must be a window of steps, of the shapes {self._shapes}, of as "
+                f"many rows in each. Received: shapes {received}. One step has the length 1 on the "
+                "axis of steps."
             )
         rows = tree.flatten(inputs)[0].shape[0]
         states = self._stepper.zeros(rows) if self.states is None else self.states
