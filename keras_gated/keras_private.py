@@ -114,6 +114,7 @@ _OF_TENSORFLOW = {
     "gradient_registry": "framework.ops",
     "GraphOrParentsInXlaContext": "ops.control_flow_util",
     "in_save_context": "saved_model.save_context",
+    "fingerprinting": "saved_model.pywrap_saved_model",  # the checksum of a SavedModel
     "WhileBodyFuncGraph": "ops.control_flow_v2_func_graphs",
     "convert_variables_to_constants_v2": "framework.convert_to_constants",
 }

@@ -99,6 +99,27 @@ def test_a_damaged_version_is_refused_in_words(version, damage, file, words):
     assert str(version.parent.parent) in str(error.value)
 
 
+def test_a_changed_number_in_the_graph_is_found_by_its_checksum(version):
+    """TensorFlow would load it, and a server would answer otherwise."""
+    path = version / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    [function] = (
+        f for f in saved.meta_graphs[0].graph_def.library.function
+        if any(node.op == "FloorMod" for node in f.node_def)
+    )  # fmt: skip
+    [y] = (n for n in function.node_def if n.op == "Const" and n.attr["value"].tensor.int64_val[:])
+    y.attr["value"].tensor.int64_val[0] = 63  # x % 63 in place of x % 64
+    path.write_bytes(saved.SerializeToString())
+    tf.saved_model.load(str(version))
+    with pytest.raises(ValueError, match=r"saved_model\.pb has not the checksum"):
+        check_export(version)
+    (version / "fingerprint.pb").write_bytes(b"\xff" * 9)
+    with pytest.raises(ValueError, match=r"fingerprint\.pb cannot be read"):
+        check_export(version)
+    (version / "fingerprint.pb").unlink()
+    check_export(version)
+
+
 def test_weights_of_another_graph_and_a_graph_not_for_serving_are_refused(version, tmp_path):
     module = tf.Module()
     module.other = tf.Variable(1.0)
@@ -118,6 +139,8 @@ def test_weights_of_another_graph_and_a_graph_not_for_serving_are_refused(versio
 def test_what_is_no_version_is_refused_with_the_way_out(version, tmp_path):
     with pytest.raises(ValueError, match=r"one of the versions in it: 1\.$"):
         check_export(version.parent)
+    with pytest.raises(ValueError, match=r"a pattern. Received: '.*\[2\]/1'. Rename the folder"):
+        check_export(version.parent.rename(version.parent.with_name("models [2]")) / "1")
     for nothing in (tmp_path / "none", version / "saved_model.pb"):
         with pytest.raises(ValueError, match="must be one version of a model"):
             check_export(nothing)

@@ -415,11 +415,23 @@ def test_a_directory_that_cannot_be_one_is_refused_before_the_model_is_looked_at
         (tmp_path / "file", "file' is a file"),
         (tmp_path / "file" / "model", "file' is a file"),
         (tmp_path / "link", "is a link to what does not exist"),
+        (tmp_path / "models [2]", r"reads as a pattern. Name it without `\[` and `\]`"),
     ):
         with pytest.raises(ValueError, match=rf"export_model: `directory` must be.*{words}"):
             export_model(None, directory)
     (tmp_path / "nowhere").mkdir()
     assert export_model(dense(), tmp_path / "link") == str(tmp_path / "link" / "1")
+
+
+def test_within_the_scope_of_a_strategy_it_is_refused_and_after_it_not(tmp_path):
+    """TensorFlow loads a model for all devices there, and does not run it."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = dense()
+        with pytest.raises(ValueError, match=r"scope\(\)`.*MirroredStrategy. Call .*after"):
+            export_model(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert export_model(model, tmp_path) == str(tmp_path / "1")
 
 
 # What a stock server cannot run

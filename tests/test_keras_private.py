@@ -255,6 +255,17 @@ def test_derivatives_of_a_graph_are_registered_by_name():
     graph(tf.constant(1.0))
 
 
+def test_the_checksum_of_a_saved_model_is_computed(tmp_path):
+    import tensorflow as tf
+    from tensorflow.core.protobuf import fingerprint_pb2
+
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    expected = tf.saved_model.experimental.read_fingerprint(str(tmp_path)).saved_model_checksum
+    found = fingerprint_pb2.FingerprintDef()
+    found.ParseFromString(keras_private.fingerprinting.CreateFingerprintDef(str(tmp_path)))
+    assert found.saved_model_checksum == expected != 0
+
+
 def test_a_function_is_frozen():
     import tensorflow as tf
 

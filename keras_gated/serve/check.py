@@ -1,12 +1,14 @@
 """Finds what a stock TensorFlow Serving cannot load or run in a SavedModel's files and graph."""
 
+import fnmatch
 import os
 import pathlib
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
 
+from keras_gated import keras_private
 from keras_gated.serve import warmup
 
 # Ops for which a stock server has no kernel, or which must be compiled: a server does not compile.
@@ -41,15 +43,20 @@ def check_export(directory: str | os.PathLike) -> None:
         directory: A version: the directory that holds `saved_model.pb`.
 
     Raises:
-        ValueError: Naming the files that are missing or damaged; the nodes that call Python, are
-            custom ops, must be compiled by XLA, need a GPU, draw random numbers without a seed
-            from the request, or keep a state that all callers of a server would share; and the
-            inputs and outputs without a batch axis.
+        ValueError: If TensorFlow would read the path as a pattern; naming the files that are
+            missing or damaged; the nodes that call Python, are custom ops, must be compiled by XLA,
+            need a GPU, draw random numbers without a seed from the request, or keep a state that
+            all callers of a server would share; and the inputs and outputs without a batch axis.
     """
     if not isinstance(directory, (str, os.PathLike)):
         raise ValueError(
             "check_export: `directory` must be the path of one version of a model. Received: "
             f"{directory!r} (of type {type(directory).__name__})."
+        )
+    if is_pattern(directory):
+        raise ValueError(
+            "check_export: `directory` must be a path that TensorFlow does not read as a pattern. "
+            f"Received: {os.fspath(directory)!r}. Rename the folder, without `[` and `]`."
         )
     saved = _read_graph(pathlib.Path(directory))
     _check_files(pathlib.Path(directory), saved)
@@ -85,6 +92,12 @@ def check_export(directory: str | os.PathLike) -> None:
             "return them: `export_model(..., states=True)`), draw random numbers with "
             "`tf.random.stateless_uniform` and a seed for each row, and export it again."
         )
+    _check_checksum(pathlib.Path(directory))
+
+
+def is_pattern(path):
+    """Whether TensorFlow would look for the weights elsewhere: it reads `[ab]` as one of `ab`."""
+    return not fnmatch.fnmatchcase(os.fspath(path), os.fspath(path))
 
 
 def _read_graph(version):
@@ -135,6 +148,22 @@ def _check_files(version, saved):
         raise _damaged(prefix.parent, f"do not hold the weights, whole ({words})") from None
     if missing := sorted(restored - names):
         raise _damaged(prefix.parent, f"lack weights that the graph restores: {missing[:3]}")
+
+
+def _check_checksum(version):
+    """Raises if the graph is not the one that was written, of which TensorFlow kept a checksum."""
+    path = version / "fingerprint.pb"
+    if not path.is_file():  # TensorFlow before 2.12 wrote none
+        return
+    written, found = fingerprint_pb2.FingerprintDef(), fingerprint_pb2.FingerprintDef()
+    try:
+        written.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise _damaged(path, f"cannot be read as a fingerprint ({error})") from None
+    found.ParseFromString(keras_private.fingerprinting.CreateFingerprintDef(str(version)))
+    same_kind = written.version.producer == found.version.producer
+    if same_kind and written.saved_model_checksum != found.saved_model_checksum:
+        raise _damaged(version / "saved_model.pb", "has not the checksum that fingerprint.pb holds")
 
 
 def _damaged(path, what):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_gated.cells.arguments import boolean, check_backend
 from keras_gated.paths.path import exporting
 from keras_gated.serve import warmup
-from keras_gated.serve.check import check_export
+from keras_gated.serve.check import check_export, is_pattern
 from keras_gated.serve.signatures import Signature, allowed_name, functional
 
 try:
@@ -67,13 +67,19 @@ def export_model(
         The path of the new version, a string.
 
     Raises:
-        ValueError: If Keras runs on another backend than TensorFlow; if `directory`, `signatures`,
-            `examples` or `extras` are not what they must be; if an input or output lacks a batch
-            axis, inputs share a name, or a stock server cannot run the graph; if an example request
-            fails; and for what `serve.signatures.functional` refuses. Nothing is left behind, and
-            other versions do not change.
+        ValueError: If Keras runs on another backend than TensorFlow; within `strategy.scope()`; if
+            `directory`, `signatures`, `examples` or `extras` are not what they must be; if an input
+            or output lacks a batch axis, inputs share a name, or a stock server cannot run the
+            graph; if an example request fails; and for what `serve.signatures.functional` refuses.
+            Nothing is left behind, and other versions do not change.
     """
     check_backend("export_model")
+    if tf.distribute.has_strategy():
+        raise ValueError(
+            "export_model: the version is loaded and asked, which TensorFlow cannot do within "
+            "`strategy.scope()`. Received: a call within the scope of "
+            f"{type(tf.distribute.get_strategy()).__name__}. Call export_model after the scope."
+        )
     directory = directory_of(directory)
     _check_extras(extras or {})
     lengths = boolean("export_model", "lengths", lengths)
@@ -110,6 +116,8 @@ def directory_of(directory):
     reason = None
     if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
         reason = f"of type {type(directory).__name__}" if directory != "" else "an empty path"
+    elif is_pattern(directory):
+        reason = "which TensorFlow reads as a pattern. Name it without `[` and `]`"
     else:
         place = pathlib.Path(os.path.abspath(directory))
         while not os.path.lexists(place):
