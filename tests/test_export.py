@@ -1,6 +1,7 @@
 """Exporting: whole versions or none, functional models as they are, nothing a server cannot run."""
 
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -432,6 +433,20 @@ def test_within_the_scope_of_a_strategy_it_is_refused_and_after_it_not(tmp_path)
             export_model(model, tmp_path)
     assert not list(tmp_path.iterdir())
     assert export_model(model, tmp_path) == str(tmp_path / "1")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(4096)])
+    first = export_model(model, tmp_path)  # what XLA compiles goes to the disk, too
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # a larger file fails half-way
+    try:
+        with pytest.raises(OSError, match=r"^export_model: no version .*File too large"):
+            export_model(model, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [str(path) for path in tmp_path.iterdir()] == [first]
+    check_export(first)
 
 
 # What a stock server cannot run

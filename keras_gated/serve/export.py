@@ -72,6 +72,7 @@ def export_model(
             or output lacks a batch axis, inputs share a name, or a stock server cannot run the
             graph; if an example request fails; and for what `serve.signatures.functional` refuses.
             Nothing is left behind, and other versions do not change.
+        OSError: If the version cannot be written. Again nothing is left behind.
     """
     check_backend("export_model")
     if tf.distribute.has_strategy():
@@ -97,8 +98,14 @@ def export_model(
     archive = _archive_of((model, *track), signatures)
     directory.mkdir(parents=True, exist_ok=True)
     with _unfinished(directory) as unfinished:
-        with exporting():
-            archive.write_out(str(unfinished), verbose=False)
+        try:
+            with exporting():
+                archive.write_out(str(unfinished), verbose=False)
+        except tf.errors.OpError as error:  # a full disk: TensorFlow does not raise OSError
+            raise OSError(
+                f"export_model: no version could be written into {directory}: {error.message}. "
+                "Nothing is left of it."
+            ) from error
         check_export(unfinished)
         warmup.write(unfinished, directory.resolve().name, requests)
         for name, write in (extras or {}).items():
