@@ -173,6 +173,15 @@ def test_other_floats_are_refused_with_the_way_out(dtype, old):
     assert old.read_bytes() == b"old"
 
 
+def test_weights_that_keras_quantized_are_refused_by_the_names_of_their_layers(old):
+    model = keras.Sequential(
+        [keras.Input((None, 3)), keras_gated.GRU(4), layers.Dense(2, name="d")]
+    )
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"{'d': 'int8'}\. Write the model as it was before"):
+        to_onnx(model, old)
+
+
 def small():
     return set_random(keras.Sequential([keras.Input((None, 3)), keras_gated.LSTM(64)]))
 

@@ -118,6 +118,7 @@ def to_onnx(
             "to_onnx: `model` must be a functional model, or a sequential one that knows its input "
             f"(`keras.Input` first, or called once). Received: {model!r}."
         )
+    _check_unquantized(model)
     if has_keras_layers(model):
         model = from_keras(model)
     stepper = stepper_of(model, "to_onnx") if states else None
@@ -245,6 +246,16 @@ def written(graph, model, inputs):
             if not node.is_input:
                 write(node)
     return [wires[id(tensor)] for tensor in model.outputs]
+
+
+def _check_unquantized(model):
+    modes = {x.name: x.quantization_mode for x in keras_private.parts_of(model)}
+    if modes := {name: mode for name, mode in modes.items() if mode}:
+        raise ValueError(
+            "to_onnx: the weights must be those that were trained. Received: layers that "
+            f"`model.quantize` of Keras has changed, {modes}. Write the model as it was before: "
+            "`to_onnx(..., quantize='int8')` writes 8 bits."
+        )
 
 
 def _check_dtype(what, dtype):
