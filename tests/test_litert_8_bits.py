@@ -85,6 +85,15 @@ def test_an_lstm_of_8_bits_answers_right_beside_other_numbers(merged, tmp_path):
     np.testing.assert_allclose(received, expected, atol=0.04 * np.max(np.abs(expected)))
 
 
+def test_an_lstm_of_8_bits_may_give_zeros_alone(tmp_path):
+    """LiteRT's converter makes no scale of its outputs then. With weights of 0, they are zeros."""
+    model = sequences(layers.LSTM(6))
+    model.layers[0].set_weights([np.zeros_like(w) for w in model.layers[0].get_weights()])
+    options = {"quantize": "int8", "representative": TYPICAL}
+    written = to_litert(model, tmp_path / "model.tflite", **options)
+    assert written.fused and written.difference < 0.01
+
+
 @pytest.mark.sampled
 @pytest.mark.parametrize("layer, given, reason", [
     (layers.GRU(6, name="layer"), {}, "an LSTM alone"),

@@ -5,6 +5,7 @@ import copy
 
 LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 _STATE, _MEMORY = 18, 19  # the places of its states among its inputs
+_NOTHING = 2.0**-126  # scales below it are not normal numbers of 32 bits
 _FINEST = 2.0**-15  # the smallest scale of a memory, of 16 bits, whose tanh the kernel computes
 
 # tensorflow/lite/micro/micro_mutable_op_resolver.h of github.com/tensorflow/tflite-micro at
@@ -93,6 +94,8 @@ def with_scales_of_the_kernel(content):
         memory = graph.tensors[operator.inputs[_MEMORY]].quantization
         if memory.scale[0] < _FINEST:
             memory.scale, changed = [_FINEST], True
+        if own.scale[0] < _NOTHING:  # no scale was made: outputs were always zero
+            continue
         if differ(state, made):
             graph.tensors[state].quantization, changed = own, True
         if differ(output, made):
@@ -102,6 +105,7 @@ def with_scales_of_the_kernel(content):
                 codes.append(kinds.QUANTIZE)
             tensor = copy.copy(graph.tensors[output])
             tensor.quantization, tensor.name = own, tensor.name + b"_of_lstm"
+            tensor.buffer = 0  # as that of every tensor without constant numbers
             operator.outputs = [len(graph.tensors)]
             graph.tensors.append(tensor)
             rescaled = schema.OperatorT(codes.index(kinds.QUANTIZE), operator.outputs, [output])
