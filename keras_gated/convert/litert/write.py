@@ -115,11 +115,12 @@ def to_litert(
 
     Raises:
         ValueError: If Keras runs on another backend than TensorFlow, if the model needs more than
-            built-in operations, keeps its states itself, answers the same inputs differently at
-            another time, if (with `states=True`) a layer is called with an `initial_state` or
-            pieces of a sequence would be answered differently from the whole one, or (without
-            `quantize`) if the file's answers differ by more than 1e-4 of the largest answer, or of
-            1. A file that stood at `path` then stays as it was.
+            built-in operations, runs `TimeDistributed` over a free number of steps, keeps its
+            states itself, answers the same inputs differently at another time, if (with
+            `states=True`) a layer is called with an `initial_state` or pieces of a sequence would
+            be answered differently from the whole one, or (without `quantize`) if the file's
+            answers differ by more than 1e-4 of the largest answer, or of 1. A file that stood at
+            `path` then stays as it was.
         ImportError: If ai-edge-litert or TensorFlow is not installed.
     """
     try:
