@@ -163,7 +163,11 @@ def _check_checksum(version):
     found.ParseFromString(keras_private.fingerprinting.CreateFingerprintDef(str(version)))
     same_kind = written.version.producer == found.version.producer
     if same_kind and written.saved_model_checksum != found.saved_model_checksum:
-        raise _damaged(version / "saved_model.pb", "has not the checksum that fingerprint.pb holds")
+        raise _damaged(
+            version / "saved_model.pb",
+            "has not the checksum that fingerprint.pb holds (delete that file if you changed the "
+            "graph yourself)",
+        )
 
 
 def _damaged(path, what):
