@@ -67,20 +67,15 @@ def export_model(
         The path of the new version, a string.
 
     Raises:
-        ValueError: If Keras runs on another backend than TensorFlow; within `strategy.scope()`; if
-            `directory`, `signatures`, `examples` or `extras` are not what they must be; if an input
-            or output lacks a batch axis, inputs share a name, or a stock server cannot run the
-            graph; if an example request fails; and for what `serve.signatures.functional` refuses.
-            Nothing is left behind, and other versions do not change.
+        ValueError: If Keras runs on another backend than TensorFlow; if example requests would be
+            asked within `strategy.scope()`; if `directory`, `signatures`, `examples` or `extras`
+            are not what they must be; if an input or output lacks a batch axis, inputs share a
+            name, or a stock server cannot run the graph; if an example request fails; and for what
+            `serve.signatures.functional` refuses. Nothing is left behind, and other versions do not
+            change.
         OSError: If the version cannot be written. Again nothing is left behind.
     """
     check_backend("export_model")
-    if tf.distribute.has_strategy():
-        raise ValueError(
-            "export_model: the version is loaded and asked, which TensorFlow cannot do within "
-            "`strategy.scope()`. Received: a call within the scope of "
-            f"{type(tf.distribute.get_strategy()).__name__}. Call export_model after the scope."
-        )
     directory = directory_of(directory)
     _check_extras(extras or {})
     lengths = boolean("export_model", "lengths", lengths)
@@ -95,6 +90,12 @@ def export_model(
     else:
         _check_signatures(signatures)
     requests = _requests(signatures, examples or {})
+    if any(requests.values()) and tf.distribute.has_strategy():
+        raise ValueError(
+            "export_model: the version is loaded and asked, which TensorFlow cannot do within "
+            "`strategy.scope()`. Received: a call within the scope of "
+            f"{type(tf.distribute.get_strategy()).__name__}. Call export_model after the scope."
+        )
     archive = _archive_of((model, *track), signatures)
     directory.mkdir(parents=True, exist_ok=True)
     with _unfinished(directory) as unfinished:
