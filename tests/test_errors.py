@@ -52,6 +52,23 @@ def test_states_for_one_direction_are_told_about_the_other(family):
     assert both(x, initial_state=states + states).shape == (2, 6)
 
 
+class WithoutReturn(keras.layers.Layer):
+    def call(self, x):
+        x + 1
+
+
+@pytest.mark.parametrize("family", ["lstm"], indirect=True)
+def test_inputs_must_be_one_tensor(family):
+    x = np.zeros((2, 4, 5), "float32")
+    for layer in (family.make(3), keras_gated.Bidirectional(family.make(3))):
+        for _ in range(2):  # while it is built, and later
+            with pytest.raises(ValueError, match=r"LSTM: .* Received: None\. A layer"):
+                layer(WithoutReturn()(x))
+            with pytest.raises(ValueError, match=r"LSTM: .* Received: a dict of \['text'\]"):
+                layer({"text": x})
+            layer(x)
+
+
 def test_two_layers_stacked_without_sequences_are_told_about_them(family):
     with pytest.raises(ValueError, match=r"layer before this one needs `return_sequences=True`"):
         keras.Sequential([keras.Input((4, 5)), family.make(3), family.make(2)])

@@ -569,3 +569,16 @@ def test_ragged_ids_have_their_padding_masked_by_an_embedding(family):
         own = layer(embedding(ids[row : row + 1].to_tensor()))
         assert_allclose(outputs[row : row + 1, :length], own, atol=1e-6)
     assert layer.compute_mask(embedding(ids), keras_private.mask_of(embedding(ids))).shape == (3, 3)
+
+
+@pytest.mark.parametrize("family", ["lstm"], indirect=True)
+def test_sparse_sequences_are_those_with_the_zeros_written_out(family, x):
+    x = np.maximum(x, 0)
+    sparse, layer = tf.sparse.from_dense(x), family.make(4)
+    inputs = keras.Input((6, 3), sparse=True)
+    model = keras.Model(inputs, layer(inputs))
+    expected = layer(x)
+    assert_allclose(layer(sparse), expected, atol=1e-6)
+    assert_allclose(model.predict(sparse, verbose=0), expected, atol=1e-6)
+    both = keras_gated.Bidirectional(layer)
+    assert_allclose(both(sparse), both(x), atol=1e-6)

@@ -29,7 +29,8 @@ from keras_gated.paths.path import Call, own_call, steps_are_known
 
 _CALL = """
     Call arguments:
-        sequences: float, `(batch, time, features)`; batch and time may be unknown.
+        sequences: float, `(batch, time, features)`; batch and time may be unknown. Ragged
+            sequences have their padding masked. Sparse sequences are made dense.
         initial_state: Optional list of the states before the first step, each `(batch, width)`.
             A state of one row, `(1, width)`, is used for every row: a learned initial state, for
             example. Default: zeros, or with `stateful=True` the states after the last call.
@@ -138,7 +139,7 @@ class RNN(Configurable, keras.layers.RNN):
         # Keras compiles the whole model, or nothing is compiled.
         self.supports_jit = self.fused is False or keras.backend.backend() == "jax"
 
-    def build(self, sequences_shape, initial_state_shape=None):
+    def build(self, sequences_shape=None, initial_state_shape=None):
         self._check_number(sequences_shape, (list, tuple))
         check_axes(type(self).__name__, ("batch", "time", "features"), sequences_shape)
         super().build(sequences_shape, initial_state_shape)
@@ -147,9 +148,9 @@ class RNN(Configurable, keras.layers.RNN):
 
     def call(self, sequences, initial_state=None, mask=None, training: bool = False):
         self._check_number(sequences)
-        if hasattr(sequences, "row_lengths"):  # ragged: made dense as Keras does, with a mask
+        if hasattr(sequences, "row_lengths"):  # ragged: made dense below, with a mask
             mask = _mask_of_ragged(sequences) if mask is None else mask
-            sequences = ops.convert_to_tensor(sequences, ragged=False)
+        sequences = ops.convert_to_tensor(sequences, sparse=False, ragged=False)
         if mask is None:
             mask = keras_private.mask_of(sequences)  # Keras does not pass it with `initial_state`
         if mask is not None:
@@ -270,7 +271,14 @@ class RNN(Configurable, keras.layers.RNN):
         return sequences, mask, states or self.get_initial_state(ops.shape(sequences)[0])
 
     def _check_number(self, inputs, kinds=object):
-        """Raises if a layer is called with a list of inputs or built with a list of shapes."""
+        """Raises unless a layer is called with one input, or built with one shape."""
+        if inputs is None or isinstance(inputs, dict):
+            received = "None" if inputs is None else f"a dict of {list(inputs)}"
+            raise ValueError(
+                f"{type(self).__name__}: the input must be one tensor of sequences, (batch, time, "
+                f"features). Received: {received}. A layer of your own before it must return a "
+                "tensor; of a dict, pass one entry."
+            )
         if isinstance(inputs, (list, tuple)) and any(isinstance(one, kinds) for one in inputs):
             owner = type(self).__name__
             raise ValueError(

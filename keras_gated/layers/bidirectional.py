@@ -41,6 +41,9 @@ class Bidirectional(keras.layers.Bidirectional):
                 "outputs of a model, use two layers, one with `go_backwards=True`."
             )
 
+    def build(self, sequences_shape=None, initial_state_shape=None):
+        super().build(sequences_shape, initial_state_shape)  # None: the layer says what is wrong
+
     def call(self, sequences, initial_state=None, mask=None, training=None):
         self._check_states(initial_state)
         return super().call(sequences, initial_state, mask, training)
