@@ -39,6 +39,22 @@ def test_a_class_for_an_activation_is_told_to_be_an_object(family):
             make(3, activation=keras.layers.ReLU)
 
 
+def test_a_layer_without_units_is_named(family):
+    for make in (family.layer, family.cell):
+        with pytest.raises(TypeError, match=rf"{make.__name__}.__init__\(\).* argument.*'units'"):
+            make()
+
+
+@pytest.mark.parametrize("family", ["lstm"], indirect=True)
+@pytest.mark.parametrize(
+    "states, received",
+    [([[np.ones((2, 3))] * 2], r"\['a list'\]"), ({"h": np.ones((2, 3))}, r"\['a dict'\]")],
+)
+def test_states_inside_lists_are_told_apart_from_tensors(family, states, received):
+    with pytest.raises(ValueError, match=rf"2 tensor\(s\).*Received: shapes {received}"):
+        family.make(3)(np.zeros((2, 4, 5), "float32"), initial_state=states)
+
+
 def test_states_for_one_direction_are_told_about_the_other(family):
     both, x = keras_gated.Bidirectional(family.make(3)), np.zeros((2, 4, 5), "float32")
     states = [np.zeros((2, 3), "float32")] * family.states

@@ -180,6 +180,17 @@ def test_a_short_last_batch_is_an_error_in_our_words(stateful, fused):
             run(x, y, batch_size=2, verbose=0)
 
 
+@needs_tensorflow
+@pytest.mark.parametrize("stateful", STATEFUL, indirect=True)
+def test_layers_after_a_stateful_one_know_the_batch_size_as_after_keras_s(stateful):
+    signature = [tf.TensorSpec((None, None, FEATURES))]
+    layers = [make(UNITS, stateful=True) for make in (stateful.make, stateful.make_keras)]
+    for layer in layers:
+        layer(np.zeros((3, 2, FEATURES)))
+    ours, theirs = (tf.function(layer, signature).get_concrete_function() for layer in layers)
+    assert ours.output_shapes == theirs.output_shapes == (3, UNITS)
+
+
 def one_layer(family, batch=2):
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))
     both = keras.layers.Bidirectional(family.make(UNITS, stateful=True, return_sequences=True))

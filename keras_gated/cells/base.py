@@ -417,11 +417,15 @@ class GatedCell(Configurable, keras.layers.Layer, DropsInTraining):
             for own, width in zip(shapes, widths, strict=False)
         ]
         if len(shapes) != len(widths) or not all(fit):
+            received = [
+                shape if hasattr(s, "shape") else f"a {type(s).__name__}"
+                for s, shape in zip(states, shapes, strict=True)
+            ]
             expected = " and ".join(str((shape[0], width)) for width in dict.fromkeys(widths))
             raise ValueError(
                 f"{owner}: the states before must be {len(widths)} tensor(s) "
                 f"{self.state_names}, each of shape (batch, units) = {expected}. "
-                f"Received: shapes {shapes}. `get_initial_state(batch_size)` makes them; a state "
+                f"Received: shapes {received}. `get_initial_state(batch_size)` makes them; a state "
                 f"of one row, (1, {widths[0]}), is that of every row."
             )
 

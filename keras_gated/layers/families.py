@@ -43,7 +43,10 @@ def _constructor(cls):
     signature = inspect.Signature([this, *parameters, others])
 
     def init(self, *args, **kwargs):
-        arguments = signature.bind(self, *args, **kwargs).arguments
+        try:
+            arguments = signature.bind(self, *args, **kwargs).arguments
+        except TypeError as error:  # does not say of which class
+            raise TypeError(f"{init.__qualname__}(): {error}") from None
         del arguments["self"]
         super(cls, self).__init__(**{**arguments.pop("kwargs", {}), **arguments})
 
