@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -61,3 +62,18 @@ def characters(cwd, data_dir):
     options = ["--dataset", "toy_plays", "--data-dir", data_dir, "--units", 64, "--epochs", 2]
     options += ["--batch-size", 16, "--networks", 1]
     return json.loads(said_here("characters.py", *options, cwd=cwd).splitlines()[-1])
+
+
+def assert_answered_in_a_new_process(folder, x, answers):
+    """Raises unless the `.keras` files of a folder, loaded anew, give these answers by name."""
+    np.savez(folder / "data.npz", x=x, **answers)
+    script = (
+        "import keras, keras_gated, numpy as np\n"
+        "data = dict(np.load('data.npz'))\n"
+        "x = data.pop('x')\n"
+        "for name, expected in data.items():\n"
+        "    y = keras.saving.load_model(f'{name}.keras')(x)\n"
+        "    y = keras.ops.convert_to_numpy(y)\n"
+        "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)

@@ -416,7 +416,8 @@ def test_a_directory_that_cannot_be_one_is_refused_before_the_model_is_looked_at
         (tmp_path / "file", "file' is a file"),
         (tmp_path / "file" / "model", "file' is a file"),
         (tmp_path / "link", "is a link to what does not exist"),
-        (tmp_path / "models [2]", r"reads as a pattern. Name it without `\[` and `\]`"),
+        (tmp_path / "models [2]", r"reads as a pattern. Name it without `\[`, `\]` and"),
+        (tmp_path / "a\\b", "reads as a pattern"),
     ):
         with pytest.raises(ValueError, match=rf"export_model: `directory` must be.*{words}"):
             export_model(None, directory)
@@ -431,8 +432,10 @@ def test_within_the_scope_of_a_strategy_it_is_refused_and_after_it_not(tmp_path)
         model = dense()
         with pytest.raises(ValueError, match=r"scope\(\)`.*MirroredStrategy. Call .*after"):
             export_model(model, tmp_path)
-    assert not list(tmp_path.iterdir())
-    assert export_model(model, tmp_path) == str(tmp_path / "1")
+        assert not list(tmp_path.iterdir())
+        without = {"serving_default": []}
+        assert export_model(model, tmp_path, examples=without) == str(tmp_path / "1")
+    assert export_model(model, tmp_path) == str(tmp_path / "2")
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path):

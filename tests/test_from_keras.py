@@ -318,6 +318,19 @@ def test_the_layer_around_a_single_cell_is_converted_with_its_cell(name, both):
     assert type(from_keras(layers.RNN(layers.LSTMCell(4)))) is keras_gated.RNN
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["", "both directions"])
+def test_a_layer_of_keras_around_a_cell_of_ours_gets_a_cell_of_keras(both):
+    around = layers.RNN(keras_gated.GRUCell(4), return_sequences=True)
+    around = layers.Bidirectional(around) if both else around
+    ours = keras.Sequential([keras.Input((None, 2)), around])
+    set_random(ours)
+    theirs = to_keras(ours)
+    assert_same(theirs(X), ours(X))
+    parts = [part for part in theirs._flatten_layers() if isinstance(part, layers.RNN)]
+    assert {type(part) for part in parts} == {layers.RNN}
+    assert {type(part.cell) for part in parts} == {layers.GRUCell}
+
+
 @pytest.mark.parametrize("make, name, changed", [
     (lambda: Doubled(4, name="told"), "told", "a Doubled, a subclass of GRU that changes it: call"),
     (lambda: layers.Bidirectional(Doubled(4, name="told")), "ward_told", "Doubled.*call"),

@@ -11,7 +11,7 @@ import tensorflow as tf
 from families import FAMILIES
 from grids import product
 from numpy.testing import assert_allclose
-from test_states import assert_answered_in_a_new_process
+from scripts import assert_answered_in_a_new_process
 
 import keras_gated
 from keras_gated import keras_private

@@ -87,6 +87,20 @@ def test_a_layer_at_every_step_of_a_free_number_is_refused_by_name(tmp_path):
     assert to_litert(model(5), tmp_path / "model.tflite").difference < 1e-5
 
 
+def test_a_layer_at_every_step_is_written_where_the_model_has_a_fixed_number(tmp_path):
+    """In a model inside the model, and in another model, the number is free."""
+    each = layers.TimeDistributed(layers.Dense(2, activation="softmax"))
+    x = keras.Input((None, 3))
+    inner = keras.Model(x, each(x))
+    fixed, free = keras.Input((5, 3)), keras.Input((None, 3))
+    last = keras_gated.GRU(4)(free)
+    for y in (each(fixed), inner(fixed)):
+        written = to_litert(keras.Model([fixed, free], [y, last]), tmp_path / "model.tflite")
+        assert written.difference < 1e-5
+    with pytest.raises(ValueError, match=r"to_litert: .* fixed number"):
+        to_litert(keras.Model(free, inner(free)), tmp_path / "model.tflite")
+
+
 def beyond(x):
     import tensorflow as tf
 

@@ -85,6 +85,15 @@ def test_an_lstm_of_8_bits_answers_right_beside_other_numbers(merged, tmp_path):
     np.testing.assert_allclose(received, expected, atol=0.04 * np.max(np.abs(expected)))
 
 
+def test_an_lstm_that_the_converter_leaves_in_32_bits_is_written(tmp_path):
+    """As one of two that read the same input, if a merged output gives the input another scale."""
+    x = keras.Input((None, 5))
+    merged = layers.Concatenate()([layers.LSTM(5, return_sequences=True)(x), x])
+    model = keras.Model(x, [merged, layers.LSTM(4, return_sequences=True)(x)])
+    options = {"quantize": "int8", "representative": TYPICAL}
+    assert to_litert(set_random(model), tmp_path / "8.tflite", **options).difference < 0.2
+
+
 def test_an_lstm_of_8_bits_may_give_zeros_alone(tmp_path):
     """LiteRT's converter makes no scale of its outputs then. With weights of 0, they are zeros."""
     model = sequences(layers.LSTM(6))

@@ -72,3 +72,9 @@ def test_the_version_is_the_newest_of_the_changelog():
     [newest, *_] = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     [cited] = re.findall(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert keras_gated.__version__ == newest == cited
+
+
+@pytest.mark.slow  # Python compiles all packages without docstrings, once
+def test_the_layers_exist_without_docstrings():
+    made = "import keras_gated; keras_gated.LSTM(2), keras_gated.MGUCell(2)"
+    subprocess.run([sys.executable, "-OO", "-c", made], check=True)

@@ -1,8 +1,5 @@
 """One life of a state: carried, set, saved, and the gradient cut where a window ends."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import oracles
@@ -11,6 +8,7 @@ import tensorflow as tf
 from families import FAMILIES, MASKS, mask_array
 from grids import product
 from numpy.testing import assert_allclose
+from scripts import assert_answered_in_a_new_process
 from test_contract import CLOSE, FEATURES, UNITS, array, build, data, needs_tensorflow, weights_of
 
 import keras_gated
@@ -195,21 +193,6 @@ def one_layer(family, batch=2):
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))
     both = keras.layers.Bidirectional(family.make(UNITS, stateful=True, return_sequences=True))
     return keras.Model(inputs, family.make(UNITS, stateful=True, name="last")(both(inputs)))
-
-
-def assert_answered_in_a_new_process(folder, x, answers):
-    """Raises unless the `.keras` files of a folder, loaded anew, give these answers by name."""
-    np.savez(folder / "data.npz", x=x, **answers)
-    script = (
-        "import keras, keras_gated, numpy as np\n"
-        "data = dict(np.load('data.npz'))\n"
-        "x = data.pop('x')\n"
-        "for name, expected in data.items():\n"
-        "    y = keras.saving.load_model(f'{name}.keras')(x)\n"
-        "    y = keras.ops.convert_to_numpy(y)\n"
-        "    np.testing.assert_allclose(y, expected, atol=1e-6, err_msg=name)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
 
 
 @pytest.mark.slow

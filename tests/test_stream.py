@@ -237,6 +237,16 @@ def test_other_rows_than_before_are_refused():
     assert stream.step(X[:1]).shape == (1, 4)
 
 
+def test_inputs_are_taken_by_name_as_the_model_takes_them():
+    z, a = keras.Input((None, 3), name="z"), keras.Input((None, 2), name="a")
+    joined = layers.Concatenate()([z, a])
+    model = keras.Model([z, a], keras_gated.GRU(4, return_sequences=True)(joined))
+    given = {"z": np.ones((1, 4, 3), "float32"), "a": np.zeros((1, 4, 2), "float32")}
+    stream = keras_gated.stream(model)
+    parts = [stream.step({n: v[:, i : i + 2] for n, v in given.items()}) for i in (0, 2)]
+    np.testing.assert_allclose(np.concatenate(parts, 1), model(given), atol=1e-6)
+
+
 class BeginsWithOnes(keras_gated.GRUCell):
     def get_initial_state(self, batch_size=None):
         return [keras.ops.ones((batch_size, self.units))]

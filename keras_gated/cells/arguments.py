@@ -158,8 +158,9 @@ def documented(cls):
     before, after = text.split("{arguments}")
     own, _, after = after.partition("\n\n")
     entries = {**_entries("\n    " + section(said, "Args")), **_entries(own)}
+    names = dict.fromkeys([*argument_names(cls), *_entries(own)])
     # An entry of several names stands once.
-    lines = dict.fromkeys(entries[name] for name in argument_names(cls) if name in entries)
+    lines = dict.fromkeys(entries[name] for name in names if name in entries)
     calls = [
         f"{name}:\n    {section(said, name)}" for name in ("Call arguments", "Returns", "Raises")
     ]

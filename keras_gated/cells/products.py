@@ -4,7 +4,7 @@ import contextvars
 
 from keras import ops
 
-from keras_gated.cells.holding import holding
+from keras_gated.cells.context import holding
 
 _MULTIPLY = contextvars.ContextVar("keras_gated_multiply", default=ops.matmul)
 _KEEP = contextvars.ContextVar("keras_gated_keep", default=None)

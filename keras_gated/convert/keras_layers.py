@@ -38,7 +38,7 @@ from keras_gated.layers.base import RNN
 _ONLY_OURS = ("return_gates", "fused", "implementation", "recurrent_weight_dropout", "zoneout",
               "projection")  # fmt: skip
 
-# The layer around a single cell. It follows its cell.
+# The layer around a single cell follows its cell.
 _AROUND = {keras.layers.RNN: RNN, RNN: keras.layers.RNN}
 
 # An optimizer's variables that are negated with a weight, and those (squares, sizes) that are not.
@@ -288,8 +288,11 @@ def _renamed(config, classes, owner):
     registered = registered if registered and ">" in registered else None
     key = config.get("class_name"), registered, config.get("module") == "keras.layers"
     around = {_key(old): (old, new) for old, new in _AROUND.items()}
-    if key in around and before["config"]["cell"]["module"] != config["config"]["cell"]["module"]:
-        classes = around
+    if key in around:
+        was, cell = (one["config"]["cell"] for one in (before, config))
+        old, _ = around[key]
+        if cell["module"] != was["module"] and (cell["module"] == "keras.layers") == (old is RNN):
+            classes = around
     if key not in classes:
         return config
     (old, new), arguments = classes[key], config["config"]

@@ -277,7 +277,7 @@ class RNN(Configurable, keras.layers.RNN):
             raise ValueError(
                 f"{type(self).__name__}: the input must be one tensor of sequences, (batch, time, "
                 f"features). Received: {received}. A layer of your own before it must return a "
-                "tensor; of a dict, pass one entry."
+                "tensor; of a dict, pass one entry; `build` takes a shape."
             )
         if isinstance(inputs, (list, tuple)) and any(isinstance(one, kinds) for one in inputs):
             owner = type(self).__name__

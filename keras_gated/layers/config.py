@@ -4,7 +4,7 @@ import contextvars
 import os
 
 from keras_gated.cells.arguments import boolean
-from keras_gated.cells.holding import holding
+from keras_gated.cells.context import holding
 
 FUSED = ("auto", "compiled")  # what `fused` may be besides True and False
 _fused = "auto"

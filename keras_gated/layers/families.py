@@ -99,7 +99,7 @@ class OfAFamily(RNN):
 
 def _family(cls):
     """Registers a class of this file, and adds to its docstring what all of them have in common."""
-    cls.__doc__ = cls.__doc__.rstrip() + _ARGUMENTS
+    cls.__doc__ = (cls.__doc__ or "").rstrip() + _ARGUMENTS
     document(cls, cls.cell_class)
     return keras.saving.register_keras_serializable(package="keras_gated")(cls)
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol
 from keras import ops
 
 from keras_gated.cells.base import GatedCell
+from keras_gated.cells.context import holding
 from keras_gated.cells.dropout import Masks
 from keras_gated.cells.equations import owner
-from keras_gated.cells.holding import holding
 from keras_gated.paths.recorder import is_recording
 
 

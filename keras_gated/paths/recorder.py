@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_gated import keras_private
-from keras_gated.cells.holding import holding
+from keras_gated.cells.context import holding
 
 _RECORDING = contextvars.ContextVar("keras_gated_recording", default=None)
 

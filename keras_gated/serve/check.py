@@ -56,7 +56,7 @@ def check_export(directory: str | os.PathLike) -> None:
     if is_pattern(directory):
         raise ValueError(
             "check_export: `directory` must be a path that TensorFlow does not read as a pattern. "
-            f"Received: {os.fspath(directory)!r}. Rename the folder, without `[` and `]`."
+            f"Received: {os.fspath(directory)!r}. Rename the folder, without `[`, `]` and `\\`."
         )
     saved = _read_graph(pathlib.Path(directory))
     _check_files(pathlib.Path(directory), saved)
@@ -97,7 +97,8 @@ def check_export(directory: str | os.PathLike) -> None:
 
 def is_pattern(path):
     """Whether TensorFlow would look for the weights elsewhere: it reads `[ab]` as one of `ab`."""
-    return not fnmatch.fnmatchcase(os.fspath(path), os.fspath(path))
+    path = os.fspath(path)
+    return not fnmatch.fnmatchcase(path, path) or (os.sep == "/" and "\\" in path)
 
 
 def _read_graph(version):

@@ -21,6 +21,12 @@ try:
 except ImportError:  # Windows: what a killed export leaves behind stays there
     fcntl = None
 
+# A full disk, a file that is too large, and a folder that may not be written.
+_OF_FILES = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+)
 _UNFINISHED = re.compile("unfinished-[0-9a-f]{32}")
 
 
@@ -94,7 +100,8 @@ def export_model(
         raise ValueError(
             "export_model: the version is loaded and asked, which TensorFlow cannot do within "
             "`strategy.scope()`. Received: a call within the scope of "
-            f"{type(tf.distribute.get_strategy()).__name__}. Call export_model after the scope."
+            f"{type(tf.distribute.get_strategy()).__name__}. Call export_model after the scope, "
+            "or without requests: `examples={name: []}` for every signature."
         )
     archive = _archive_of((model, *track), signatures)
     directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ def export_model(
         try:
             with exporting():
                 archive.write_out(str(unfinished), verbose=False)
-        except tf.errors.OpError as error:  # a full disk: TensorFlow does not raise OSError
+        except _OF_FILES as error:  # TensorFlow does not raise OSError
             raise OSError(
                 f"export_model: no version could be written into {directory}: {error.message}. "
                 "Nothing is left of it."
@@ -125,7 +132,7 @@ def directory_of(directory):
     if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
         reason = f"of type {type(directory).__name__}" if directory != "" else "an empty path"
     elif is_pattern(directory):
-        reason = "which TensorFlow reads as a pattern. Name it without `[` and `]`"
+        reason = "which TensorFlow reads as a pattern. Name it without `[`, `]` and `\\`"
     else:
         place = pathlib.Path(os.path.abspath(directory))
         while not os.path.lexists(place):

@@ -7,6 +7,7 @@ from keras import tree
 
 from keras_gated import keras_private
 from keras_gated.cells.arguments import check_backend, compatible
+from keras_gated.serve.inputs import packed
 from keras_gated.serve.streaming import Stepper, check_pieces
 
 
@@ -61,6 +62,7 @@ class Stream:
             )
         self._call = tf.function(self._stepper, autograph=False, reduce_retracing=True)
         self._shapes = [tuple(x.shape) for x in functional.inputs]
+        self._names = [x.name for x in functional.inputs]
         cut = check_pieces(self._stepper, "stream")
         self._whole = {
             n: x.name for n, x in enumerate(functional.inputs) if timed[n] and n not in cut
@@ -103,6 +105,8 @@ class Stream:
                 (they lack the axis of steps, for example) or not of as many rows each, or an input
                 that must be given whole differs from that of the step before.
         """
+        if isinstance(inputs, dict) and {*inputs} == {*self._names}:  # Keras takes them by name
+            inputs = packed(self._stepper.model, [inputs[name] for name in self._names])
         inputs = tree.map_structure(tf.convert_to_tensor, inputs)
         received = [tuple(x.shape) for x in tree.flatten(inputs)]
         fit = len(received) == len(self._shapes) and all(map(compatible, received, self._shapes))

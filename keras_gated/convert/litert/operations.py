@@ -92,6 +92,8 @@ def with_scales_of_the_kernel(content):
         made, state = operator.intermediates[-1], operator.inputs[_STATE]
         own, [output] = graph.tensors[made].quantization, operator.outputs
         memory = graph.tensors[operator.inputs[_MEMORY]].quantization
+        if memory.scale is None:  # the converter left this LSTM in 32 bits
+            continue
         if memory.scale[0] < _FINEST:
             memory.scale, changed = [_FINEST], True
         if own.scale[0] < _NOTHING:  # no scale was made: outputs were always zero

@@ -230,13 +230,7 @@ def _check_maps(model, specs):
     """Raises if a layer runs another one at every step of a free number: by a map of TensorFlow."""
     if all(None not in spec.shape for spec in specs):
         return
-    free = [
-        x.name
-        for x in keras_private.parts_of(model)
-        if isinstance(x, keras.layers.TimeDistributed)
-        and any(node.input_tensors[0].shape[1] is None for node in x._inbound_nodes)
-    ]
-    if free:
+    if free := sorted(set(_over_free_steps(model))):
         raise ValueError(
             f"to_litert: the `TimeDistributed` layers {free} run over a free number of steps, "
             "which LiteRT's converter writes wrongly. Received: inputs "
@@ -244,6 +238,18 @@ def _check_maps(model, specs):
             "`keras.Input((steps, ...))`, or leave `TimeDistributed` out around a `Dense`, which "
             "reads each step by itself."
         )
+
+
+def _over_free_steps(model):
+    """Yields the names of `TimeDistributed` layers that a model calls on free numbers of steps."""
+    for nodes in getattr(model, "_functional", model)._nodes_by_depth.values():
+        for node in nodes:
+            if node.is_input or node.input_tensors[0].shape[1:2] != (None,):
+                continue
+            if isinstance(node.operation, keras.layers.TimeDistributed):
+                yield node.operation.name
+            elif isinstance(node.operation, (keras.Sequential, keras_private.Functional)):
+                yield from _over_free_steps(node.operation)
 
 
 def _check_windows(stepper, model, timed):

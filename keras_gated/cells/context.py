@@ -1,10 +1,11 @@
-"""A context variable with another value inside a `with` block."""
+"""Context variables: each thread, and each task of asyncio, has values of its own."""
 
 import contextlib
 
 
 @contextlib.contextmanager
 def holding(variable, value):
+    """Gives a `contextvars.ContextVar` another value inside the `with` block."""
     token = variable.set(value)
     try:
         yield
