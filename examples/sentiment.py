@@ -146,7 +146,7 @@ def edited(reviews, number, seed):
     These are a number of short texts, and the reviews that can be turned. None is a text of
     `challenge.py`.
     """
-    rows = [(row["text"].decode(), row["label"]) for row in reviews.as_numpy_iterator()]
+    rows = [(row["text"], row["label"]) for row in reviews.as_numpy_iterator()]
     asked = text.clean([asked for case in challenge.cases() for asked in case.texts]).numpy()
     asked = {tuple(words.decode().split()) for words in asked}
     reviews, labels = zip(*rows, strict=True)

@@ -3,10 +3,12 @@
 import collections
 import itertools
 
+import numpy as np
 import pytest
 
 from keras_gated.recipes import edits
 from keras_gated.recipes.edits import Edits, Polarity
+from keras_gated.recipes.opposites import Opposites
 
 GOOD, BAD = ["moving", "superb", "good"], ["dull", "awful"]
 SUBJECTS = "the plot", "the acting", "this film", "her voice", "the last scene"
@@ -75,3 +77,29 @@ def test_reviews_that_give_no_sentence_are_refused_with_the_way_out():
         Edits(texts, labels)
     with pytest.raises(ValueError, match=r"no words that blame.*Received: 0"):
         Edits([], [])
+
+
+@pytest.mark.parametrize("maker", [Edits, Opposites])
+@pytest.mark.parametrize("labels", [[0, 2], [-1, 1], ["neg", "pos"], [[0], [1]], [0], 1, None])
+def test_labels_that_are_not_0_and_1_are_refused(maker, labels):
+    """-1 was read as 1."""
+    with pytest.raises(ValueError, match=rf"{maker.__name__}: `labels` .* Received: shape \("):
+        maker(["A fine film.", "A dull film."], labels)
+
+
+@pytest.mark.parametrize("maker", [Edits, Opposites])
+@pytest.mark.parametrize("review", [None, 3, float("nan"), ["A film."]])
+def test_reviews_that_are_no_strings_are_refused(maker, review):
+    with pytest.raises(
+        ValueError, match=rf"{maker.__name__}: `reviews` .* a {type(review).__name__}"
+    ):
+        maker(["A fine film.", review], [0, 1])
+
+
+def test_reviews_may_be_bytes_and_labels_arrays_of_any_type():
+    texts, labels = reviews()
+    expected = list(Edits(texts, labels).draw(20, seed=1))
+    for kind in ("float32", "bool", "int64"):
+        made = Edits([text.encode() for text in texts], np.array(labels, kind))
+        assert list(made.draw(20, seed=1)) == expected
+    Opposites([b"caf\xe9 noir"], [1])  # not UTF-8

@@ -143,3 +143,22 @@ def test_probabilities_sum_to_one_where_keras_computes_in_double_precision():
         keras.config.set_floatx(before)
     assert p.dtype == "float32"
     np.testing.assert_allclose(p.sum(axis=-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [
+    [[2, 3, 4, 5], [2, 3, 4, 5], [5, 4, 3, 2]], [2.7, 3, 4, 5], [math.nan, 3, 4, 5], "abcd", None,
+])  # fmt: skip
+def test_a_text_that_is_no_row_of_ids_is_refused(given):
+    with pytest.raises(ValueError, match=r"a text must be whole numbers, \(time,\)\. Received: s"):
+        KneserNey(IDS, 3).adapt(given)
+
+
+@pytest.mark.parametrize("sizes", [(2,), (-4,), (5.5,), ("5",), (None,), (5, 2.5)])
+def test_sizes_that_are_no_numbers_of_ids_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"^KneserNey: `.*` must be at least .*\. Received: "):
+        KneserNey(*sizes)
+
+
+def test_a_context_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"must have 3 ids.*Received: context.shape=\(1, 3, 4\)"):
+        adapted()(np.full((1, 3, 4), 2))

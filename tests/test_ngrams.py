@@ -96,6 +96,25 @@ def test_n_grams_too_many_for_64_bits_are_refused():
         NGrams(100_000, 11, longest=4)
 
 
+@pytest.mark.parametrize("sizes", [(0, 5), (9, 0), (9.5, 5), ("9", 5), (9, -3), (9, 5, 2.5)])
+def test_what_is_no_number_of_weights_is_refused(sizes):
+    with pytest.raises(ValueError, match=r"^NGrams: `.*` must be at least 1.*\. Received: "):
+        NGrams(*sizes)
+
+
+@pytest.mark.parametrize("labels", [[1, 2], [-1, 1], ["neg", "pos"], [[1], [0]], [1, 0, 1]])
+def test_rows_with_other_labels_than_0_and_1_are_refused(labels):
+    """They were left out in silence."""
+    with pytest.raises(ValueError, match=r"a label for each text, 0 or 1.*Received: shape \("):
+        NGrams(9, 5).adapt([(np.array([[2, 3], [2, 4]]), np.array(labels))])
+
+
+@pytest.mark.parametrize("ids", [[2, 9], [-1, 2]])
+def test_rows_with_ids_outside_the_vocabulary_are_refused(ids):
+    with pytest.raises(ValueError, match=rf"must be 0 to 8.*Received: {min(ids)} to {max(ids)}"):
+        NGrams(9, 5).adapt([(np.array([ids]), np.array([1]))])
+
+
 @pytest.mark.parametrize("longest", [0, -1])
 def test_n_grams_of_no_word_are_refused(longest):
     with pytest.raises(ValueError, match=rf"at least one word. Received: longest={longest}"):

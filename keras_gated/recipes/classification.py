@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from keras_gated.recipes import text
+from keras_gated.recipes.arguments import check_whole
 from keras_gated.serve.signatures import Signature, gates_of
 
 PREFIXES = 64  # beginnings of texts that are read at a time, for the running probability
@@ -31,7 +32,19 @@ def sentiment(model, vectorizer, head, tail, gates=None):
         - `gates`: the gates and states of the layer, `(batch, head + tail, units)`, for a
           `Bidirectional` as `forward_forget`, `backward_forget`, ...; and `lengths`. Zeros after
           the end.
+
+    Raises:
+        ValueError: If the model has other outputs, or if `head` or `tail` is negative or not a
+            whole number. (A model without known outputs, a subclass, is not checked.)
     """
+    check_whole("sentiment", 0, head=head, tail=tail)
+    outputs = [tuple(x.shape) for x in getattr(model, "outputs", None) or ()]
+    if outputs and [shape[1:] for shape in outputs] != [(1,)]:
+        raise ValueError(
+            "sentiment: `model` must have one output, the probability of the label 1, of shape "
+            f"(batch, 1). Received: outputs of shapes {outputs}. End it with "
+            "`keras.layers.Dense(1, activation='sigmoid')`."
+        )
     width = max(1, head + tail)  # a text without a word is one unknown word
 
     def words(texts):

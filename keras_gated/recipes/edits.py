@@ -12,6 +12,7 @@ import random
 import re
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_gated.recipes import text
@@ -84,6 +85,32 @@ class Frame(NamedTuple):
     tokens: tuple[str, ...]
     be: int  # where the form of "to be" stands
     word: int  # where the word stands
+
+
+def labelled(owner, reviews, labels):
+    """Returns the reviews as a list of strings, and their labels as a list of 0 and 1.
+
+    Args:
+        owner: The name of the class that was called, for the errors.
+        reviews: Strings, or bytes in UTF-8.
+        labels: Of each, 0 or 1.
+
+    Raises:
+        ValueError: If `reviews` or `labels` are others.
+    """
+    reviews, labels = list(reviews), np.asarray(labels)
+    if wrong := [review for review in reviews if not isinstance(review, str | bytes)]:
+        raise ValueError(
+            f"{owner}: `reviews` must be strings. Received: {wrong[0]!r:.80}, a "
+            f"{type(wrong[0]).__name__}. Leave out rows without a text."
+        )
+    if labels.shape != (len(reviews),) or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"{owner}: `labels` must hold a 0 or a 1 for each review. Received: shape "
+            f"{labels.shape} for {len(reviews)} reviews, values {np.unique(labels)[:5]}."
+        )
+    reviews = [r.decode("utf-8", "replace") if isinstance(r, bytes) else r for r in reviews]
+    return reviews, [int(label) for label in labels]
 
 
 def sentences(tokens):
@@ -197,15 +224,16 @@ class Edits:
     who it is says nothing, either.
 
     Args:
-        reviews: Strings.
+        reviews: Strings, or bytes in UTF-8.
         labels: Of each, 0 or 1.
         longest: The most tokens in a frame.
 
     Raises:
-        ValueError: If the reviews hold too little to make texts of.
+        ValueError: If the reviews hold too little to make texts of, or if the labels are others.
     """
 
     def __init__(self, reviews, labels, longest=20):
+        reviews, labels = labelled("Edits", reviews, labels)
         self.names = [name.lower() for review in reviews for name in re.findall(NAME, review)]
         cleaned = text.clean(tf.constant(reviews, tf.string)).numpy()
         reviews = [review.decode().split() for review in cleaned]

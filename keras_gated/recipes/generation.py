@@ -5,6 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_gated.recipes.arguments import check_whole
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
 from keras_gated.recipes.text import dense
 from keras_gated.serve.signatures import Signature, allowed_name, specs_of
@@ -54,10 +55,12 @@ def characters(model, lookup, longest=10_000):
         - `vocabulary`: `token` to `character`, `(batch,)`, and `error`.
 
     Raises:
-        ValueError: If `lookup` lacks the line break or has other characters than the model, or if
-            the model answers a text in pieces differently from the whole text. (A model without
-            known inputs, a subclass, is not checked.)
+        ValueError: If `longest` is not a whole number of at least 1, if `lookup` lacks the line
+            break or has other characters than the model, or if the model answers a text in pieces
+            differently from the whole text. (A model without known inputs, a subclass, is not
+            checked.)
     """
+    check_whole("characters", 1, longest=longest)
     stepper = model if hasattr(model, "states") else Stepper(model)
     answers = _Answers(stepper, lookup, longest)
     if getattr(model, "inputs", None):

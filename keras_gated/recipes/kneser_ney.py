@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gated.recipes.arguments import check_whole
 from keras_gated.recipes.ids import FIRST
 
 FEW = (0.5, 1.0, 1.5)  # discounts where the text has too few rare n-grams to compute them
@@ -36,8 +37,9 @@ class KneserNey(keras.layers.Layer):
         unknown. A mask is passed on.
 
     Raises:
-        ValueError: If `longest` is below 2, if there are more n-grams of so many ids than whole
-            numbers of 64 bits, or if the layer is called before `adapt`.
+        ValueError: If `ids` is not a whole number of at least 3, or `longest` of at least 2, if
+            there are more n-grams of so many ids than whole numbers of 64 bits, or if the layer is
+            called before `adapt` or with contexts of another size.
 
     Weights, none of which is trained, for n-grams of 1 to `longest` ids: `numbers_<n> (size,)`,
     int64, in ascending order (the ids of the n-gram are the digits in base `ids`), and
@@ -50,10 +52,8 @@ class KneserNey(keras.layers.Layer):
 
     def __init__(self, ids: int, longest: int = 7, sizes: list | None = None, **kwargs):
         super().__init__(trainable=False, autocast=False, **kwargs)  # 16 bits would not hold ids
-        if longest < 2:
-            raise ValueError(
-                f"KneserNey: n-grams need at least one id as context. Received: longest={longest}."
-            )
+        check_whole("KneserNey", FIRST + 1, ": padding, unknown and an id", ids=ids)
+        check_whole("KneserNey", 2, ": n-grams need at least one id as context", longest=longest)
         if ids**longest >= 2**63:
             raise ValueError(
                 f"KneserNey: n-grams of {longest} of {ids} ids are more than fit into 64 bits. "
@@ -85,11 +85,18 @@ class KneserNey(keras.layers.Layer):
 
         Raises:
             ValueError: If the layer has counted a text before, or if the text is shorter than the
-                longest n-gram or holds other ids.
+                longest n-gram, has more than one axis or holds other ids.
         """
-        text = ops.convert_to_numpy(text).astype("int64")
         if self.built:
             raise ValueError("KneserNey: the layer has counted a text. Make another for this one.")
+        given = ops.convert_to_numpy(text)
+        if given.ndim != 1 or given.dtype.kind not in "iuf" or (given != np.floor(given)).any():
+            raise ValueError(
+                "KneserNey: a text must be whole numbers, (time,). Received: "
+                f"shape={given.shape}, dtype={given.dtype}. Turn characters into ids first, and "
+                "join several texts."
+            )
+        text = given.astype("int64")
         if len(text) < self.longest or text.min() < FIRST or text.max() >= self.ids:
             raise ValueError(
                 f"KneserNey: a text must have at least {self.longest} ids, each from {FIRST} to "
@@ -112,6 +119,11 @@ class KneserNey(keras.layers.Layer):
                 weight.assign(value)
 
     def call(self, context):
+        if context.shape[-1] not in (None, self.longest - 1):
+            raise ValueError(
+                f"KneserNey: a context must have {self.longest - 1} ids, its last axis, since "
+                f"`longest` is {self.longest}. Received: context.shape={tuple(context.shape)}"
+            )
         context = ops.cast(context, "int64")
         rows = ops.shape(context)[:-1]
         context = ops.reshape(context, (-1, self.longest - 1))

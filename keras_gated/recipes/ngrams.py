@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gated.recipes.arguments import check_whole
 from keras_gated.recipes.ids import PADDING, UNKNOWN
 
 CHECK = 1_048_573  # a prime of 20 bits: OpenVINO computes remainders with 24
@@ -42,7 +43,8 @@ class NGrams(keras.layers.Layer):
         float, `(batch, 1)`: a logit.
 
     Raises:
-        ValueError: If `longest` is below 1, if there are more n-grams of so many words than whole
+        ValueError: If `words`, `buckets` or `longest` is not a whole number of at least 1, if there
+            are more n-grams of so many words than whole
             numbers of 64 bits, or if `buckets` is a multiple of 1,048,573, the divisor that tells
             apart the n-grams of a bucket.
 
@@ -57,10 +59,8 @@ class NGrams(keras.layers.Layer):
 
     def __init__(self, words, buckets, longest=3, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
-        if longest < 1:
-            raise ValueError(
-                f"NGrams: n-grams need at least one word. Received: longest={longest}."
-            )
+        check_whole("NGrams", 1, words=words, buckets=buckets)
+        check_whole("NGrams", 1, ": n-grams need at least one word", longest=longest)
         if words**longest >= 2**63:
             raise ValueError(
                 f"NGrams: n-grams of {longest} of {words} words are more than fit into 64 bits. "
@@ -102,13 +102,27 @@ class NGrams(keras.layers.Layer):
             rows: A `tf.data.Dataset` of batches of `(ids, labels)`, ids `(batch, time)`, labels
                 `(batch,)`, 0 or 1.
             least: An n-gram of two words and more owns no bucket if fewer texts hold it.
+
+        Raises:
+            ValueError: If the labels are others, or an id is not below `words`.
         """
         found = [[np.zeros(0, "int64")], [np.zeros(0, "int64")]]
         for ids, labels in rows:
+            ids, labels = ops.convert_to_numpy(ids), ops.convert_to_numpy(labels)
+            if labels.shape != ids.shape[:1] or not np.isin(labels, (0, 1)).all():
+                raise ValueError(
+                    "NGrams: `rows` must have a label for each text, 0 or 1, in batches of shape "
+                    f"{ids.shape[:1]}. Received: shape {labels.shape}, values {np.unique(labels)}."
+                )
+            if ids.size and not 0 <= ids.min() <= ids.max() < self.words:
+                raise ValueError(
+                    f"NGrams: the ids in `rows` must be 0 to {self.words - 1}, since `words` is "
+                    f"{self.words}. Received: {ids.min()} to {ids.max()}."
+                )
             numbers = np.sort(ops.convert_to_numpy(self._numbers(ids)), axis=1)
             first = np.diff(numbers, axis=1, prepend=PADDING) > 0  # first of equal ones; no padding
             for label in (0, 1):
-                of_label = ops.convert_to_numpy(labels) == label
+                of_label = labels == label
                 found[label].append(numbers[of_label][first[of_label]])
         found = [np.concatenate(of_label) for of_label in found]
         numbers = np.unique(np.concatenate(found))

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_gated.recipes import text
-from keras_gated.recipes.edits import ratios
+from keras_gated.recipes.edits import labelled, ratios
 
 CAPITALIZED = r"(?<=[a-z,'] )[A-Z][a-z]+\b"  # within a sentence
 
@@ -29,7 +29,7 @@ class Opposites:
     written". Names have none.
 
     Args:
-        reviews: Strings.
+        reviews: Strings, or bytes in UTF-8.
         labels: Of each, 0 or 1.
         least: The fewest reviews that hold a word which has an opposite.
         telling: The least ratio of the two frequencies of such a word, as its logarithm.
@@ -37,9 +37,13 @@ class Opposites:
 
     Attributes:
         of: Word to the list of its opposites, the closest first.
+
+    Raises:
+        ValueError: If the reviews are no strings, or the labels are others.
     """
 
     def __init__(self, reviews, labels, least=30, telling=0.7, alike=0.45):
+        reviews, labels = labelled("Opposites", reviews, labels)
         capitalized = collections.Counter(
             word.lower() for review in reviews for word in re.findall(CAPITALIZED, review)
         )

@@ -11,7 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_gated.recipes.arguments import check_whole
 from keras_gated.recipes.ids import FIRST, PADDING, UNKNOWN
+
+REPLACED = "\ufffd"  # stands for bytes that are not UTF-8
 
 
 @keras.saving.register_keras_serializable(package="keras_gated")
@@ -22,13 +25,14 @@ def clean(texts):
         texts: string, `(batch,)`, UTF-8. Other bytes stay as they are.
 
     Returns:
-        string, `(batch,)`, with a space between any two tokens.
+        string, `(batch,)`, with a space between any two tokens. NUL is a space, too: a vocabulary
+        cannot hold it.
     """
     return _separated(tf.strings.lower(texts))
 
 
 def _separated(texts):
-    texts = tf.strings.regex_replace(texts, r"</?[A-Za-z][^<>]*>", " ")
+    texts = tf.strings.regex_replace(texts, r"</?[A-Za-z][^<>]*>|\x00", " ")
     return tf.strings.regex_replace(texts, r"([^\s\pL\pM\pN'])", r" \1 ")
 
 
@@ -50,12 +54,16 @@ def without(rows, texts):
 
     Args:
         rows: A finite `tf.data.Dataset` of dictionaries with a `text`.
-        texts: Texts to leave out. If a text has tabs, only its longest field counts.
+        texts: A list of texts to leave out. If a text has tabs, only its longest field counts.
 
     Returns:
         A `tf.data.Dataset` of known cardinality. Texts are matched by `letters`.
+
+    Raises:
+        ValueError: If `texts` is a single text.
     """
-    texts = [max(of.split("\t"), key=len) for of in texts]
+    _check_list("without", texts=texts)
+    texts = [max(tf.compat.as_text(of).split("\t"), key=len) for of in texts]
     keys = letters(tf.constant(texts, tf.string))
     keys, _ = tf.unique(tf.boolean_mask(keys, keys != ""))
     keys = tf.concat([["-"], keys], 0)  # matches no text; a table must hold at least one key
@@ -67,8 +75,20 @@ def without(rows, texts):
     return kept.apply(tf.data.experimental.assert_cardinality(number))
 
 
+def _check_list(owner, **values):
+    """Raises if a value is a text in the place of a list, whose letters would be its texts."""
+    for name, value in values.items():
+        if isinstance(value, str | bytes):
+            raise ValueError(
+                f"{owner}: `{name}` must be a list of strings. Received: {name}={value!r}. Put it "
+                "into a list."
+            )
+
+
 def word_vectorizer(texts, size, without=()):
     """Returns a `TextVectorization` from texts to ragged word ids.
+
+    A word with bytes that are not UTF-8 is unknown: a vocabulary cannot hold it.
 
     Args:
         texts: A `tf.data.Dataset` of batches of strings, to take the vocabulary from: the most
@@ -77,22 +97,29 @@ def word_vectorizer(texts, size, without=()):
         without: Words that are not in the vocabulary, as `clean` writes them.
 
     Raises:
-        ValueError: If `size` leaves no id for a word.
+        ValueError: If `size` leaves no id for a word, if the texts hold no word, or if `without` is
+            a single word in the place of a list.
     """
-    if size <= FIRST:
+    check_whole("word_vectorizer", FIRST + 1, ": padding, unknown and a word", size=size)
+    _check_list("word_vectorizer", without=without)
+    counter = keras.layers.TextVectorization(standardize=_clean_utf8)
+    counter.adapt(texts)
+    words = counter.get_vocabulary(include_special_tokens=False)
+    words = [word for word in words if word not in without and REPLACED not in word]
+    if not words:
         raise ValueError(
-            f"word_vectorizer: `size` must be at least {FIRST + 1}: padding, unknown and a word. "
-            f"Received: size={size}"
+            "word_vectorizer: `texts` must hold a word that is not in `without`. Received: no such "
+            "word. Give the texts that the model is trained on."
         )
-    options = {"standardize": clean, "ragged": True}
-    vectorizer = keras.layers.TextVectorization(size + len(without), **options)
-    vectorizer.adapt(texts)
-    if without:
-        words = vectorizer.get_vocabulary(include_special_tokens=False)
-        words = [word for word in words if word not in without][: max(size - FIRST, 0)]
-        vectorizer = keras.layers.TextVectorization(**options, vocabulary=words)
+    vectorizer = keras.layers.TextVectorization(
+        standardize=clean, ragged=True, vocabulary=words[: size - FIRST]
+    )
     vectorizer.build((None,))  # an export tracks built layers only
     return vectorizer
+
+
+def _clean_utf8(texts):
+    return tf.strings.unicode_transcode(clean(texts), "UTF-8", "UTF-8")
 
 
 def capitalized(texts):
@@ -102,14 +129,14 @@ def capitalized(texts):
     whichever it is. A capital is followed by a small letter: "NOT" and "I" are not names.
 
     Args:
-        texts: A finite `tf.data.Dataset` of batches of strings, `(batch,)`, UTF-8.
+        texts: A finite `tf.data.Dataset` of strings, single or in batches, UTF-8.
 
     Returns:
         A set of words, as `clean` writes them.
     """
     surplus = collections.Counter()
     for batch in texts:
-        for row in tf.strings.split(_separated(batch)).to_list():
+        for row in tf.strings.split(_separated(tf.reshape(batch, [-1]))).to_list():
             words = [word.decode("utf-8", "replace") for word in row]
             for before, word in itertools.pairwise(words):
                 if any(map(str.isalpha, before)):
@@ -123,8 +150,14 @@ def character_lookup(text):
     """Returns a `StringLookup` from single characters to ids, for every character of `text`.
 
     Raises:
-        ValueError: If `text` holds NUL, which NumPy drops at the end of a string.
+        ValueError: If `text` is no string, is empty, or holds NUL, which NumPy drops at the end of
+            a string.
     """
+    if not isinstance(text, str) or not text:
+        raise ValueError(
+            "character_lookup: `text` must be a string of at least one character. Received: "
+            f"{text!r:.80}. Join a list of strings, and decode bytes."
+        )
     if "\0" in text:
         raise ValueError(
             "character_lookup: `text` must not hold the character NUL. Received: one at place "
@@ -146,7 +179,11 @@ def head_and_tail(ragged, head, tail):
 
     Returns:
         A ragged tensor, `(batch, None)`.
+
+    Raises:
+        ValueError: If `head` or `tail` is negative or not a whole number.
     """
+    check_whole("head_and_tail", 0, head=head, tail=tail)
     lengths = ragged.row_lengths()
     places = tf.ragged.range(lengths)
     ends = tf.repeat(lengths, lengths)
@@ -179,7 +216,8 @@ def bucketed(rows, batch_size, width=25):
         A `tf.data.Dataset` of `(ids, labels)`, ids `(batch, time)`, of known cardinality.
 
     Raises:
-        ValueError: If there are no rows, or `batch_size` or `width` is less than 1.
+        ValueError: If there are no rows, or `batch_size` or `width` is not a whole number of at
+            least 1.
     """
     rows, batch, _, number = _buckets("bucketed", rows, batch_size, width)
     return batch(rows).apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
@@ -213,11 +251,7 @@ def shuffled_buckets(rows, batch_size, seed, passes, width=25):
 
 def _buckets(owner, rows, batch_size, width):
     """Returns the rows in memory, a function that batches them, and the numbers of both."""
-    if batch_size < 1 or width < 1:
-        raise ValueError(
-            f"{owner}: `batch_size` and `width` must be at least 1. Received: "
-            f"batch_size={batch_size}, width={width}"
-        )
+    check_whole(owner, 1, batch_size=batch_size, width=width)
     # A row of an unbatched ragged tensor has a ragged type until a function was mapped over it.
     rows = rows.map(lambda ids, label: (ids, label)).cache()
     lengths = collections.Counter(int(n) for n in rows.map(lambda ids, _: tf.size(ids)))
