@@ -1,6 +1,7 @@
 """The embedded data sets are what they promise; missing ones fail at once and say what to do."""
 
 import collections
+import errno
 import functools
 import importlib
 import re
@@ -98,6 +99,18 @@ def test_toy_plays_is_one_text_a_split(data_dir):
     for name, size in toy_plays.SIZES.items():
         [example] = splits[name]
         assert len(example["text"].numpy()) == size
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(code, tmp_path, monkeypatch):
+    def prepare(self):
+        raise OSError(code, "foreign words")
+
+    monkeypatch.setattr(toy_plays.ToyPlays, "download_and_prepare", prepare)
+    with pytest.raises(
+        type(OSError(code, "")), match=r"toy_plays cannot be written: .*TFDS_DATA_DIR"
+    ):
+        datasets.load("toy_plays", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["imdb_reviews", "tiny_shakespeare"])

@@ -1,5 +1,6 @@
 """Loads TFDS data sets, and fails early if a data set must be downloaded and cannot be."""
 
+import errno
 import os
 import threading
 import urllib.error
@@ -19,6 +20,8 @@ EMBEDDED = {
     "japanese_vowels": JapaneseVowels,
 }
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC)
+
 
 def load(name, data_dir=None, offline=None):
     """Returns the splits of a data set. Prepares the data set first if necessary.
@@ -35,7 +38,8 @@ def load(name, data_dir=None, offline=None):
     Raises:
         ConnectionError: If the data set must be downloaded and its source does not answer.
         ModuleNotFoundError: If `japanese_vowels` must be prepared and aeon is not installed.
-        PermissionError: If it must be prepared and `data_dir` cannot be written.
+        OSError: If it must be prepared and `data_dir` cannot be written: a `PermissionError`, a
+            `NotADirectoryError`, or another that fits the reason.
     """
     kwargs = {"data_dir": os.path.expanduser(data_dir)} if data_dir else {}
     builder = EMBEDDED[name](**kwargs) if name in EMBEDDED else tfds.builder(name, **kwargs)
@@ -48,11 +52,14 @@ def load(name, data_dir=None, offline=None):
             if not _is_prepared(builder):
                 raise
             return load(name, data_dir, offline)
-        except PermissionError as error:
-            raise PermissionError(
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise OSError(
+                error.errno,
                 f"The data set {name!r} must be prepared first, and {builder.data_path.parent} "
-                "cannot be written. Pass a directory of your own with --data-dir, or set "
-                "TFDS_DATA_DIR to it."
+                f"cannot be written: {os.strerror(error.errno)}. Pass a directory of your own with "
+                "--data-dir, or set TFDS_DATA_DIR to it.",
             ) from error
     return builder.as_dataset(shuffle_files=False)
 
