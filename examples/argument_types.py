@@ -20,23 +20,15 @@ def require(good, given, wanted):
         raise argparse.ArgumentTypeError(f"must be {wanted}. Received: {given}")
 
 
-def number(given, kind=float, wanted="a number"):
-    try:
-        return kind(given)
-    except ValueError:  # argparse would say "invalid share value"
-        require(False, given, wanted)
-
-
 def integer(least, most=math.inf):
     """Returns the type of the integers from `least` to `most`."""
     wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
 
-    def integer_within(given):
-        value = number(given, int, "a whole number")
-        require(least <= value <= most, given, wanted)
-        return value
+    def whole_number(given):  # argparse says "invalid whole_number value"
+        require(least <= int(given) <= most, given, wanted)
+        return int(given)
 
-    return integer_within
+    return whole_number
 
 
 whole, positive = integer(0), integer(1)
@@ -46,17 +38,17 @@ int32, int64 = (integer(-(2**bits), 2**bits - 1) for bits in (31, 63))
 
 
 def finite(given):
-    require(math.isfinite(number(given)), given, "a finite number")
+    require(math.isfinite(float(given)), given, "a finite number")
     return float(given)
 
 
 def above_zero(given):
-    require(0 < number(given) < math.inf, given, "above 0")
+    require(0 < float(given) < math.inf, given, "above 0")
     return float(given)
 
 
 def share(given):
-    require(0 <= number(given) <= 1, given, "0 to 1")
+    require(0 <= float(given) <= 1, given, "0 to 1")
     return float(given)
 
 
