@@ -253,6 +253,16 @@ def test_a_path_that_is_none_is_refused_before_the_work(write, tmp_path):
             write(None, path)
 
 
+@pytest.mark.parametrize("write", [to_onnx, to_litert])
+def test_a_folder_that_may_not_be_written_is_refused_before_the_work(write, tmp_path, monkeypatch):
+    """The error was that of an unfinished file with a hidden name, after the work."""
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as root, every folder may be written
+    with pytest.raises(
+        ValueError, match=f"^{write.__name__}: the folder of `path` must be one tha"
+    ):
+        write(None, tmp_path / "model")
+
+
 def test_differences_are_parts_of_the_largest_answer():
     assert difference([np.array([1.0, 2.0])], [np.array([1.0, 2.5])]) == 0.5 / 2.5
     assert difference([np.array([0.1])], [np.array([0.2])]) == pytest.approx(0.1)

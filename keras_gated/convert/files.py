@@ -16,7 +16,7 @@ def target(path, owner):
 
     Raises:
         ValueError: If `path` is not a path, is a folder, a device or a pipe, or lies in a folder
-            that does not exist; the message names it.
+            that does not exist or may not be written; the message names it.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(
@@ -37,6 +37,11 @@ def target(path, owner):
         raise ValueError(
             f"{owner}: the folder of `path` must exist. Received: {str(path)!r}. Create "
             f"{str(path.parent)!r} first."
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(
+            f"{owner}: the folder of `path` must be one that you may write. Received: "
+            f"{str(path)!r}. Choose another folder."
         )
     return path
 

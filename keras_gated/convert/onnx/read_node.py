@@ -103,8 +103,8 @@ def _chosen(found, wanted, source):
     listed = [f"{place}: {_told(one)}" for place, one in enumerate(found[:_MOST_LISTED])]
     more = [f"and {len(found) - _MOST_LISTED} more"] if len(found) > _MOST_LISTED else []
     raise ValueError(
-        f"from_onnx: {source} {what}. Received: node={wanted!r}. Those that there are, by their "
-        "places, which can be given, too: "
+        f"from_onnx: {source} {what}. Received: node={wanted!r}. Give the name or the "
+        "number of one of its recurrent nodes: "
         f"{'; '.join([*listed, *more]) or 'none'}."
     )
 
