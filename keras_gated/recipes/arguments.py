@@ -1,4 +1,4 @@
-"""Checks of the arguments of this package's functions and layers."""
+"""Checks of what the recipes are given."""
 
 import operator
 

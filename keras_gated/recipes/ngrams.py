@@ -44,9 +44,8 @@ class NGrams(keras.layers.Layer):
 
     Raises:
         ValueError: If `words`, `buckets` or `longest` is not a whole number of at least 1, if there
-            are more n-grams of so many words than whole
-            numbers of 64 bits, or if `buckets` is a multiple of 1,048,573, the divisor that tells
-            apart the n-grams of a bucket.
+            are more n-grams of so many words than whole numbers of 64 bits, or if `buckets` is a
+            multiple of 1,048,573, the divisor that tells apart the n-grams of a bucket.
 
     Weights: `kernel (words + buckets,)`; `ratio` of the same shape and `check (buckets,)`, int32,
     are not trained. An n-gram with the number n owns its bucket if `n % 1048573` is the bucket's
