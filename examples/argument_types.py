@@ -4,15 +4,27 @@ import argparse
 import math
 import os
 import pathlib
+import sys
 import tempfile
 import urllib.parse
 
 
 def command_line(text):
-    """Returns a parser that shows the text of a program as it is."""
+    """Returns a parser that shows the text of a program as it is. Ctrl-C ends without a trace."""
+    sys.excepthook = _said
     return argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+LONGEST = 1e6  # seconds to wait; the system's clocks refuse far more
+
+
+def _said(kind, error, trace):
+    if issubclass(kind, KeyboardInterrupt):
+        print(file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def require(good, given, wanted):
@@ -47,6 +59,11 @@ def above_zero(given):
     return float(given)
 
 
+def seconds(given):
+    require(0 < float(given) <= LONGEST, given, f"above 0, at most {LONGEST:g}")
+    return float(given)
+
+
 def share(given):
     require(0 <= float(given) <= 1, given, "0 to 1")
     return float(given)
@@ -59,13 +76,16 @@ def readable(given):
 
 def filled(given):
     require(given, repr(given), "more than an empty text")
-    return given
+    return readable(given)
 
 
 def http_address(given, schemes=("http",)):
     parts = urllib.parse.urlsplit(given)
+    alone = not (parts.query or parts.fragment)
     require(
-        parts.scheme in schemes and parts.hostname and parts.port != 0, given, "http://HOST:PORT"
+        parts.scheme in schemes and parts.hostname and parts.port != 0 and alone,
+        given,
+        "http://HOST:PORT",
     )
     return given
 

@@ -31,10 +31,11 @@ import quiet_tensorflow  # noqa: F401
 import numpy as np
 import queues
 import tensorflow as tf
-from argument_types import above_zero, command_line, filled, http_address, positive, seed
+from argument_types import above_zero, command_line, filled, http_address, positive, seconds, seed
 
 from keras_gated import datasets
 
+MOST = 10_000_000  # requests of a run
 SENDERS = 128  # requests at once; further requests wait in the client
 # How busy the autoscaler of saved_models/kubernetes/serving.yaml keeps its pods, and its fewest
 # pods.
@@ -45,8 +46,10 @@ class Rest:
     """Sends requests through REST. Each thread keeps a connection."""
 
     def __init__(self, address, model, label, timeout):
-        self._host, self._timeout = urllib.parse.urlsplit(address).netloc, timeout
-        self._path = f"/v1/models/{model}/labels/{label}:predict"
+        parts, self._timeout = urllib.parse.urlsplit(address), timeout
+        model, label = (urllib.parse.quote(name, safe="") for name in (model, label))
+        self._host = parts.netloc
+        self._path = f"{parts.path.rstrip('/')}/v1/models/{model}/labels/{label}:predict"
         self._mine = threading.local()
 
     def request(self, text):
@@ -62,7 +65,7 @@ class Rest:
             self._mine.connection.request("POST", self._path, request)
             answer = self._mine.connection.getresponse()
             answer.read()
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             self._mine.connection.close()  # the next request opens the connection anew
             return type(error).__name__
         return None if answer.status == 200 else f"HTTP {answer.status}"
@@ -216,14 +219,14 @@ def main():
         metavar="RATE,...",
         help="measure the server, and say how many the rates need",
     )
-    p.add_argument("--seconds", type=above_zero, default=30)
+    p.add_argument("--seconds", type=seconds, default=30)
     p.add_argument(
         "--rest", type=http_address, default="http://localhost:8501", help="address of the server"
     )
     p.add_argument("--grpc", type=filled, help="HOST:PORT, instead of REST")
     p.add_argument("--model", type=filled, default="sentiment")
     p.add_argument("--label", type=filled, default="stable", help="of the version")
-    p.add_argument("--timeout", type=above_zero, default=10, help="seconds to wait for an answer")
+    p.add_argument("--timeout", type=seconds, default=10, help="seconds to wait for an answer")
     p.add_argument(
         "--waiting", type=positive, default=8, help="saturated: more than that unanswered"
     )
@@ -233,6 +236,8 @@ def main():
     p.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     p.add_argument("--seed", type=seed, default=1)
     args = p.parse_args()
+    if args.rate and args.rate * args.seconds > MOST:
+        p.error(f"argument --rate: must be at most {MOST} requests in --seconds")
     client_of, address = (Grpc, args.grpc) if args.grpc else (Rest, args.rest)
     client = client_of(address, args.model, args.label, args.timeout)
     requests = [client.request(text) for text in reviews(args.dataset, args.data_dir, 2000)]

@@ -11,6 +11,7 @@ sent again only if no server accepted it: no server listens, or the queue is ful
 slow to answer is still at work, and a second request would make it slower.
 """
 
+import collections.abc
 import http.client
 import json
 import math
@@ -22,7 +23,6 @@ import urllib.parse
 import urllib.request
 
 from argument_types import (
-    above_zero,
     command_line,
     filled,
     finite,
@@ -30,9 +30,11 @@ from argument_types import (
     int64,
     integer,
     readable,
+    seconds,
     web_address,
 )
 
+SHOWN = 100  # characters of an answer that cannot be read
 RETRIES = 4  # after the first attempt, with pauses of 0.2, 0.4, 0.8 and 1.6 s
 
 
@@ -76,6 +78,8 @@ def accepted(outputs):
 
 def pick(found, name, of):
     """Returns what the server has by a name, or raises with the names that it has."""
+    if not isinstance(found, collections.abc.Mapping):
+        raise QueryError(f"{of} is none of TensorFlow Serving's. Received: {str(found)[:SHOWN]}")
     if name not in found:
         raise QueryError(f"{of} has no {name!r}. It has {sorted(found)}. Ask another --model.")
     return found[name]
@@ -101,7 +105,7 @@ class Rest:
     def predict(self, model, signature, inputs):
         """Returns the outputs by name, lists with one entry a row. So are the inputs."""
         body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
-        outputs = self._ask(model, ":predict", body)["outputs"]
+        outputs = pick(self._ask(model, ":predict", body), "outputs", f"An answer of {model!r}")
         if isinstance(outputs, dict):
             return accepted(outputs)
         [name] = self.shapes(model, signature)[1]  # one output comes without its name
@@ -109,8 +113,9 @@ class Rest:
 
     def shapes(self, model, signature):
         """Returns the inputs and the outputs of a signature, names to shapes."""
-        found = self._ask(model, "/metadata")
-        signatures = found["metadata"]["signature_def"]["signature_def"]
+        signatures = self._ask(model, "/metadata")
+        for name in ("metadata", "signature_def", "signature_def"):
+            signatures = pick(signatures, name, f"The metadata of {model!r}")
         return tuple(
             {
                 name: [int(dim["size"]) for dim in tensor["tensor_shape"].get("dim", [])]
@@ -128,7 +133,7 @@ class Rest:
         def attempt():
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return json.load(response)
+                    answer = response.read().decode(errors="replace")
             except urllib.error.HTTPError as error:
                 message = error.read().decode(errors="replace")
                 try:
@@ -138,13 +143,17 @@ class Rest:
                 if error.code == 503:
                     raise UnavailableError(f"{error.code}, {message}") from None
                 raise QueryError(f"The server refused ({error.code}): {message}") from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ConnectionRefusedError):
                     raise UnavailableError(reason) from None
                 if isinstance(reason, TimeoutError):
                     raise too_late(self.address, self.timeout) from None
                 raise QueryError(f"No answer from {self.address}: {reason}") from None
+            try:
+                return json.loads(answer)
+            except ValueError:
+                return answer  # `pick` refuses it
 
         return patiently(attempt, self.address)
 
@@ -233,6 +242,13 @@ def classify(client, model, texts):
     """Yields texts with their label and the probability that they are positive."""
     answer = client.predict(model, "serving_default", {"text": texts})
     probabilities = pick(answer, "probability", f"An answer of {model!r}")
+    numbers = isinstance(probabilities, list) and [
+        isinstance(p, int | float) for p in probabilities
+    ]
+    if numbers != [True] * len(texts):
+        raise QueryError(
+            f"{model!r} gives no probability for each text. Received: {str(probabilities)[:SHOWN]}"
+        )
     for text, probability in zip(texts, probabilities, strict=True):
         yield f"{'positive' if probability >= 0.5 else 'negative'}  {probability:.3f}  {text}"
 
@@ -290,7 +306,7 @@ def main():
         "--version", type=integer(0, 2**63 - 1), help="of the model; default: the newest"
     )
     which.add_argument("--label", type=filled, help="of a version: stable, canary")
-    p.add_argument("--timeout", type=above_zero, default=10, help="seconds to wait for an answer")
+    p.add_argument("--timeout", type=seconds, default=10, help="seconds to wait for an answer")
     p.add_argument("--length", type=int32, default=200, help="characters to generate")
     p.add_argument("--temperature", type=finite, default=0.8, help="0: always the likeliest")
     p.add_argument("--top-k", type=int32, default=0, help="of the likeliest only; 0: of all")

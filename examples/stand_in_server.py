@@ -15,7 +15,7 @@ import threading
 import quiet_tensorflow  # noqa: F401
 import c_session
 import stand_in_grpc
-from argument_types import above_zero, command_line, port
+from argument_types import command_line, port, seconds
 from stand_in_config import metrics_path
 from stand_in_http import Handler, HttpServer
 from stand_in_metrics import Metrics
@@ -77,9 +77,7 @@ def main():
     p.add_argument("config", help="models.config")
     p.add_argument("--rest-port", type=int, default=8501)
     p.add_argument("--grpc-port", type=port, default=8500)
-    p.add_argument(
-        "--poll", type=above_zero, default=1.0, help="seconds between looks for versions"
-    )
+    p.add_argument("--poll", type=seconds, default=1.0, help="seconds between looks for versions")
     p.add_argument(
         "--allow-version-labels-for-unavailable-models",
         action=argparse.BooleanOptionalAction,
@@ -96,6 +94,8 @@ def main():
         )
     except c_session.RequestError as error:
         sys.exit(str(error))
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"--rest-port {args.rest_port}, --grpc-port {args.grpc_port}: {error}")
     with made as server:
         print(
             f"A stand-in for TensorFlow Serving, for development only: "

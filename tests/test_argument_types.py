@@ -5,6 +5,7 @@ import ast
 import importlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -24,8 +25,10 @@ import pytest
     (types.finite, ["-1", "0", "1e9"], ["nan", "inf", "-inf"]),
     (types.above_zero, ["1e-9", "3"], ["0", "-1", "nan", "inf"]),
     (types.share, ["0", "0.5", "1"], ["-0.1", "2", "nan"]),
+    (types.seconds, ["0.1", "1e6"], ["0", "-1", "nan", "1e7", "1e300"]),  # of a clock
     (types.filled, ["a"], [""]),
     (types.http_address, ["http://a:1"], ["", "a:1", "http://", "https://a", "http://a:99999"]),
+    (types.http_address, ["http://a:1/b"], ["http://a?b", "http://a#b"]),
     (types.web_address, ["http://a:1", "https://a/b"], ["localhost:8501", "ftp://a"]),
 ])  # fmt: skip
 def test_a_type_takes_what_is_in_its_range_alone(type_of, good, bad):
@@ -40,6 +43,18 @@ def test_a_type_takes_what_is_in_its_range_alone(type_of, good, bad):
 def test_bytes_of_an_argument_that_are_not_utf_8_are_replaced():
     # Python hands over byte FF of a command line as this surrogate.
     assert types.readable("caf\u00e9 \udcff") == "caf\u00e9 \ufffd"
+    assert types.filled("\udcff") == "\ufffd"
+
+
+def test_control_c_ends_a_program_without_a_trace():
+    program = "import argument_types as a, signal; a.command_line(''); signal.raise_signal(2)"
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(types.__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == -signal.SIGINT and not found.stderr.strip()
 
 
 def test_a_folder_is_refused_where_a_file_is_in_the_way_and_none_is_made(tmp_path, monkeypatch):

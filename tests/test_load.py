@@ -182,6 +182,12 @@ def test_both_ways_of_asking_say_what_went_wrong(server):
     assert kinds == ["ConnectionRefusedError", "UNAVAILABLE"]
 
 
+def test_a_path_before_the_api_and_odd_names_are_sent():
+    client = load.Rest("http://host:1/before/", "a b/\u00e9", "x?y", 1)
+    assert client._path == "/before/v1/models/a%20b%2F%C3%A9/labels/x%3Fy:predict"
+    assert load.Rest(f"http://{'a' * 300}", "m", "l", 1).ask(b"") == "UnicodeError"
+
+
 def test_a_connection_that_is_kept_answers_as_fast_as_a_new_one(server):
     client = clients(server)[0]
     request, times = client.request("good"), []
@@ -224,6 +230,8 @@ def test_the_command_plans(run):
     (("--plan", "10,-1"), "--plan: must be above 0. Received: -1"),
     (("--rate", "1", "--cores", "0"), "--cores: must be at least 1. Received: 0"),
     (("--rate", "1", "--rest", "localhost:1"), "--rest: must be http://HOST:PORT. Rec"),
+    (("--rate", "1e300"), "--rate: must be at most 10000000 requests in --seconds"),
+    (("--rate", "1", "--timeout", "1e300"), "--timeout: must be above 0, at most 1e+06."),
     ((), "one of the arguments --rate --plan is required"),
 ])  # fmt: skip
 def test_rubbish_options_are_refused_by_name(options, said, monkeypatch, capsys):

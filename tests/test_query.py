@@ -123,7 +123,7 @@ def test_a_server_that_is_away_is_asked_again_and_then_reported(monkeypatch):
 
 
 @contextlib.contextmanager
-def answering(code, seconds=0.0):
+def answering(code, seconds=0.0, body=b"{}"):
     """Serves one status for every request, after a while; yields the address and the requests."""
     requests = []
 
@@ -133,9 +133,9 @@ def answering(code, seconds=0.0):
             time.sleep(seconds)
             with contextlib.suppress(OSError):
                 self.send_response(code)
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(b"{}")
+                self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -190,3 +190,29 @@ def test_a_version_or_a_label_is_asked_by_name(server, transport, place):
         else:
             with pytest.raises(query.QueryError, match=found):
                 client.predict("sentiment", "serving_default", {"text": ["good"]})
+
+
+@pytest.mark.parametrize("body, words", [
+    (b"<html>hi</html>", "none of TensorFlow Serving's. Received: <html>hi"), (b"", "none of"),
+    (b"[]", "none of"), (b"null", "none of"), (b"\x1f\x8b", "none of"),
+    (b'{"predictions": []}', "has no 'outputs'. It has"),
+    (b'{"outputs": {"label": [0], "probability": []}}', "no probability for each text"),
+    (b'{"outputs": {"label": [0], "probability": [[0.5]]}}', "no probability for each text"),
+    (b'{"outputs": {"label": 0, "probability": 0.5}}', "no probability for each text"),
+])  # fmt: skip
+def test_an_answer_that_is_not_the_server_s_is_refused_in_words(body, words):
+    refused = pytest.raises(query.QueryError, match=words)
+    with answering(200, body=body) as (address, _), refused:
+        list(query.classify(query.Rest(address, 5), "sentiment", ["a"]))
+
+
+def test_a_text_of_the_server_that_is_not_utf_8_is_read():
+    body = b'{"outputs": {"label": ["\xff"], "probability": [0.5]}}'
+    with answering(200, body=body) as (address, _):
+        answer = query.Rest(address, 5).predict("sentiment", "serving_default", {"text": ["a"]})
+    assert answer["label"] == ["\ufffd"]
+
+
+def test_a_host_whose_name_is_too_long_is_told():
+    with pytest.raises(query.QueryError, match="label"):
+        query.Rest(f"http://{'a' * 300}", 5).predict("m", "s", {"text": ["a"]})
