@@ -98,6 +98,13 @@ def read_models(file):
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()="
                 f"{model.base_path}"
             )
+        if model.model_type and model.model_platform:
+            raise c_session.RequestError(
+                "Illegal setting both ModelServerConfig::model_type (deprecated) and "
+                f"ModelServerConfig::model_platform, model name is {model.name}"
+            )
+        if model.model_type == model_server_config_pb2.TENSORFLOW:
+            continue
         if not model.model_platform:
             raise c_session.RequestError(
                 "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "

@@ -7,6 +7,7 @@ takes its place, because the container has the folder mounted there.
 
 import contextlib
 import pathlib
+import re
 import threading
 
 import c_session
@@ -34,6 +35,27 @@ class Version:
         return stand_in_batching.run(
             self._session, self._batching, signature, inputs, outputs, timeout_ms
         )
+
+    def refuse(self, name, verb):
+        """Raises what the server says when it is asked to `classify` or `regress` examples.
+
+        The exported models have no signature for it: its input would have the name `inputs`.
+        """
+        name = name or "serving_default"
+        if name not in self.signatures:
+            raise c_session.RequestError(f"No signature was found with the name: {name}")
+        signature = self.signatures[name]
+        if len(signature.inputs) != 1:
+            raise c_session.RequestError("Expected one input Tensor.")
+        outputs = len(signature.outputs)
+        if verb == "classify" and outputs not in (1, 2):
+            raise c_session.RequestError(f"Expected one or two output Tensors, found {outputs}")
+        if verb == "regress" and outputs != 1:
+            raise c_session.RequestError("Expected one output Tensor.")
+        if "inputs" not in signature.inputs:
+            kind = {"classify": "classification", "regress": "regression"}[verb]
+            raise c_session.RequestError(f"No {kind} inputs found in SignatureDef: {signature}")
+        raise c_session.RequestError("The stand-in answers no examples.", "UNIMPLEMENTED")
 
     def start_use(self):
         """Returns whether it may be used: True until it is retired. `end_use` must follow."""
@@ -64,7 +86,8 @@ class Models:
             label may be given to a version that is not loaded yet.
 
     Raises:
-        RequestError: If the file is refused. A server that is starting then ends.
+        RequestError: If the file is refused, or no version of a model can be loaded. A server that
+            is starting then ends.
     """
 
     def __init__(self, config_file, labels_first=True):
@@ -73,6 +96,17 @@ class Models:
         self._configs, self._labels, self._loaded = {}, {}, {}
         self._states = {}  # name to version to (state, code, message): of every version ever seen
         self.refresh()
+        failed = [
+            f"{{{{name: {name} version: {max(versions)}}} due to error: {code}: {message}}}, "
+            for name, versions in self._states.items()
+            if not self._loaded.get(name)
+            for _, code, message in [versions[max(versions)]]
+        ]
+        if failed:
+            raise c_session.RequestError(
+                f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}",
+                "UNKNOWN",
+            )
 
     def refresh(self):
         """Applies the file, or nothing of it, and then looks for versions.
@@ -82,6 +116,14 @@ class Models:
         """
         try:
             config = stand_in_config.read_models(self.file)
+            if not config.WhichOneof("config"):  # an empty file
+                if not self._configs:
+                    return
+                raise c_session.RequestError(
+                    "Cannot transition to requested config. It is only legal to transition from "
+                    "one ModelConfigList to another.",
+                    "FAILED_PRECONDITION",
+                )
             configs = {model.name: model for model in config.model_config_list.config}
             self._labels = self._checked_labels(configs)
             self._configs = configs
@@ -151,9 +193,11 @@ class Models:
             base = self.file.parent / base.relative_to("/models")
         if not base.exists():
             raise c_session.RequestError(
-                f"Could not find base path {config.base_path} for servable {config.name}"
+                f"Could not find base path {config.base_path} for servable {config.name} with "
+                f"error NOT_FOUND: {config.base_path} not found"
             )
-        found = {int(p.name): p for p in base.glob("*") if p.name.isdecimal()}
+        names = (p for p in sorted(base.glob("*")) if re.fullmatch("[0-9]+", p.name))
+        found = {int(p.name): p for p in names if int(p.name) < 1 << 63}
         policy = config.model_version_policy
         if policy.HasField("all"):
             return found

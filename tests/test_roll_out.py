@@ -190,3 +190,52 @@ def test_a_file_that_cannot_be_applied_leaves_all_as_it_was(folder, text, words)
     with pytest.raises(RequestError, match=words):
         models.refresh()
     assert answer(models, "first") == answer(models, "second") == 1
+
+
+def test_an_empty_file_changes_nothing(folder):
+    models = folder.models()
+    folder.write_text("# nothing\n")
+    with pytest.raises(RequestError, match="Cannot transition to requested config"):
+        models.refresh()
+    assert answer(models, "first") == 1
+    folder.write_text("model_config_list {}")
+    models.refresh()
+    assert states(models, "first") == {1: "END"}
+    folder.write_text("")
+    empty = folder.models()  # a server may start without models
+    folder.write(first=[1])
+    empty.refresh()
+    assert answer(empty, "first") == 1
+
+
+def test_the_deprecated_type_is_a_platform(folder):
+    old = BLOCK.replace('model_platform: "tensorflow"', "model_type: TENSORFLOW")
+    folder.write_text(f"model_config_list {{ {old[:-1]} model_version_policy {{ all {{}} }} }} }}")
+    assert states(folder.models(), "first")[2] == "AVAILABLE"
+    folder.write_text(f"model_config_list {{ {old[:-1]} model_platform: 'tensorflow' }} }}")
+    with pytest.raises(RequestError, match="Illegal setting both"):
+        folder.models()
+
+
+def test_folders_that_are_no_version_are_left_out(tmp_path):
+    folder = Folder(tmp_path)
+    folder.add("first", 7)
+    for name in ("99999999999999999999", "\u0669", "9x", "-9"):  # too large, Arabic 9
+        (tmp_path / "first" / name).mkdir()
+    folder.write_text(f"model_config_list {{ {BLOCK} }}")
+    assert states(folder.models(), "first") == {7: "AVAILABLE"}
+
+
+def test_a_server_does_not_start_with_a_model_that_does_not_load(tmp_path):
+    folder = Folder(tmp_path)
+    folder.add("first", 1)
+    broken = tmp_path / "first" / "2"
+    broken.mkdir()
+    (broken / "saved_model.pb").write_bytes(b"rubbish")
+    folder.write_text(f"model_config_list {{ {BLOCK} }}")  # the latest version alone
+    words = r"1 servable\(s\) did not become available: {{{name: first version: 2} due to error: "
+    with pytest.raises(RequestError, match=words):
+        folder.models()
+    every = BLOCK[:-1] + "model_version_policy { all {} } }"
+    folder.write_text(f"model_config_list {{ {every} }}")
+    assert answer(folder.models(), "first") == 1
