@@ -294,14 +294,12 @@ def from_proto(proto, name=""):
 
 
 def to_proto(array, proto):
-    """Writes an array into a `TensorProto`."""
+    """Writes an array into a `TensorProto`, its values into the field of their type."""
     proto.dtype = NUMBERS[array.dtype]
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
-    if proto.dtype == STRING:
-        proto.string_val.extend(array.ravel())
-    else:
-        proto.tensor_content = np.ascontiguousarray(array).tobytes()
+    field = "string_val" if proto.dtype == STRING else FIELDS[proto.dtype]
+    getattr(proto, field).extend(array.ravel().tolist())
 
 
 def read_records(path):

@@ -9,12 +9,16 @@ from stand_in_http import signatures_of
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-OPTIONS = [("grpc.max_receive_message_length", (1 << 31) - 1)]
+OPTIONS = [
+    ("grpc.max_receive_message_length", (1 << 31) - 1),
+    ("grpc.so_reuseport", 0),  # two servers would share a port, and its callers
+]
 LONGEST = 1024  # the most characters of an error
 
 
@@ -23,7 +27,7 @@ def explained(function):
 
     def call(self, request, context):
         try:
-            if not request.HasField("model_spec"):
+            if hasattr(request, "model_spec") and not request.HasField("model_spec"):
                 raise c_session.RequestError("Missing ModelSpec")
             return function(self, request, context)
         except c_session.RequestError as error:
@@ -31,6 +35,25 @@ def explained(function):
             if len(message) > LONGEST:
                 message = message[:LONGEST] + "...TRUNCATED"
             context.abort(grpc.StatusCode[error.code], message)
+
+    return call
+
+
+def counted(function):
+    """Counts the calls of a method for the metrics."""
+
+    def call(self, request, context):
+        start, code = time.monotonic(), "UNKNOWN"
+        try:
+            answer = function(self, request, context)
+            code = "OK"
+            return answer
+        except c_session.RequestError as error:
+            code = error.code
+            raise
+        finally:
+            name, seconds = request.model_spec.name, time.monotonic() - start
+            self.metrics.record(name, code, "GRPC", seconds, function.__name__)
 
     return call
 
@@ -48,20 +71,8 @@ class Service(
         self.models, self.metrics = models, metrics
 
     @explained
+    @counted
     def Predict(self, request, context):  # noqa: N802
-        start, code = time.monotonic(), "UNKNOWN"
-        try:
-            answer = self._predict(request, context)
-            code = "OK"
-            return answer
-        except c_session.RequestError as error:
-            code = error.code
-            raise
-        finally:
-            seconds = time.monotonic() - start
-            self.metrics.record(request.model_spec.name, code, "GRPC", seconds)
-
-    def _predict(self, request, context):
         spec, left = request.model_spec, context.time_remaining()
         signature = spec.signature_name or "serving_default"
         with self.models.asked(*_which(spec)) as (number, version):
@@ -75,6 +86,37 @@ class Service(
         for name, array in answer.items():
             c_session.to_proto(array, response.outputs[name])
         return response
+
+    @explained
+    @counted
+    def Classify(self, request, context):  # noqa: N802
+        self._refuse(request.model_spec, "classify")
+
+    @explained
+    @counted
+    def Regress(self, request, context):  # noqa: N802
+        self._refuse(request.model_spec, "regress")
+
+    @explained
+    def MultiInference(self, request, context):  # noqa: N802
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        with self.models.asked(*_which(spec)) as (_, version):
+            method = request.tasks[0].method_name
+            name = spec.signature_name or "serving_default"
+            if name not in version.signatures:
+                raise c_session.RequestError(
+                    f"Requested signature not found in model graph: {name}"
+                )
+            verb = method.removeprefix("tensorflow/serving/")
+            if verb == method or verb not in ("classify", "regress"):
+                raise c_session.RequestError(
+                    f"Unsupported signature method_name: {method}", "UNIMPLEMENTED"
+                )
+            version.refuse(name, verb)
+
+    def _refuse(self, spec, verb):
+        with self.models.asked(*_which(spec)) as (_, version):
+            version.refuse(spec.signature_name, verb)
 
     @explained
     def GetModelMetadata(self, request, context):  # noqa: N802

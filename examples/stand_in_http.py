@@ -1,6 +1,6 @@
 """The REST side of the stand-in server: paths, methods and status codes."""
 
-import gzip
+import http
 import http.server
 import json
 import pathlib
@@ -17,8 +17,14 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 PAGE = pathlib.Path(__file__).with_name("try_models.html")
 LARGEST = (1 << 31) - 1  # the most bytes of a request, as of a gRPC message
+INFLATED = 100 << 20  # the most bytes of a body that came compressed
 TIMEOUT = 30_000  # ms of a call, the server's --rest_api_timeout_in_ms
 MODEL = r"(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+# An address in a request: with the name of a host, or without. Only `path` counts.
+ADDRESS = re.compile(
+    r"(?:[a-z][a-z\d+.-]*:)?(?://[^/?#]*)?(?P<path>(?:[\w.~!$&'()*+,;=:@/?#-]|%[\da-f]{2})*)",
+    re.IGNORECASE | re.ASCII,
+)
 # The server's patterns. Case does not matter. A query string counts as part of the path, and so of
 # the last name in it.
 API = re.compile(r"/v1/.*", re.IGNORECASE | re.DOTALL)
@@ -53,25 +59,33 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             return None
+        # Not `self.path`: Python makes one slash of several at its beginning.
+        address = ADDRESS.fullmatch(self.requestline.split()[1])
+        if not address:
+            return self._refuse(400)
+        self.path = address["path"] or "/"
         if self.path == "/" and self.command == "GET":
             return self._send(200, PAGE.read_bytes(), "text/html; charset=utf-8")
         if self.metrics_path and self.path.split("?")[0] == self.metrics_path:
             return self._send_metrics()
         if not API.fullmatch(self.path):
-            return self._send_json(404, {"error": "Not Found"})
+            return self._refuse(404)
         if self.command == "OPTIONS":  # a browser asks this before it sends to another origin
             return self._send(200 if re.match("https?://", self.headers["Origin"] or "") else 400)
         start, code = time.monotonic(), "OK"
-        predict = self.command == "POST" and PREDICT.fullmatch(self.path)
-        name = urllib.parse.unquote(predict["name"]) if predict else None
+        pattern = {"POST": PREDICT, "GET": STATUS}.get(self.command)
+        path = pattern and pattern.fullmatch(self.path)
+        name = urllib.parse.unquote(path["name"] or "") if path else ""
+        verb = path["verb"] if path and self.command == "POST" else ""
         try:
-            answer = self._predict(predict, name, body) if predict else self._describe()
+            if not path:
+                raise c_session.RequestError(f"Malformed request: {self.command} {self.path}")
+            answer = self._predict(path, name, body) if verb else self._describe(path, name)
         except c_session.RequestError as error:
             code, answer = error.code, {"error": str(error)}
         except Exception as error:  # an error in this server: the caller gets to know it
             code, answer = "UNKNOWN", {"error": f"{type(error).__name__}: {error}"}
-        if predict:
-            self.metrics.record(name, code, "REST", time.monotonic() - start)
+        self.metrics.record(name, code, "REST", time.monotonic() - start, verb)
         return self._send_json(HTTP_CODES[code], answer)
 
     # The API itself refuses most methods, with an error message.
@@ -79,41 +93,65 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _body(self):
         """Returns the body. None: the request is answered already, or the client has hung up."""
-        length = self.headers.get("Content-Length", "" if self.command == "POST" else "0")
-        if not length.isdecimal():
-            self.close_connection = True
-            return self._send_json(411, {"error": "a request must say its Content-Length"})
-        if int(length) > LARGEST:
-            self.close_connection = True
-            return self._send_json(
-                413, {"error": f"the request holds {length} bytes; at most {LARGEST} are taken"}
-            )
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):  # the client hung up
+        try:
+            if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+                body = self._chunks()
+            else:
+                body = self._bytes(_size(self.headers.get("Content-Length", "0"), 10))
+        except EOFError:  # the client hung up
             self.close_connection = True
             return None
-        if "gzip" in self.headers.get("Content-Encoding", ""):
-            try:
-                return gzip.decompress(body)
-            except (OSError, EOFError, zlib.error):
-                return b""
+        except ValueError:
+            return self._refuse(400)
+        except OverflowError:
+            return self._refuse(413)
+        if "gzip" not in self.headers.get("Content-Encoding", ""):
+            return body
+        inflate = zlib.decompressobj(wbits=31)
+        try:
+            body = inflate.decompress(body, INFLATED)
+        except zlib.error:
+            return b""
+        return body if inflate.eof else b""
+
+    def _chunks(self):
+        body = b""
+        while piece := self._bytes(_size(self._line(), 16), len(body)):
+            body += piece
+            self._line()
+        while self._line():  # further headers
+            pass
         return body
 
+    def _line(self):
+        line = self.rfile.readline(1 << 16)
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line.strip().decode("latin-1")
+
+    def _bytes(self, size, before=0):
+        if before + size > LARGEST:
+            raise OverflowError
+        found = self.rfile.read(size)
+        if len(found) < size:
+            raise EOFError
+        return found
+
     def _predict(self, path, name, body):
-        if path["verb"].lower() != "predict":
-            raise c_session.RequestError("The stand-in answers :predict alone.", "UNIMPLEMENTED")
+        which, verb = _version(path), path["verb"].lower()
         request = rest.parse(body)
-        with self.models.asked(name, *_version(path)) as (_, version):
+        if verb != "predict":
+            rest.check_examples(request)
+        with self.models.asked(name, *which) as (_, version):
+            if verb != "predict":
+                version.refuse(request.get("signature_name"), verb)
             signature, inputs, by_row = rest.read(request, version.signatures)
             return rest.write(version.run(signature, inputs, timeout_ms=TIMEOUT), by_row)
 
-    def _describe(self):
-        path = STATUS.fullmatch(self.path) if self.command == "GET" else None
-        if not path:
-            raise c_session.RequestError(f"Malformed request: {self.command} {self.path}")
-        if not path["name"]:
+    def _describe(self, path, name):
+        if not name:
             raise c_session.RequestError("Missing model name in request.")
-        name, (number, label) = urllib.parse.unquote(path["name"]), _version(path)
+        number, label = _version(path)
         if path["metadata"]:
             with self.models.asked(name, number, label) as (number, version):
                 found = get_model_metadata_pb2.GetModelMetadataResponse()
@@ -140,7 +178,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._send(200, self.metrics.page().encode(), "text/plain")
 
     def _send_json(self, code, content):
-        self._send(code, json.dumps(content).encode(), "application/json")
+        # As in the server, bytes of a text that are not UTF-8 stay as they are.
+        body = json.dumps(content, ensure_ascii=False).encode(errors="surrogateescape")
+        self._send(code, body, "application/json")
+
+    def _refuse(self, code):
+        """Answers what is no request to the API, in the words of libevent, and hangs up."""
+        self.close_connection = True
+        words = http.HTTPStatus(code).phrase
+        page = (
+            f"<HTML><HEAD>\n<TITLE>{code} {words}</TITLE>\n</HEAD><BODY>\n<H1>{words}</H1>\n"
+            "</BODY></HTML>\n"
+        )
+        self._send(code, page.encode(), "text/html")
 
     def _send(self, code, content=b"", kind=None):
         self.send_response(code)
@@ -155,6 +205,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Prints nothing. A line for each request would hide all other messages."""
+
+
+def _size(digits, base):
+    if not re.fullmatch("[0-9a-f]{1,16}", digits, re.IGNORECASE):
+        raise ValueError
+    return int(digits, base)
 
 
 def _version(path):

@@ -16,12 +16,12 @@ class Metrics:
         self._lock = threading.Lock()
         self._counts, self._latencies = collections.Counter(), {}
 
-    def record(self, model, code, entrypoint, seconds):
+    def record(self, model, code, entrypoint, seconds, api="predict"):
         """Counts a request. Its time counts only if the request was answered."""
         with self._lock:
             self._counts[model, code] += 1
             if code == "OK":
-                key = (model, entrypoint)
+                key = (model, api, entrypoint)
                 buckets, total = self._latencies.get(key, ([0] * (len(LIMITS) + 1), 0.0))
                 buckets[bisect.bisect(LIMITS, seconds * 1e6)] += 1
                 self._latencies[key] = buckets, total + seconds * 1e6
@@ -33,8 +33,8 @@ class Metrics:
             for (model, code), count in sorted(self._counts.items()):
                 lines.append(f'{COUNT}{{model_name="{_escaped(model)}",status="{code}"}} {count}')
             lines.append(f"# TYPE {LATENCY} histogram")
-            for (model, entrypoint), (buckets, total) in sorted(self._latencies.items()):
-                labels = f'model_name="{_escaped(model)}",API="predict",entrypoint="{entrypoint}"'
+            for (model, api, entrypoint), (buckets, total) in sorted(self._latencies.items()):
+                labels = f'model_name="{_escaped(model)}",API="{api}",entrypoint="{entrypoint}"'
                 so_far = 0
                 for limit, count in zip([*LIMITS, "+Inf"], buckets, strict=True):
                     so_far += count

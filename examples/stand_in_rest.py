@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import math
+import re
 
 import c_session
 import numpy as np
@@ -28,6 +29,10 @@ PARSE_ERRORS = {  # the words of Python's parser: the words of the server's
     "Invalid \\escape": "Invalid escape character in string.",
     "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
 }
+# Escapes of a JSON text that are to be read together, or half of a pair that stands alone.
+ESCAPES = re.compile(
+    r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>\\u[dD][89a-fA-F])", re.DOTALL
+)
 MOST_SHOWN = 256  # the most characters of a value in an error
 
 
@@ -37,14 +42,22 @@ def parse(body):
     Raises:
         RequestError: If the request is wrong. So do all functions of this module.
     """
-    text = body.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape").lstrip(" \t\r\n")
-    if not text:
+    text = body.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    start, decoder = len(text) - len(text.lstrip(" \t\r\n")), json.JSONDecoder(parse_float=_float)
+    if start == len(text):
         raise c_session.RequestError("JSON Parse error: The document is empty")
     try:
-        request, _ = json.JSONDecoder(parse_float=_float).raw_decode(text)
+        request, end = decoder.raw_decode(text, start)
+        for escape in ESCAPES.finditer(text, start, end):
+            if escape["lone"]:
+                message = "The surrogate pair in string is invalid."
+                raise json.JSONDecodeError(message, text, escape.start())
     except json.JSONDecodeError as error:
         words = PARSE_ERRORS.get(error.msg.rstrip(": "), error.msg)
-        raise c_session.RequestError(f"JSON Parse error: {words} at offset: {error.pos}") from None
+        if error.msg == "Expecting ',' delimiter" and _in_list(decoder, text, start, error.pos):
+            words = "Missing a comma or ] after an array element."
+        offset = len(text[: error.pos].encode(errors="surrogateescape"))
+        raise c_session.RequestError(f"JSON Parse error: {words} at offset: {offset}") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of 5,000 digits
         raise c_session.RequestError(f"JSON Parse error: {error}") from None
     if not isinstance(request, dict):
@@ -57,11 +70,42 @@ def parse(body):
     return request
 
 
+def _in_list(decoder, text, start, place):
+    """Returns whether a list may end at a place of a text."""
+    try:
+        decoder.raw_decode(text[:place] + "]", start)
+    except json.JSONDecodeError as error:
+        return error.pos > place
+    return True
+
+
 def _float(digits):
     value = float(digits)
     if math.isinf(value):
         raise ValueError("Number too big to be stored in double.")
     return value
+
+
+def check_examples(request):
+    """Refuses what is no request to classify or regress examples."""
+    if "examples" not in request:
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(request)} When method is classify, key 'examples' is expected "
+            "and was not found"
+        )
+    if not isinstance(request["examples"], list):
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(request)} Expecting 'examples' value to be an list/array"
+        )
+    if not request["examples"]:
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(request)} 'examples' value is an empty array"
+        )
+    for example in request["examples"]:
+        if not isinstance(example, dict):
+            raise c_session.RequestError(
+                f"Example must be JSON object but got JSON {_kind(example)}"
+            )
 
 
 def read(request, signatures):
@@ -125,13 +169,14 @@ def _rows(instances, expected):
             raise c_session.RequestError(f"Expecting {wanted} at item {place} of input list")
         for name, value in row.items() if by_name else [(next(iter(expected)), row)]:
             try:
-                rows[name].append(_row(name, value, rows, expected))
+                array = _row(name, value, rows, expected)
             except c_session.RequestError as error:
                 key = f" key: {name}" if by_name else ""
                 raise c_session.RequestError(
                     f"Failed to process element: {place}{key} of 'instances' list. Error: "
                     f"{error.code}: {error}"
                 ) from None
+            rows[name].append(array)
         if by_name and set(row) != set(expected):
             raise c_session.RequestError(
                 f"Failed to process element: {place} of 'instances' list. JSON object: "
@@ -217,14 +262,8 @@ def _leaf(value, number):
         raise c_session.RequestError(
             f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {kind}"
         )
-    if kind != "string":
-        return value
-    try:
-        return value.encode(errors="surrogateescape")  # bytes that are not UTF-8 stay as they are
-    except UnicodeEncodeError:
-        raise c_session.RequestError(
-            "JSON Parse error: The surrogate pair in string is invalid."
-        ) from None
+    # Bytes that are not UTF-8 stay as they are.
+    return value.encode(errors="surrogateescape") if kind == "string" else value
 
 
 def _is_base64(value):
@@ -240,9 +279,11 @@ def _from_base64(value):
         raise c_session.RequestError(
             f"JSON Value: {_shown(value)} not formatted correctly for base64 data"
         )
-    digits = "".join(value["b64"].split()).rstrip("=")
+    given = "".join(value["b64"].split())
+    digits = given.rstrip("=")
+    padding = "=" * (-len(digits) % 4)  # may be left out, but not in part
     try:
-        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        return base64.b64decode(digits + padding if given == digits else given, validate=True)
     except (binascii.Error, ValueError):
         raise c_session.RequestError("Unable to base64 decode") from None
 
@@ -273,7 +314,7 @@ def write(answer, by_row):
     columns = {
         name: _strings(array.tolist(), name.endswith("_bytes"))
         if array.dtype == object
-        else array.tolist()
+        else _numbers(array).tolist()
         for name, array in answer.items()
     }
     if not by_row:
@@ -284,9 +325,20 @@ def write(answer, by_row):
     return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
+def _numbers(array):
+    """Returns an array whose numbers of 32 bits are as short as the server writes them."""
+    if array.dtype != np.float32:
+        return array
+    values, places = np.unique(array, return_inverse=True)  # many are equal: zeros at the end
+    short = np.array([float(f"{value:.6g}") for value in values.tolist()])
+    long = short.astype(np.float32) != values
+    short[long] = [float(f"{value:.9g}") for value in values[long].tolist()]
+    return short[places].reshape(array.shape)
+
+
 def _strings(value, as_base64):
     if isinstance(value, list):
         return [_strings(one, as_base64) for one in value]
     if as_base64:
         return {"b64": base64.b64encode(value).decode()}
-    return value.decode(errors="replace")
+    return value.decode(errors="surrogateescape")

@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +18,8 @@ import numpy as np
 import pytest
 import query
 import small_models
+import stand_in_rest
+import stand_in_server
 import tensorflow as tf
 from stand_in_process import ROOT, curl, predict, serving, wait
 from tensorflow_serving.apis import (
@@ -86,6 +89,40 @@ def test_status_and_metadata_are_the_server_s(server):
     request.model_spec.name = "sentiment"
     [status] = stub.GetModelStatus(request, timeout=10).model_version_status
     assert (status.version, status.state) == (1, get_model_status_pb2.ModelVersionStatus.AVAILABLE)
+
+
+def test_numbers_and_bytes_are_written_as_the_server_writes_them():
+    values = [0.1, 1 / 3, 16777217, 1e-30, float("nan"), float("inf")]
+    array = np.array(values, "float32").reshape(2, 3)
+    written = stand_in_rest.write({"y": array}, by_row=False)["outputs"]
+    # Six digits if they are enough, else nine.
+    expected = [0.1, 0.333333343, 16777216.0, 1e-30, float("nan"), float("inf")]
+    np.testing.assert_array_equal(np.ravel(written), expected)
+    text = stand_in_rest.write({"y": np.array([b"\xff", b"\xc3\xa9"], object)}, True)
+    assert json.dumps(text, ensure_ascii=False).encode(errors="surrogateescape") == (
+        b'{"predictions": ["\xff", "\xc3\xa9"]}'
+    )
+
+
+def test_values_are_in_the_field_of_their_type(server):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(server[1]))
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "sentiment"
+    request.inputs["text"].CopyFrom(tf.make_tensor_proto(TEXTS))
+    outputs = stub.Predict(request, timeout=60).outputs
+    expected = exported.sentiment().ask(text=TEXTS)
+    np.testing.assert_allclose(outputs["probability"].float_val, expected["probability"], 1e-6)
+    assert list(outputs["label"].int64_val) == expected["label"].tolist()
+
+
+@pytest.mark.parametrize("option, taken", [("--rest-port", 0), ("--grpc-port", 1)])
+def test_a_port_that_is_taken_is_told(small, server, option, taken, monkeypatch):
+    port = server[taken].rsplit(":", 1)[1]
+    ports = {"--rest-port": "0", "--grpc-port": "0", option: port}
+    arguments = [str(small / "models.config"), *(part for pair in ports.items() for part in pair)]
+    monkeypatch.setattr(sys, "argv", ["stand_in_server.py", *arguments])
+    with pytest.raises(SystemExit, match=f"{option} {port}.*: "):
+        stand_in_server.main()
 
 
 @pytest.fixture

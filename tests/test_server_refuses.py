@@ -3,6 +3,7 @@
 Codes and words are those of its `http_rest_api_handler.cc`, `json_tensor.cc`, `predict_util.cc`.
 """
 
+import gzip
 import json
 import socket
 import urllib.error
@@ -13,9 +14,12 @@ import pytest
 import tensorflow as tf
 from stand_in_process import curl, predict
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
+    inference_pb2,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 pytest_plugins = ["stand_in_process"]
@@ -142,7 +146,9 @@ def grpc_error(server, request, timeout=10):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(
         grpc.insecure_channel(server[1], options)
     )
-    ask = getattr(stub, type(request).__name__.removesuffix("Request"))
+    method = type(request).__name__.removesuffix("Request")
+    method = {"Classification": "Classify", "Regression": "Regress"}.get(method, method)
+    ask = getattr(stub, method)
     with pytest.raises(grpc.RpcError) as error:
         ask(request, timeout=timeout)
     return error.value.code().name, error.value.details()
@@ -215,3 +221,120 @@ def test_a_filter_chooses_outputs_and_a_message_may_be_larger_than_4_mib(server)
     response = stub.Predict(predict_request(text=large, outputs=["label"]), timeout=60)
     assert set(response.outputs) == {"label"}
     assert response.model_spec.signature_name == "serving_default"
+
+
+@pytest.mark.parametrize("body, words", [
+    ({"instances": [{"text": "a", "more": 1}]},
+     "element: 0 key: more of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not "
+     "have named input: more"),
+    ({"instances": [{"b64": 1}]}, "JSON object: does not have named input: b64"),
+    ({"instances": [{"b64": "YQ="}]}, "Unable to base64 decode"),  # half of its padding
+    (b'{"inputs": ["a" "b"]}', "Missing a comma or ] after an array element. at offset: 16"),
+    (b'{"a": [1] "b": 2}', "Missing a comma or } after an object member. at offset: 10"),
+    (b' {"inputs": ["\xc3\xa9" 1]}', "an array element. at offset: 18"),  # bytes are counted
+    (b'{"inputs": ["\\ud800"]}', "The surrogate pair in string is invalid. at offset: 13"),
+    (b'{"inputs": ["\\udc80"]}', "The surrogate pair in string is invalid."),
+    (b'{"instances": [{"\\ud800": 1}]}', "The surrogate pair in string is invalid."),
+])  # fmt: skip
+def test_mistakes_in_rows_and_texts_are_named_as_the_server_does(server, body, words):
+    code, answer = predict(server, body)
+    assert code == 400 and words in answer["error"], (code, answer)
+    assert predict(server, b'{"inputs": ["\\ud83d\\ude00 \\\\ud800"]}')[0] == 200
+
+
+def raw(server, head, body=b""):
+    """Returns the code and the body of the answer to a request that is written by hand."""
+    host, port = server[0].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head.encode("latin-1") + b"\r\nConnection: close\r\n\r\n" + body)
+        found = b""
+        while more := connection.recv(1 << 16):
+            found += more
+    head, _, body = found.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+POST = "POST /v1/models/sentiment:predict HTTP/1.1\r\nHost: x"
+
+
+def test_a_body_may_come_in_chunks_or_be_left_out(server):
+    chunks = b'b\r\n{"inputs": \r\nA\r\n["good"]} \r\n0\r\n\r\n'
+    code, body = raw(server, f"{POST}\r\nTransfer-Encoding: chunked", chunks)
+    assert code == 200 and len(json.loads(body)["outputs"]["label"]) == 1
+    assert raw(server, f"{POST}\r\nTransfer-Encoding: chunked", b"x\r\n")[0] == 400
+    code, body = raw(server, POST)
+    assert code == 400 and b"The document is empty" in body
+
+
+def test_a_compressed_body_holds_at_most_100_mib(server):
+    for spaces, expected in ((1, 200), (100 << 20, 400)):
+        body = gzip.compress(b'{"inputs": ["good"]' + b" " * spaces + b"}", 1)
+        head = f"{POST}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}"
+        assert raw(server, head, body)[0] == expected
+
+
+@pytest.mark.parametrize("head, code", [
+    ("GET /other HTTP/1.1", 404), ("GET //v1/models/sentiment HTTP/1.1", 404),
+    ('GET /v1/models/a"b HTTP/1.1', 400), ("GET /v1/models/a%zz HTTP/1.1", 400),
+    ("GET /v1/models/\u00e9 HTTP/1.1", 400), (f"{POST}\r\nContent-Length: -1", 400),
+    (f"{POST}\r\nContent-Length: {'9' * 5000}", 400),
+])  # fmt: skip
+def test_what_is_no_request_to_the_api_is_refused_as_libevent_does(server, head, code):
+    words = {400: b"Bad Request", 404: b"Not Found"}[code]
+    found, said = raw(server, head)
+    assert found == code and b"<H1>" + words + b"</H1>" in said
+
+
+def test_an_address_may_name_the_host(server):
+    assert raw(server, "GET http://x/v1/models/sentiment HTTP/1.1")[0] == 200
+
+
+@pytest.mark.parametrize("model, verb, body, code, words", [
+    ("sentiment", "classify", {"examples": [{}]}, 400, "No classification inputs found in Sig"),
+    ("sentiment", "regress", {"examples": [{}]}, 400, "Expected one output Tensor."),
+    ("shakespeare", "regress", {"examples": [{}]}, 400, "Expected one input Tensor."),
+    ("sentiment", "classify", {"examples": [{}], "signature_name": "no"}, 400,
+     "No signature was found with the name: no"),
+    ("sentiment", "classify", {"instances": ["a"]}, 400, "key 'examples' is expected"),
+    ("sentiment", "regress", {"examples": []}, 400, "'examples' value is an empty array"),
+    ("sentiment", "regress", {"examples": [1]}, 400, "must be JSON object but got JSON Number"),
+    ("nobody", "classify", {"examples": [{}]}, 404, "Latest(nobody)"),
+    ("nobody", "classify", {}, 400, "key 'examples' is expected"),
+])  # fmt: skip
+def test_examples_are_refused_as_the_server_does(server, model, verb, body, code, words):
+    found, said = curl(server, f"/v1/models/{model}:{verb}", json.dumps(body).encode())
+    assert found == code and words in said["error"]
+
+
+def test_examples_over_grpc_are_refused_as_the_server_does(server):
+    for request, words in (
+        (classification_pb2.ClassificationRequest(), "No classification inputs found"),
+        (regression_pb2.RegressionRequest(), "Expected one output Tensor."),
+    ):
+        assert grpc_error(server, request) == ("INVALID_ARGUMENT", "Missing ModelSpec")
+        request.model_spec.name = "sentiment"
+        code, said = grpc_error(server, request)
+        assert code == "INVALID_ARGUMENT" and words in said
+    request = inference_pb2.MultiInferenceRequest()
+    assert grpc_error(server, request) == ("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+    task = request.tasks.add(method_name="tensorflow/serving/regress")
+    task.model_spec.name = "sentiment"
+    assert grpc_error(server, request) == ("INVALID_ARGUMENT", "Expected one output Tensor.")
+    task.method_name = "no"
+    words = "Unsupported signature method_name: no"
+    assert grpc_error(server, request) == ("UNIMPLEMENTED", words)
+
+
+def test_every_request_to_the_api_is_counted(server):
+    def count(part):
+        with urllib.request.urlopen(server[0] + METRICS, timeout=60) as response:
+            lines = response.read().decode().splitlines()
+        return sum(int(line.split()[-1]) for line in lines if part in line)
+
+    asked = ':tensorflow:serving:request_count{model_name="sentiment",status="OK"}'
+    by_rpc = 'latency_count{model_name="sentiment",API="Predict",entrypoint="GRPC"}'
+    before = count(asked), count(by_rpc)
+    curl(server, "/v1/models/sentiment")
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(server[1]))
+    stub.Predict(predict_request(text=TEXT), timeout=60)
+    assert (count(asked), count(by_rpc)) == (before[0] + 2, before[1] + 1)
