@@ -22,12 +22,12 @@ def newest_version(directory):
     path = pathlib.Path(directory)
     if (path / "saved_model.pb").exists():
         return path
-    versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
+    versions = [p for p in path.glob("*") if p.name.isdecimal()]  # 7 or 00007, as in the server
     if not versions:
         sys.exit(
             f"{directory} holds no exported model: neither saved_model.pb nor a version 1, 2, ..."
         )
-    return path / str(max(versions))
+    return max(versions, key=lambda p: int(p.name))
 
 
 def load(directory):

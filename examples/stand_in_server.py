@@ -5,7 +5,8 @@
 NOT for production: no batches of several requests, no TLS. It answers the same REST (port 8501) and
 gRPC (port 8500) calls, on the same C++ runtime. It reads the same configuration (`batching.config`
 and `monitoring.config` beside `models.config`), rolls versions the same way, and refuses what the
-server refuses. `http://localhost:8501/` is a page on which to try the examples' models.
+server refuses. It leaves out `HandleReloadConfigRequest` and the health checks of gRPC.
+`http://localhost:8501/` is a page on which to try the examples' models.
 """
 
 import argparse

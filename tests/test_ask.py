@@ -79,3 +79,9 @@ def test_a_damaged_model_is_named(cut, program, monkeypatch, tmp_path):
     (tmp_path / "1" / cut).write_bytes((tmp_path / "1" / cut).read_bytes()[:40])
     with pytest.raises(SystemExit, match=rf"{tmp_path}/1.* holds a model that does not load: "):
         program.load(tmp_path)
+
+
+def test_the_newest_version_is_found_whatever_zeros_its_name_begins_with(tmp_path):
+    for name in ("9", "00010", "x"):
+        (tmp_path / name).mkdir()
+    assert ask.newest_version(tmp_path) == tmp_path / "00010"
