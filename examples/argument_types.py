@@ -8,23 +8,23 @@ import sys
 import tempfile
 import urllib.parse
 
+LONGEST = 1e6  # seconds to wait; the system's clocks refuse far more
+_print_error = sys.excepthook
+
 
 def command_line(text):
     """Returns a parser that shows the text of a program as it is. Ctrl-C ends without a trace."""
-    sys.excepthook = _said
+    sys.excepthook = _without_trace_on_ctrl_c
     return argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
-LONGEST = 1e6  # seconds to wait; the system's clocks refuse far more
-
-
-def _said(kind, error, trace):
+def _without_trace_on_ctrl_c(kind, error, trace):
     if issubclass(kind, KeyboardInterrupt):
         print(file=sys.stderr)
     else:
-        sys.__excepthook__(kind, error, trace)
+        _print_error(kind, error, trace)
 
 
 def require(good, given, wanted):

@@ -79,7 +79,7 @@ def accepted(outputs):
 def pick(found, name, of):
     """Returns what the server has by a name, or raises with the names that it has."""
     if not isinstance(found, collections.abc.Mapping):
-        raise QueryError(f"{of} is none of TensorFlow Serving's. Received: {str(found)[:SHOWN]}")
+        raise QueryError(f"{of} is not one of TensorFlow Serving. Received: {str(found)[:SHOWN]}")
     if name not in found:
         raise QueryError(f"{of} has no {name!r}. It has {sorted(found)}. Ask another --model.")
     return found[name]
@@ -242,10 +242,8 @@ def classify(client, model, texts):
     """Yields texts with their label and the probability that they are positive."""
     answer = client.predict(model, "serving_default", {"text": texts})
     probabilities = pick(answer, "probability", f"An answer of {model!r}")
-    numbers = isinstance(probabilities, list) and [
-        isinstance(p, int | float) for p in probabilities
-    ]
-    if numbers != [True] * len(texts):
+    good = isinstance(probabilities, list) and len(probabilities) == len(texts)
+    if not good or not all(isinstance(p, int | float) for p in probabilities):
         raise QueryError(
             f"{model!r} gives no probability for each text. Received: {str(probabilities)[:SHOWN]}"
         )

@@ -76,7 +76,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pattern = {"POST": PREDICT, "GET": STATUS}.get(self.command)
         path = pattern and pattern.fullmatch(self.path)
         name = urllib.parse.unquote(path["name"] or "") if path else ""
-        verb = path["verb"] if path and self.command == "POST" else ""
+        verb = path["verb"].lower() if path and self.command == "POST" else ""
         try:
             if not path:
                 raise c_session.RequestError(f"Malformed request: {self.command} {self.path}")
@@ -115,13 +115,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return body if inflate.eof else b""
 
     def _chunks(self):
-        body = b""
+        body = bytearray()
         while piece := self._bytes(_size(self._line(), 16), len(body)):
             body += piece
             self._line()
         while self._line():  # further headers
             pass
-        return body
+        return bytes(body)
 
     def _line(self):
         line = self.rfile.readline(1 << 16)

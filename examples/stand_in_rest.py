@@ -314,7 +314,7 @@ def write(answer, by_row):
     columns = {
         name: _strings(array.tolist(), name.endswith("_bytes"))
         if array.dtype == object
-        else _numbers(array).tolist()
+        else _shortest(array).tolist()
         for name, array in answer.items()
     }
     if not by_row:
@@ -325,11 +325,13 @@ def write(answer, by_row):
     return {"predictions": [dict(zip(columns, row, strict=True)) for row in rows]}
 
 
-def _numbers(array):
+def _shortest(array):
     """Returns an array whose numbers of 32 bits are as short as the server writes them."""
     if array.dtype != np.float32:
         return array
-    values, places = np.unique(array, return_inverse=True)  # many are equal: zeros at the end
+    # Many are equal: zeros at the end. As bits, since -0.0 equals 0.0.
+    bits, places = np.unique(array.view("uint32"), return_inverse=True)
+    values = bits.view("float32")
     short = np.array([float(f"{value:.6g}") for value in values.tolist()])
     long = short.astype(np.float32) != values
     short[long] = [float(f"{value:.9g}") for value in values[long].tolist()]

@@ -41,10 +41,18 @@ class Server:
         self._poll, self._stopped = poll, threading.Event()
         path = metrics_path(self.models.file.with_name("monitoring.config"))
         members = {"models": self.models, "metrics": metrics, "metrics_path": path}
-        self._http = HttpServer((host, rest_port), type("BoundHandler", (Handler,), members))
+        handler = type("BoundHandler", (Handler,), members)
+        try:
+            self._http = HttpServer((host, rest_port), handler)
+        except OSError as error:
+            raise c_session.RequestError(f"--rest-port {rest_port}: {error}") from None
         self._grpc = stand_in_grpc.server(self.models, metrics)
         self.rest_port = self._http.server_address[1]
-        self.grpc_port = self._grpc.add_insecure_port(f"{host}:{grpc_port}")
+        try:
+            self.grpc_port = self._grpc.add_insecure_port(f"{host}:{grpc_port}")
+        except RuntimeError as error:
+            self._http.server_close()
+            raise c_session.RequestError(f"--grpc-port {grpc_port}: {error}") from None
 
     def __enter__(self):
         self._grpc.start()
@@ -95,8 +103,6 @@ def main():
         )
     except c_session.RequestError as error:
         sys.exit(str(error))
-    except (OSError, RuntimeError) as error:
-        sys.exit(f"--rest-port {args.rest_port}, --grpc-port {args.grpc_port}: {error}")
     with made as server:
         print(
             f"A stand-in for TensorFlow Serving, for development only: "

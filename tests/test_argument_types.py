@@ -47,7 +47,12 @@ def test_bytes_of_an_argument_that_are_not_utf_8_are_replaced():
 
 
 def test_control_c_ends_a_program_without_a_trace():
-    program = "import argument_types as a, signal; a.command_line(''); signal.raise_signal(2)"
+    program = (
+        "import argument_types, signal\n"
+        "signal.signal(2, signal.default_int_handler)\n"  # a job in the background ignores Ctrl-C
+        "argument_types.command_line('')\n"
+        "signal.raise_signal(2)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(pathlib.Path(types.__file__).parent)},

@@ -97,8 +97,11 @@ def test_a_layer_at_every_step_is_written_where_the_model_has_a_fixed_number(tmp
     for y in (each(fixed), inner(fixed)):
         written = to_litert(keras.Model([fixed, free], [y, last]), tmp_path / "model.tflite")
         assert written.difference < 1e-5
-    with pytest.raises(ValueError, match=r"to_litert: .* fixed number"):
-        to_litert(keras.Model(free, inner(free)), tmp_path / "model.tflite")
+    row, steps = keras.Input((3,)), keras.Input((None, 3))
+    second = keras.Model([row, steps], [row, each(steps)])
+    for given, model in ((free, inner), ([row, steps], second)):
+        with pytest.raises(ValueError, match=r"to_litert: .* fixed number"):
+            to_litert(keras.Model(given, model(given)), tmp_path / "model.tflite")
 
 
 def beyond(x):

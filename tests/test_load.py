@@ -185,7 +185,7 @@ def test_both_ways_of_asking_say_what_went_wrong(server):
 def test_a_path_before_the_api_and_odd_names_are_sent():
     client = load.Rest("http://host:1/before/", "a b/\u00e9", "x?y", 1)
     assert client._path == "/before/v1/models/a%20b%2F%C3%A9/labels/x%3Fy:predict"
-    assert load.Rest(f"http://{'a' * 300}", "m", "l", 1).ask(b"") == "UnicodeError"
+    assert load.Rest(f"http://{'a' * 300}", "m", "l", 1).ask(b"").startswith("Unicode")
 
 
 def test_a_connection_that_is_kept_answers_as_fast_as_a_new_one(server):

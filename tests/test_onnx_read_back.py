@@ -125,6 +125,7 @@ CASES = {
     "Any": ("x", lambda i: keras_gated.GRU(3)(layers.Masking()(i["x"]))),
     "Flip": ("x kept", lambda i: keras_gated.GRU(3)(i["x"], mask=keras.ops.flip(i["kept"], 1))),
     "SimpleRNN": of_ids(keras_gated.SimpleRNN(3, return_state=True)),
+    "RNN": of_ids(keras_gated.RNN(keras_gated.GRUCell(3))),
     "LSTM": ("x h", states),
     "PeepholeLSTM": of_ids(keras_gated.PeepholeLSTM(3, return_sequences=True)),
     "CoupledLSTM": of_ids(keras_gated.CoupledLSTM(3)),

@@ -193,8 +193,8 @@ def test_a_version_or_a_label_is_asked_by_name(server, transport, place):
 
 
 @pytest.mark.parametrize("body, words", [
-    (b"<html>hi</html>", "none of TensorFlow Serving's. Received: <html>hi"), (b"", "none of"),
-    (b"[]", "none of"), (b"null", "none of"), (b"\x1f\x8b", "none of"),
+    (b"<html>hi</html>", "not one of TensorFlow Serving. Received: <html>hi"), (b"", "not one of"),
+    (b"[]", "not one of"), (b"null", "not one of"), (b"\x1f\x8b", "not one of"),
     (b'{"predictions": []}', "has no 'outputs'. It has"),
     (b'{"outputs": {"label": [0], "probability": []}}', "no probability for each text"),
     (b'{"outputs": {"label": [0], "probability": [[0.5]]}}', "no probability for each text"),

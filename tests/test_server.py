@@ -92,12 +92,13 @@ def test_status_and_metadata_are_the_server_s(server):
 
 
 def test_numbers_and_bytes_are_written_as_the_server_writes_them():
-    values = [0.1, 1 / 3, 16777217, 1e-30, float("nan"), float("inf")]
-    array = np.array(values, "float32").reshape(2, 3)
+    values = [0.1, 1 / 3, 16777217, 1e-30, float("nan"), float("inf"), -0.0, 0.0]
+    array = np.array(values, "float32").reshape(2, 4)
     written = stand_in_rest.write({"y": array}, by_row=False)["outputs"]
     # Six digits if they are enough, else nine.
-    expected = [0.1, 0.333333343, 16777216.0, 1e-30, float("nan"), float("inf")]
+    expected = [0.1, 0.333333343, 16777216.0, 1e-30, float("nan"), float("inf"), -0.0, 0.0]
     np.testing.assert_array_equal(np.ravel(written), expected)
+    np.testing.assert_array_equal(np.signbit(np.ravel(written)), np.signbit(expected))
     text = stand_in_rest.write({"y": np.array([b"\xff", b"\xc3\xa9"], object)}, True)
     assert json.dumps(text, ensure_ascii=False).encode(errors="surrogateescape") == (
         b'{"predictions": ["\xff", "\xc3\xa9"]}'
@@ -121,7 +122,7 @@ def test_a_port_that_is_taken_is_told(small, server, option, taken, monkeypatch)
     ports = {"--rest-port": "0", "--grpc-port": "0", option: port}
     arguments = [str(small / "models.config"), *(part for pair in ports.items() for part in pair)]
     monkeypatch.setattr(sys, "argv", ["stand_in_server.py", *arguments])
-    with pytest.raises(SystemExit, match=f"{option} {port}.*: "):
+    with pytest.raises(SystemExit, match=f"^{option} {port}: "):
         stand_in_server.main()
 
 

@@ -120,6 +120,9 @@ def test_a_classifier_that_gives_no_single_probability_is_refused(units):
         ValueError, match=r"sentiment: `model` .* Received: outputs of shapes \[\(N"
     ):
         classification.sentiment(model, None, 1, 1)
+    named = keras.Model(ids, {"p": keras.layers.Dense(1)(ids)})
+    with pytest.raises(ValueError, match="not in a dict"):
+        classification.sentiment(named, None, 1, 1)
 
 
 def test_nul_is_refused_as_a_character():

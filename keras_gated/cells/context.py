@@ -1,4 +1,4 @@
-"""Context variables: each thread, and each task of asyncio, has values of its own."""
+"""Sets a context variable inside a `with` block. Each thread has values of its own."""
 
 import contextlib
 

@@ -34,15 +34,17 @@ def sentiment(model, vectorizer, head, tail, gates=None):
           the end.
 
     Raises:
-        ValueError: If the model has other outputs, or if `head` or `tail` is negative or not a
-            whole number. (A model without known outputs, a subclass, is not checked.)
+        ValueError: If the model has another output than one probability, or if `head` or `tail` is
+            negative or not a whole number. (A model without known outputs, a subclass, is not
+            checked.)
     """
     check_whole("sentiment", 0, head=head, tail=tail)
     outputs = [tuple(x.shape) for x in getattr(model, "outputs", None) or ()]
-    if outputs and [shape[1:] for shape in outputs] != [(1,)]:
+    by_name = isinstance(getattr(model, "output", None), dict) if outputs else False
+    if by_name or [shape[1:] for shape in outputs] not in ([], [(1,)], [(None,)]):
         raise ValueError(
             "sentiment: `model` must have one output, the probability of the label 1, of shape "
-            f"(batch, 1). Received: outputs of shapes {outputs}. End it with "
+            f"(batch, 1), not in a dict. Received: outputs of shapes {outputs}. End it with "
             "`keras.layers.Dense(1, activation='sigmoid')`."
         )
     width = max(1, head + tail)  # a text without a word is one unknown word

@@ -96,18 +96,20 @@ def labelled(owner, reviews, labels):
         labels: Of each, 0 or 1.
 
     Raises:
-        ValueError: If `reviews` or `labels` are others.
+        ValueError: If a review is not a text, or a label is not 0 or 1.
     """
-    reviews, labels = list(reviews), np.asarray(labels)
+    text.check_list(owner, reviews=reviews)
+    reviews, labels = list(reviews), list(labels) if np.iterable(labels) else [labels]
     if wrong := [review for review in reviews if not isinstance(review, str | bytes)]:
         raise ValueError(
-            f"{owner}: `reviews` must be strings. Received: {wrong[0]!r:.80}, a "
+            f"{owner}: `reviews` must be strings. Received: {wrong[0]!r:.80}, of type "
             f"{type(wrong[0]).__name__}. Leave out rows without a text."
         )
-    if labels.shape != (len(reviews),) or not np.isin(labels, (0, 1)).all():
+    wrong = [label for label in labels if np.ndim(label) or label not in (0, 1)]
+    if wrong or len(labels) != len(reviews):
         raise ValueError(
-            f"{owner}: `labels` must hold a 0 or a 1 for each review. Received: shape "
-            f"{labels.shape} for {len(reviews)} reviews, values {np.unique(labels)[:5]}."
+            f"{owner}: `labels` must hold a 0 or a 1 for each review. Received: {len(labels)} "
+            f"labels for {len(reviews)} reviews{f', with {wrong[0]!r:.80}' if wrong else ''}."
         )
     reviews = [r.decode("utf-8", "replace") if isinstance(r, bytes) else r for r in reviews]
     return reviews, [int(label) for label in labels]
@@ -229,7 +231,8 @@ class Edits:
         longest: The most tokens in a frame.
 
     Raises:
-        ValueError: If the reviews hold too little to make texts of, or if the labels are others.
+        ValueError: If the reviews hold too little to make texts of, or if a review is not a text or
+            a label not 0 or 1.
     """
 
     def __init__(self, reviews, labels, longest=20):

@@ -52,8 +52,9 @@ class KneserNey(keras.layers.Layer):
 
     def __init__(self, ids: int, longest: int = 7, sizes: list | None = None, **kwargs):
         super().__init__(trainable=False, autocast=False, **kwargs)  # 16 bits would not hold ids
-        check_whole("KneserNey", FIRST + 1, ": padding, unknown and an id", ids=ids)
-        check_whole("KneserNey", 2, ": n-grams need at least one id as context", longest=longest)
+        [ids] = check_whole("KneserNey", FIRST + 1, ": padding, unknown and an id", ids=ids)
+        why = ": n-grams need at least one id as context"
+        [longest] = check_whole("KneserNey", 2, why, longest=longest)
         if ids**longest >= 2**63:
             raise ValueError(
                 f"KneserNey: n-grams of {longest} of {ids} ids are more than fit into 64 bits. "

@@ -58,8 +58,8 @@ class NGrams(keras.layers.Layer):
 
     def __init__(self, words, buckets, longest=3, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
-        check_whole("NGrams", 1, words=words, buckets=buckets)
-        check_whole("NGrams", 1, ": n-grams need at least one word", longest=longest)
+        words, buckets = check_whole("NGrams", 1, words=words, buckets=buckets)
+        [longest] = check_whole("NGrams", 1, ": n-grams need at least one word", longest=longest)
         if words**longest >= 2**63:
             raise ValueError(
                 f"NGrams: n-grams of {longest} of {words} words are more than fit into 64 bits. "
@@ -103,7 +103,7 @@ class NGrams(keras.layers.Layer):
             least: An n-gram of two words and more owns no bucket if fewer texts hold it.
 
         Raises:
-            ValueError: If the labels are others, or an id is not below `words`.
+            ValueError: If a label is not 0 or 1, or an id is not below `words`.
         """
         found = [[np.zeros(0, "int64")], [np.zeros(0, "int64")]]
         for ids, labels in rows:
@@ -111,7 +111,8 @@ class NGrams(keras.layers.Layer):
             if labels.shape != ids.shape[:1] or not np.isin(labels, (0, 1)).all():
                 raise ValueError(
                     "NGrams: `rows` must have a label for each text, 0 or 1, in batches of shape "
-                    f"{ids.shape[:1]}. Received: shape {labels.shape}, values {np.unique(labels)}."
+                    f"{ids.shape[:1]}. Received: shape {labels.shape}, values "
+                    f"{labels.ravel()[:5].tolist()}."
                 )
             if ids.size and not 0 <= ids.min() <= ids.max() < self.words:
                 raise ValueError(

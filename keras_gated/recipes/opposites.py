@@ -39,7 +39,7 @@ class Opposites:
         of: Word to the list of its opposites, the closest first.
 
     Raises:
-        ValueError: If the reviews are no strings, or the labels are others.
+        ValueError: If a review is not a text, or a label is not 0 or 1.
     """
 
     def __init__(self, reviews, labels, least=30, telling=0.7, alike=0.45):

@@ -62,7 +62,7 @@ def without(rows, texts):
     Raises:
         ValueError: If `texts` is a single text.
     """
-    _check_list("without", texts=texts)
+    check_list("without", texts=texts)
     texts = [max(tf.compat.as_text(of).split("\t"), key=len) for of in texts]
     keys = letters(tf.constant(texts, tf.string))
     keys, _ = tf.unique(tf.boolean_mask(keys, keys != ""))
@@ -75,7 +75,7 @@ def without(rows, texts):
     return kept.apply(tf.data.experimental.assert_cardinality(number))
 
 
-def _check_list(owner, **values):
+def check_list(owner, **values):
     """Raises if a value is a text in the place of a list, whose letters would be its texts."""
     for name, value in values.items():
         if isinstance(value, str | bytes):
@@ -101,7 +101,8 @@ def word_vectorizer(texts, size, without=()):
             a single word in the place of a list.
     """
     check_whole("word_vectorizer", FIRST + 1, ": padding, unknown and a word", size=size)
-    _check_list("word_vectorizer", without=without)
+    check_list("word_vectorizer", without=without)
+    without = {*without}
     counter = keras.layers.TextVectorization(standardize=_clean_utf8)
     counter.adapt(texts)
     words = counter.get_vocabulary(include_special_tokens=False)

@@ -105,7 +105,9 @@ class Stream:
                 (they lack the axis of steps, for example) or not of as many rows each, or an input
                 that must be given whole differs from that of the step before.
         """
-        if isinstance(inputs, dict) and {*inputs} == {*self._names}:  # Keras takes them by name
+        # Keras takes the inputs by name, too, but not those of a model that is called with a dict.
+        by_name = isinstance(inputs, dict) and not isinstance(self._stepper.model.input, dict)
+        if by_name and {*inputs} == {*self._names}:
             inputs = packed(self._stepper.model, [inputs[name] for name in self._names])
         inputs = tree.map_structure(tf.convert_to_tensor, inputs)
         received = [tuple(x.shape) for x in tree.flatten(inputs)]

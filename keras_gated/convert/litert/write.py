@@ -244,12 +244,13 @@ def _over_free_steps(model):
     """Yields the names of `TimeDistributed` layers that a model calls on free numbers of steps."""
     for nodes in getattr(model, "_functional", model)._nodes_by_depth.values():
         for node in nodes:
-            if node.is_input or node.input_tensors[0].shape[1:2] != (None,):
+            free = [x.shape[1:2] == (None,) for x in node.input_tensors]
+            if node.is_input or not any(free):
                 continue
-            if isinstance(node.operation, keras.layers.TimeDistributed):
-                yield node.operation.name
-            elif isinstance(node.operation, (keras.Sequential, keras_private.Functional)):
+            if isinstance(node.operation, (keras.Sequential, keras_private.Functional)):
                 yield from _over_free_steps(node.operation)
+            elif isinstance(node.operation, keras.layers.TimeDistributed) and free[0]:
+                yield node.operation.name
 
 
 def _check_windows(stepper, model, timed):
