@@ -93,19 +93,22 @@ def check_examples(request):
             f"JSON Value: {_shown(request)} When method is classify, key 'examples' is expected "
             "and was not found"
         )
-    if not isinstance(request["examples"], list):
-        raise c_session.RequestError(
-            f"JSON Value: {_shown(request)} Expecting 'examples' value to be an list/array"
-        )
-    if not request["examples"]:
-        raise c_session.RequestError(
-            f"JSON Value: {_shown(request)} 'examples' value is an empty array"
-        )
+    _check_list(request, "examples", "'examples' value", "'examples' value is an empty array")
     for example in request["examples"]:
         if not isinstance(example, dict):
             raise c_session.RequestError(
                 f"Example must be JSON object but got JSON {_kind(example)}"
             )
+
+
+def _check_list(request, key, wanted, empty):
+    """Refuses what is no list with a value, in the words that the server has for this key."""
+    if not isinstance(request[key], list):
+        raise c_session.RequestError(
+            f"JSON Value: {_shown(request)} Expecting {wanted} to be an list/array"
+        )
+    if not request[key]:
+        raise c_session.RequestError(f"JSON Value: {_shown(request)} {empty}")
 
 
 def read(request, signatures):
@@ -127,14 +130,7 @@ def read(request, signatures):
             "or 'instances' keys to exist "
         )
     if "instances" in request:
-        if not isinstance(request["instances"], list):
-            raise c_session.RequestError(
-                f"JSON Value: {_shown(request)} Expecting 'instances' to be an list/array"
-            )
-        if not request["instances"]:
-            raise c_session.RequestError(
-                f"JSON Value: {_shown(request)} No values in 'instances' array"
-            )
+        _check_list(request, "instances", "'instances'", "No values in 'instances' array")
         return name, _rows(request["instances"], expected), True
     if "inputs" in request:
         return name, _columns(request["inputs"], expected), False

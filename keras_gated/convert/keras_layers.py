@@ -59,10 +59,10 @@ def from_keras(
     Outputs, states and gradients are the same, under the same masks. `SimpleRNN`, `LSTM`, `GRU`,
     their cells and `Bidirectional` are converted, at any place of a model, and subclasses of them
     that change only the constructor and `get_config`. A `keras.layers.RNN` around a single one of
-    these cells becomes a `keras_gated.RNN`. Everything else of a functional or
-    sequential model is copied. The copy keeps names, weights and which of them are trained, states
-    of stateful layers, seeds, masks, the settings of `compile`, and the variables of the optimizer.
-    The original does not change.
+    these cells becomes a `keras_gated.RNN`. Everything else of a functional or sequential model is
+    copied. The copy keeps names, weights and which of them are trained, states of stateful layers,
+    seeds, masks, the settings of `compile`, and the variables of the optimizer. The original does
+    not change.
 
     Models of Keras 2 and `tf.keras` are read without Keras 2: files (`.h5`, `.hdf5`, `.keras`),
     SavedModels, and functional or sequential models of `tf_keras`. The layers get the arguments
@@ -287,12 +287,8 @@ def _renamed(config, classes, owner):
     registered = config.get("registered_name")
     registered = registered if registered and ">" in registered else None
     key = config.get("class_name"), registered, config.get("module") == "keras.layers"
-    around = {_key(old): (old, new) for old, new in _AROUND.items()}
-    if key in around:
-        was, cell = (one["config"]["cell"] for one in (before, config))
-        old, _ = around[key]
-        if cell["module"] != was["module"] and (cell["module"] == "keras.layers") == (old is RNN):
-            classes = around
+    if _follows_its_cell(key, before, config):
+        classes = {_key(old): (old, new) for old, new in _AROUND.items()}
     if key not in classes:
         return config
     (old, new), arguments = classes[key], config["config"]
@@ -328,6 +324,15 @@ def _renamed(config, classes, owner):
         "registered_name": keras.saving.get_registered_name(new) if ours else None,
         "config": arguments,
     }
+
+
+def _follows_its_cell(key, before, after):
+    """Whether a config is that of the layer around a cell that was converted, and was not yet."""
+    layer = next((layer for layer in _AROUND if _key(layer) == key), None)
+    if layer is None:
+        return False
+    old, new = (config["config"]["cell"]["module"] for config in (before, after))
+    return new != old and (new == "keras.layers") == (layer is RNN)
 
 
 def _copy_weights(old, new):
