@@ -369,7 +369,7 @@ def main():
             compare(rows, case, calls, seconds, time=steps)
             torch_cases[case] = ("LSTM", "train", shape, seconds)
         for family in ("LSTM", "GRU"):
-            for name in ("S", "C", "long"):
+            for name in ("S", "C", "long", "wide"):
                 mib = {k: peak_memory(k, family, name) for k in modules}
                 print(f"{family} {name} peak memory of training, MiB: {mib}", flush=True)
                 rows += [

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 import keras_gated
 from keras_gated.cells import equations
 from keras_gated.paths import compiled, packing, plain
+from keras_gated.paths import fused as fused_path
 from keras_gated.serve import export
 
 FUSED = {name: FAMILIES[name] for name in ("simple_rnn", "lstm", "gru")}
@@ -84,7 +85,7 @@ def under_masks(
             call = tf.function(call, input_signature=signature, autograph=False)
         elif fused and mode != "eager":
             call = tf.function(call, jit_compile=mode == "xla", autograph=False)
-        results.append([[v.numpy() for v in call(*one)] for one in given])
+        results.append([[tf.convert_to_tensor(v).numpy() for v in call(*one)] for one in given])
     return zip(*results, strict=True)
 
 
@@ -125,6 +126,30 @@ def test_options_and_modes_change_nothing(family, changed, training, short_chunk
 @pytest.mark.parametrize("training", [False, True])
 def test_inside_a_function_that_xla_compiles(family, training):
     fused, cell = both_ways(family, None, training, mode="xla")
+    for a, b in zip(fused, cell, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def large_batches(short_chunks, monkeypatch):
+    """Every batch of known size counts as large: training cuts it into chunks."""
+    monkeypatch.setattr(fused_path, "LARGE", 0)
+
+
+@pytest.mark.parametrize("mode", ["graph", "eager", "xla"])
+def test_training_on_a_large_batch_changes_nothing(mode, large_batches):
+    fused, cell = both_ways(FUSED["gru"], None, training=True, mode=mode)
+    for a, b in zip(fused, cell, strict=True):
+        assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("mask_name", ["no mask", "gaps"])
+def test_functions_run_eagerly_over_several_chunks(mask_name, short_chunks):
+    tf.config.run_functions_eagerly(True)
+    try:
+        fused, cell = both_ways(FUSED["lstm"], big_mask(mask_name), True, mode="eager")
+    finally:
+        tf.config.run_functions_eagerly(False)
     for a, b in zip(fused, cell, strict=True):
         assert_allclose(a, b, rtol=0, atol=1e-9)
 
@@ -272,6 +297,20 @@ def test_a_batch_of_any_size_has_few_numbers_of_rows_to_compile_for(rows):
         assert (chunks.rows.numpy() >= (lengths > 32 * np.arange(19)[:, None]).sum(1)).all()
         seen |= set(chunks.rows.numpy().tolist())
     assert len(seen) <= 8
+
+
+@pytest.mark.parametrize(
+    "shape, units, whole",
+    [((64, 200, 128), 128, True), ((64, 100, 256), 512, True), ((2048, 200, 16), 32, False)],
+)
+def test_only_training_on_a_large_batch_is_cut_into_chunks(shape, units, whole):
+    x, layer = tf.zeros(shape), keras_gated.GRU(units)
+    layer.build(shape)
+    own = equations.equations_of(layer.cell)
+    layout = fused_path._layout(compiled.run_group, own, x)
+    batch = packing.pack(x, [tf.zeros((shape[0], units))], False, False, layout)
+    assert [group.chunks.single for group in batch.groups] == [whole] * 2
+    assert fused_path._layout(compiled.run_group_forwards, own, x).whole
 
 
 def test_a_loop_over_chunks_is_traced_once_for_all_layers_and_directions(short_chunks):

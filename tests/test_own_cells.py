@@ -249,3 +249,29 @@ def test_cudnn_runs_no_equations_but_its_own_wherever_they_stand(base, change, m
 
 def asked(layer):
     return Call(layer, tf.zeros([1, 2, FEATURES]), [], None, False, Masks(), (), False, None)
+
+
+class Scaled(keras_gated.SimpleRNNCell):
+    """A cell with a single number as a weight."""
+
+    def weight_shapes(self, features):
+        return {**super().weight_shapes(features), "scale": ()}
+
+    def step(self, x, states, weights):
+        *weights, scale = weights
+        return super().step(x * (1 + scale), states, weights)
+
+
+def test_a_single_number_is_a_weight_like_any_other():
+    x = tf.random.normal((9, 40, FEATURES), seed=1)  # more steps than a chunk has
+    mask = tf.sequence_mask([40, 7, 33, 1, 40, 0, 12, 32, 39], 40)
+    found = []
+    for fused in (True, False):
+        keras.utils.set_random_seed(2)
+        layer = keras_gated.RNN(Scaled(UNITS), fused=fused)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(x, mask=mask) ** 2)
+        found.append(tape.gradient(loss, [w.value for w in layer.trainable_variables]))
+        assert layer.cell.scale.shape == ()
+    for ours, cells in zip(*found, strict=True):
+        assert_allclose(ours, cells, rtol=1e-4, atol=1e-5)

@@ -1,9 +1,13 @@
 """The compiled loop over time, and back-propagation through it by hand.
 
-Forwards, the input product `W x + b` of all steps is one matrix product, and a loop does only
-what depends on the step before. Backwards has two parts. First, a loop computes the derivative of
-the equations at each step, written by hand or derived (`derivative.py`). Then the derivatives with
-respect to `U`, `W`, `b` and `x` are computed for all steps together, with one product each.
+A batch runs chunk by chunk (`packing.py`). Forwards, the input product `W x + b` is one matrix
+product, and a loop does only what depends on the step before. Backwards has two parts. First, a
+loop computes the derivative of the equations at each step, written by hand or derived
+(`derivative.py`). Then the derivatives with respect to `U`, `W`, `b` and `x` are computed for all
+steps of the chunk together, with one product each.
+
+With a derivative by hand, the input product is made for each chunk, too, so that the products of
+all steps are never in memory together. Elsewhere it is made for all steps at once.
 
 For a second derivative, TensorFlow differentiates the same equations in a plain loop.
 """
@@ -20,9 +24,18 @@ from keras_gated.paths.gradients import custom_gradient
 
 def run_group_forwards(equations, group, fields, project, recur):
     """As `run_group`, for any fields, if no derivative will be taken."""
-    rule = without_derivative(equations, fields)
-    xs = equations.project(group.x, project)
-    return _over_group(_forwards, rule, group.chunks, recur, xs, group.states, group.keep)
+    rule, chunks = without_derivative(equations, fields), group.chunks
+    group, project = _projected_now(equations, group, project)
+    kept, finals = _over_group(
+        _forwards, rule, chunks, project, recur, group.x, group.states, group.keep
+    )
+    widths, dtype = [equations.widths[name] for name in fields], finals[0].dtype
+    return [packing.all_slots(*k, dtype) for k in zip(kept, widths, strict=True)], finals
+
+
+def _projected_now(equations, group, project):
+    """Returns a group with the products of all steps, and no weights left to project with."""
+    return group._replace(x=equations.project(group.x, project)), ()
 
 
 def run_group(equations, group, fields, project, recur):
@@ -41,7 +54,7 @@ def run_group(equations, group, fields, project, recur):
     rule = rule_of(equations, bool(group.keep))
     # An overridden `project` may read weights that are not arguments: TensorFlow derives it.
     if rule.reads_inputs or not equations.projects_as_all:
-        group, project = group._replace(x=equations.project(group.x, project)), ()
+        group, project = _projected_now(equations, group, project)
     number, keep = len(group.states), group.keep
     ends = [1]
     for part in (group.states, project, recur, keep):
@@ -56,15 +69,19 @@ def run_group(equations, group, fields, project, recur):
     def through_time(*given):
         x, states, project, recur, keep, _ = taken_apart(given)
         with keras_private.stop_recording():  # TensorFlow need not derive it
-            xs = _projected(equations, x, project)
-            saved, finals = _over_group(_forwards, rule, group.chunks, recur, xs, states, keep)
+            saved, finals = _over_group(
+                _forwards, rule, group.chunks, project, recur, x, states, keep
+            )
+            # The others stay in chunks, since only the derivative of a chunk reads them.
+            place, width = rule.places[0], equations.state_widths[0]
+            saved[place] = packing.all_slots(saved[place], width, x.dtype)
         # The functions below return their first and their second derivative.
         saved, finals = ([tf.stop_gradient(t) for t in tensors] for tensors in (saved, finals))
 
         def gradient(*d_results):
             return derivative(saved)(*given, *d_results, *sizes.values())
 
-        return (saved[rule.places[0]], *finals), gradient
+        return (saved[place], *finals), gradient
 
     def derivative(saved):
         @custom_gradient
@@ -75,12 +92,10 @@ def run_group(equations, group, fields, project, recur):
             d_finals, own = rest[:number], dict(zip(sizes, rest[number:], strict=True))
             chunks = group.chunks._replace(**own)
             with keras_private.stop_recording():
-                d_xs, d_recur, d_states = _over_group(
-                    _backwards, rule, chunks, recur, x, saved, states, keep, d_outputs, d_finals
-                )
-            d_x, *d_project = _derivative(
-                lambda: [_projected(equations, x, project)], [x, *project], [d_xs]
-            )
+                d_x, d_weights, d_states = _over_group(
+                    _backwards, rule, chunks, project, recur,
+                    x, saved, states, keep, d_outputs, d_finals,
+                )  # fmt: skip
 
             def second_derivative(*dd):
                 def results():
@@ -93,7 +108,7 @@ def run_group(equations, group, fields, project, recur):
                 return [*by_floats, *(None for _ in sizes)]
 
             by_keep = [tf.zeros_like(mask) for mask in keep]  # masks need no derivative
-            return [d_x, *d_states, *d_project, *d_recur, *by_keep], second_derivative
+            return [d_x, *d_states, *d_weights, *by_keep], second_derivative
 
         return of_results
 
@@ -154,86 +169,91 @@ def step_by_step(equations, chunks, x, states, project, recur, keep):
     return [tf.scatter_nd(slots[:, None], hidden, shape), *finals]
 
 
-def _over_group(run, rule, chunks, recur, x, *given):
+def _over_group(run, rule, chunks, project, recur, x, *given):
     """Calls `_forwards` or `_backwards` for a group."""
     if chunks.single:  # there is no loop to trace
-        return run(rule, chunks, recur, x, *given)
+        return run(rule, chunks, project, recur, x, *given)
     # All sizes in the key: TensorFlow would relax a size that differs.
-    key = (run, rule, x.shape[-1], *(tuple(weight.shape) for weight in recur))
+    key = (run, rule, x.shape[-1], *(tuple(weight.shape) for weight in (*project, *recur)))
     own = functools.partial(run, rule)
-    return packing.over_group(rule.equations.functions, key, own, chunks, recur, x, *given)
+    return packing.over_group(rule.equations.functions, key, own, chunks, project, recur, x, *given)
 
 
-def _forwards(rule, chunks, recur, xs, states, keep):
-    """Runs the chunks in order. Returns what is kept of every step, `(slots, ...)`, and states."""
-    width = xs.shape[-1]
+def _forwards(rule, chunks, project, recur, x, states, keep):
+    """Runs the chunks in order. Returns what is kept of every step, by chunks, and the states."""
     loop = _compiled(rule, _forwards_loop)
 
     def chunk(j, states):
-        rows, offset = chunks.rows[j], chunks.offsets[j]
-        piece = tf.reshape(xs[offset : offset + chunks.size * rows], [chunks.size, rows, width])
+        rows = chunks.rows[j]
+        xs = _projected(rule.equations, packing.slots_of(chunks, x, j), project)
+        xs = tf.reshape(xs, [chunks.size, rows, xs.shape[-1]])
         active = [s[:rows] for s in states]
         own = [k[:rows] for k in keep]
-        kept, active = loop(piece, active, recur, own, *_extent(chunks, j))
+        kept, active = loop(xs, active, recur, own, *_extent(chunks, j))
         states = [packing.put_back(a, s, rows) for a, s in zip(active, states, strict=True)]
-        return [tf.reshape(k, [-1, k.shape[-1]]) for k in kept], states
+        return [tf.reshape(k, [-1, k.shape[-1]]) for k in kept], states, []
 
-    return packing.over_chunks(chunks, chunk, states, rule.plan(xs, recur).kept)
+    kept, finals, _ = packing.over_chunks(chunks, chunk, states, rule.plan(x, recur).kept)
+    return kept, finals
 
 
-def _backwards(rule, chunks, recur, xs, saved, states, keep, d_outputs, d_states):
+def _backwards(rule, chunks, project, recur, x, saved, states, keep, d_outputs, d_states):
     """Runs the chunks from the last to the first.
 
     Returns:
-        The derivatives with respect to `W x + b`, `(slots, gates * units)`, to the weights of the
-        step, and to the states before the first step.
+        The derivatives with respect to `x`, `(slots, features)`, to the weights of `project` and
+        of the step, and to the states before the first step.
     """
-    plan, prepared = rule.plan(xs, recur), rule.prepared(recur)
+    equations, prepared = rule.equations, rule.prepared(recur)
+    plan = rule.plan(x, recur)
     loop = _compiled(rule, _backwards_loop)
-    read = [xs] if rule.reads_inputs else []
 
     def chunk(j, d_states):
-        rows, offset = chunks.rows[j], chunks.offsets[j]
+        rows = chunks.rows[j]
 
-        def piece(array):
-            shape = tf.stack([chunks.size, rows, array.shape[-1]])
-            return tf.reshape(array[offset : offset + chunks.size * rows], shape)
+        def steps_first(flat):
+            return tf.reshape(flat, [chunks.size, rows, flat.shape[-1]])
 
         def first_states():
             return [s[:rows] for s in states]
 
+        def kept(place, number):
+            return packing.of_chunk(chunks, saved[place], plan.kept[place], x.dtype, number)
+
         def states_of_the_chunk_before():
             # Every row of this chunk ran to the end of the chunk before.
-            return [saved[place][offset - chunks.rows[j - 1] :][:rows] for place in rule.places]
+            return [kept(place, j - 1)[-chunks.rows[j - 1] :][:rows] for place in rule.places]
 
         before = first_states()
         if not chunks.single:
             before = tf.cond(j > 0, states_of_the_chunk_before, first_states)
+        pieces = [steps_first(kept(place, j)) for place in range(len(saved))]
+        own = packing.slots_of(chunks, x, j)
         active = [d[:rows] for d in d_states]
-        pieces = [piece(array) for array in saved]
         by_step, sums, active = loop(
-            [piece(x) for x in read], pieces, before, recur, prepared, [k[:rows] for k in keep],
-            piece(d_outputs), active, *_extent(chunks, j),
+            [steps_first(own)] if rule.reads_inputs else [], pieces, before, recur, prepared,
+            [k[:rows] for k in keep], steps_first(packing.slots_of(chunks, d_outputs, j)), active,
+            *_extent(chunks, j),
         )  # fmt: skip
         d_states = [packing.put_back(a, d, rows) for a, d in zip(active, d_states, strict=True)]
         multiplied = [
             tf.concat([before[n][None], pieces[rule.places[n]][:-1]], 0) for n in plan.states
         ]
-        flat = [tf.reshape(a, [-1, a.shape[-1]]) for a in (*by_step, *multiplied)]
-        return [*flat, *(tf.reshape(s, [1, -1]) for s in sums)], d_states
+        by_step, multiplied = (
+            [tf.reshape(a, [-1, a.shape[-1]]) for a in arrays] for arrays in (by_step, multiplied)
+        )
+        # For all steps of the chunk: one product for each matrix.
+        d_recur = rule.by_weights(own, recur, by_step, sums, multiplied)
+        d_x, *d_project = _derivative(
+            lambda: [_projected(equations, own, project)], [own, *project], by_step[:1]
+        )
+        return [d_x], d_states, [*d_project, *d_recur]
 
-    widths = [*plan.by_step, *(saved[rule.places[n]].shape[-1] for n in plan.states)]
-    ends = [len(plan.by_step), len(widths)]
-    widths += [recur[n].shape.num_elements() for n in plan.direct]
-    found, d_states = packing.over_chunks(chunks, chunk, d_states, widths, backwards=True)
-    sums = [  # over all chunks
-        tf.reshape(tf.reduce_sum(s, 0), recur[n].shape)
-        for n, s in zip(plan.direct, found[ends[1] :], strict=True)
-    ]
-    by_step = found[: ends[0]]
-    # For all time steps: one product for each matrix.
-    d_recur = rule.by_weights(xs, recur, by_step, sums, found[ends[0] : ends[1]])
-    return by_step[0], d_recur, d_states
+    sums = [tf.zeros_like(weight) for weight in (*project, *recur)]
+    [d_x], d_states, d_weights = packing.over_chunks(
+        chunks, chunk, d_states, [x.shape[-1]], sums, backwards=True
+    )
+    return packing.all_slots(d_x, x.shape[-1], x.dtype), d_weights, d_states
 
 
 def _extent(chunks, j):

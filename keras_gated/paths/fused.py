@@ -111,8 +111,10 @@ def run(call):
     if masks.zones is not None:
         sequences = tf.concat([sequences, masks.zones], -1)
     equations = equations_of(cell, masks.zones is not None)
+    run_group = _loops_of(call)
     options = (
-        _loops_of(call),
+        run_group,
+        _layout(run_group, equations, sequences),
         call.fields,
         call.layer.go_backwards,
         call.outputs_reversed,
@@ -139,8 +141,23 @@ def run(call):
     return Results(output, steps, finals)
 
 
+# Training on more numbers than this, the input products of all steps, takes them chunk by chunk.
+LARGE = 1 << 25
+
+
+def _layout(run_group, equations, x):
+    """Returns the `Layout` for sequences `x`."""
+    if run_group is plain.run_group:
+        return packing.PLAIN
+    # XLA cannot compile a loop over chunks, and inference keeps little of a step.
+    if run_group is loops.run_group_forwards or inside_xla() or None in x.shape[:2]:
+        return packing.COMPILED
+    large = x.shape[0] * x.shape[1] * equations.width > LARGE
+    return packing.COMPILED._replace(whole=not large)
+
+
 def _run(
-    equations, run_group, fields, go_backwards, outputs_reversed, zero_masked_outputs,
+    equations, run_group, layout, fields, go_backwards, outputs_reversed, zero_masked_outputs,
     x, states, mask, weights, keep,
 ):  # fmt: skip
 
@@ -153,7 +170,6 @@ def _run(
             weights = plain.prepared(equations, weights.project, weights.recur)
         steps, finals = plain.one_step(equations, x, states, mask, weights, keep, fields)
         return last(finals), steps, finals
-    layout = packing.PLAIN if run_group is plain.run_group else packing.COMPILED
     order, by_row = (go_backwards, outputs_reversed), [*states, *keep]
     if not equations.zero_is_safe:  # a further feature: 0 in the slots without a step
         x = tf.concat([x, tf.ones_like(x[..., :1])], -1)

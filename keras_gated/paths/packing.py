@@ -24,12 +24,13 @@ class Layout(NamedTuple):
     steps: int  # steps of a chunk
     rows: int  # the number of rows is a multiple of this, where a multiple is needed
     numbers: int  # split the batch in two only if a state of each group has this many numbers
+    whole: bool  # without a mask, steps of a known number are a single chunk
 
 
 # XLA compiles the loops of training anew for every shape of a chunk, so there are few shapes.
 # The plain loop writes the steps of a chunk out. (Sizes measured on two cores.)
-COMPILED = Layout(steps=32, rows=8, numbers=0)
-PLAIN = Layout(steps=16, rows=1, numbers=1024)
+COMPILED = Layout(steps=32, rows=8, numbers=0, whole=True)
+PLAIN = Layout(steps=16, rows=1, numbers=1024, whole=False)
 ROWS_WORTH_A_GROUP = 8
 # The chunks of a group have at most so many different numbers of rows, however large the batch is.
 # More of them would leave fewer rows without a step, but XLA would compile for minutes.
@@ -73,7 +74,7 @@ def pack(x, states, go_backwards, outputs_reversed, layout):
     """
     static, features = x.shape[1], x.shape[2]
     time = tf.shape(x)[1] if static is None else static
-    single = bool(static) and (layout is COMPILED or static <= layout.steps)
+    single = bool(static) and (layout.whole or static <= layout.steps)
     size = static if single else layout.steps
     if static and not single:  # a size that leaves no slots empty, or only a few
         sizes = range(size, size // 2 - 1, -1)
@@ -140,7 +141,7 @@ def pack_masked(
     size = static if static and static <= layout.steps else layout.steps
     single = size == static and batch is not None
     fewest = max(ROWS_WORTH_A_GROUP, layout.numbers // states[0].shape[-1])
-    take = _take if layout is COMPILED else _take_plainly
+    take = _take if layout is not PLAIN else _take_plainly
     options = (batch, size, layout.rows, fewest, single, go_backwards)
     own = functools.partial(_places, *options)
     places = traced_once(functions, (_places, *options), own, mask)
@@ -157,7 +158,7 @@ def pack_masked(
             unpacked = take(outputs, tf.reshape(slot, [-1]), step_at)
             unpacked = tf.reshape(unpacked, tf.concat([tf.shape(mask), [unpacked.shape[-1]]], 0))
         else:
-            unpacked = gather_or_zero(outputs, places.slot_read_last, layout is COMPILED)
+            unpacked = gather_or_zero(outputs, places.slot_read_last, layout is not PLAIN)
         return tf.reverse(unpacked, [1]) if outputs_reversed else unpacked
 
     def unpack_states(parts):
@@ -343,17 +344,18 @@ def over_group(functions, key, run, chunks, *given):
     return traced_once(functions, (*key, settings), run, chunks, *given)
 
 
-def over_chunks(chunks, chunk, states, widths, backwards=False):
+def over_chunks(chunks, chunk, states, widths, sums=(), backwards=False):
     """Runs a function over the chunks of a group, in order or from the last to the first.
 
     Args:
         chunk: Called with the number of the chunk and the states; returns tensors, each `(slots of
-            the chunk, width)`, and the new states.
+            the chunk, width)`, the new states, and terms of the sums.
         states: Each `(rows, units)`.
         widths: The last axis of what `chunk` returns, one for each tensor.
+        sums: What the terms are added to.
 
     Returns:
-        The tensors, each `(slots, width)`, in the order of the chunks; and the final states.
+        The tensors, for `all_slots` and `of_chunk` to read, the final states, and the sums.
     """
     if chunks.single:
         return chunk(0, states)
@@ -363,17 +365,50 @@ def over_chunks(chunks, chunk, states, widths, backwards=False):
         for width in widths
     ]
 
-    def body(turn, states, arrays):
+    def body(turn, states, sums, arrays):
         j = number - 1 - turn if backwards else turn
-        values, states = chunk(j, states)
-        return turn + 1, states, [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
+        values, states, terms = chunk(j, states)
+        arrays = [a.write(j, v) for a, v in zip(arrays, values, strict=True)]
+        return turn + 1, states, [s + t for s, t in zip(sums, terms, strict=True)], arrays
 
     shapes = [tf.TensorShape([None, s.shape[-1]]) for s in states]
-    shapes = (tf.TensorShape([]), shapes, [tf.TensorShape(None)] * len(arrays))
-    _, states, arrays = tf.while_loop(
-        lambda turn, *_: turn < number, body, (0, list(states), arrays), shape_invariants=shapes
+    of_sums, of_arrays = [s.shape for s in sums], [tf.TensorShape(None)] * len(arrays)
+    _, states, sums, arrays = tf.while_loop(
+        lambda turn, *_: turn < number,
+        body,
+        (0, list(states), list(sums), arrays),
+        shape_invariants=(tf.TensorShape([]), shapes, of_sums, of_arrays),
     )
-    return [array.concat() for array in arrays], states
+    # Lists of TensorFlow, which a function can return. Eagerly, there are none.
+    kept = [array.concat() if tf.executing_eagerly() else array.flow for array in arrays]
+    return kept, states, sums
+
+
+def all_slots(kept, width, dtype):
+    """Returns what `over_chunks` kept, for all slots: `(slots, width)`."""
+    if kept.dtype != tf.variant:
+        return kept
+    none = tf.zeros([0], tf.int64)
+    slots, _ = tf.raw_ops.TensorListConcatV2(
+        input_handle=kept, element_shape=[-1, width], leading_dims=none, element_dtype=dtype
+    )
+    return slots
+
+
+def of_chunk(chunks, kept, width, dtype, j):
+    """Returns what `over_chunks` or `all_slots` returned, for chunk j: `(slots, width)`."""
+    if kept.dtype != tf.variant:
+        return slots_of(chunks, kept, j)
+    return tf.raw_ops.TensorListGetItem(
+        input_handle=kept, index=j, element_shape=[-1, width], element_dtype=dtype
+    )
+
+
+def slots_of(chunks, array, j):
+    """Returns the slots of chunk j of an array `(slots, width)`."""
+    if chunks.single:
+        return array
+    return array[chunks.offsets[j] :][: chunks.size * chunks.rows[j]]
 
 
 def put_back(active, state, rows):

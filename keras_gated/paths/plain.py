@@ -55,9 +55,12 @@ def _chunks(equations, fields, chunks, x, states, keep, weights):
             outputs, after = _steps(equations, fields, chunks, j, own, active, kept, weights)
         if masked:
             after = [packing.put_back(a, s, rows) for a, s in zip(after, states, strict=True)]
-        return outputs, after
+        return outputs, after, []
 
-    return packing.over_chunks(chunks, chunk, states, [equations.widths[name] for name in fields])
+    widths = [equations.widths[name] for name in fields]
+    kept, finals, _ = packing.over_chunks(chunks, chunk, states, widths)
+    dtype = states[0].dtype
+    return [packing.all_slots(*k, dtype) for k in zip(kept, widths, strict=True)], finals
 
 
 def _steps(equations, fields, chunks, j, x, states, keep, weights):
