@@ -2,7 +2,7 @@
 
 A rule runs one step forwards and says what to keep of it (`step`). It runs one step backwards
 (`back`). After the loop, it computes the derivative with respect to each matrix, with one product
-for all steps (`by_weights`).
+for all steps of a chunk (`by_weights`).
 """
 
 import functools
@@ -80,7 +80,7 @@ class Written:
         return d_before, [d_x] if self.equations.inputs_and_state_are_summed else [d_x, d_u], []
 
     def by_weights(self, x, recur, by_step, sums, before):
-        """Returns the derivatives with respect to the weights, from the results of all steps."""
+        """Returns the derivatives with respect to the weights, from the results of the steps."""
         d_u = by_step[-1]
         d_U = tf.matmul(before[0], d_u, transpose_a=True)
         return [d_U, *(tf.reduce_sum(d_u, 0) for _ in recur[1:])]
