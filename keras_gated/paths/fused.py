@@ -141,7 +141,8 @@ def run(call):
     return Results(output, steps, finals)
 
 
-# Training on more numbers than this, the input products of all steps, takes them chunk by chunk.
+# If the input products of all steps have more numbers than this (128 MiB in float32), training
+# makes them chunk by chunk. Fewer are faster as a single chunk.
 LARGE = 1 << 25
 
 

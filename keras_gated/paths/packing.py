@@ -408,7 +408,8 @@ def slots_of(chunks, array, j):
     """Returns the slots of chunk j of an array `(slots, width)`."""
     if chunks.single:
         return array
-    return array[chunks.offsets[j] :][: chunks.size * chunks.rows[j]]
+    offset = chunks.offsets[j]
+    return array[offset : offset + chunks.size * chunks.rows[j]]
 
 
 def put_back(active, state, rows):

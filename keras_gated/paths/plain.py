@@ -47,8 +47,7 @@ def _chunks(equations, fields, chunks, x, states, keep, weights):
     masked = chunks.lengths is not None
 
     def chunk(j, states):
-        rows, offset = chunks.rows[j], chunks.offsets[j]
-        own = x if chunks.single else x[offset : offset + chunks.size * rows]
+        rows, own = chunks.rows[j], packing.slots_of(chunks, x, j)
         active = [s[:rows] for s in states] if masked else states
         kept = [k[:rows] for k in keep] if masked else keep
         with _multiplying(weights):
