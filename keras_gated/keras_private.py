@@ -73,6 +73,11 @@ def mask_of(tensor):
     return getattr(tensor, "_keras_mask", None)
 
 
+def attach_mask(tensor, mask):
+    """Gives a tensor a mask, as the layers of Keras do."""
+    tensor._keras_mask = mask
+
+
 def parts_of(layer):
     """Yields a layer or model and all layers in it."""
     return layer._flatten_layers()

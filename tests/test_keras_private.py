@@ -108,6 +108,12 @@ def test_layers_called_inside_get_training():
     assert seen == [True, False, None, False, True]
 
 
+def test_a_mask_that_is_attached_reaches_the_next_layer():
+    x = keras.Input((2, 3))
+    keras_private.attach_mask(x, keras.KerasTensor((None, 2), "bool"))
+    assert keras_private.mask_of(keras.layers.Dense(4)(x)) is keras_private.mask_of(x)
+
+
 def test_the_mask_of_a_tensor_is_found():
     x = keras.layers.Embedding(3, 2, mask_zero=True)(keras.ops.convert_to_tensor([[1, 0]]))
     assert keras_private.mask_of(x).numpy().tolist() == [[True, False]]

@@ -8,7 +8,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from keras_gated import from_onnx
 
@@ -208,6 +208,12 @@ NUMBERS = {
     "Pow 3": around("Pow", np.array(3)),
     "Pow of each": Case("Pow", VECTORS, whole(0, 1, 2, 3)),
     "Add": around("Add", numbers(4)),
+    **{  # as many steps as channels
+        f"{op} {shape}": Case(op, ["b", 3, 3], numbers(*shape))
+        for op in ("Add", "Sum", "Mean")
+        for shape in ((3, 1), (1, 3, 1), (1, 1, 3))
+    },
+    "Add more columns": Case("Add", ["b", 3, 1], numbers(3)),
     "Sub": around("Sub", numbers(1)),
     "Mul": around("Mul", numbers(4)),
     "Div": around("Div", numbers(4)),
@@ -243,6 +249,13 @@ NUMBERS = {
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_the_same(name):
     check(NUMBERS[name])
+
+
+def test_a_power_of_whole_numbers_is_cut():
+    case = Case("Pow", ["b", 3], np.float32(2.5), kind=7)
+    [expected] = ask_onnxruntime(case.model, {"x": whole([1, 2, 3])})
+    assert_array_equal(from_onnx(case.model, check=False)(whole([1, 2, 3])), expected)
+    assert expected.tolist() == [[1, 5, 15]]
 
 
 def computed(*nodes, **arrays):

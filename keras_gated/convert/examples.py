@@ -28,16 +28,17 @@ def _holds_ids(tensor):
 def random_inputs(model, rows, steps, seed, valid=None):
     """Returns an array for every input of a functional model.
 
-    Steps are masked at random. The id of a masked step is 0; its vector holds the value of the
-    model's `Masking` layer, if there is such a layer. The first of several rows has no masked
-    step, and the last of three or more rows no valid step.
+    Steps are masked at random, in each input others. The id of a masked step is 0; its vector holds
+    the value of the model's `Masking` layer, if there is such a layer. The first of several rows
+    has no masked step, and the last of three or more rows no valid step.
 
     Args:
         model: The functional model.
         rows: The size of the batch, where the model leaves it free.
         steps: The number of steps, where the model leaves it free.
         seed: A whole number: the same gives the same inputs.
-        valid: Optional bool, `(rows, steps)`: the steps that are not masked. Default: at random.
+        valid: Optional bool, `(rows, steps)`: the steps that are not masked, in every input.
+            Default: at random.
     """
     rng = np.random.default_rng(seed)
     maskings = [x for x in keras_private.parts_of(model) if isinstance(x, keras.layers.Masking)]
@@ -45,11 +46,13 @@ def random_inputs(model, rows, steps, seed, valid=None):
     for tensor in model.inputs:
         free = [rows, steps] + [_FREE] * len(tensor.shape)
         shape = [free[n] if size is None else size for n, size in enumerate(tensor.shape)]
-        if valid is None:
-            valid = rng.random((rows, steps)) < 0.6
-            valid[0, : None if rows > 1 else 1] = True
-            valid[2:][-1:] = False
-        kept = valid if tuple(shape[:2]) == valid.shape else np.ones(shape[:2], bool)
+        kept = valid
+        if kept is None:
+            kept = rng.random((rows, steps)) < 0.6
+            kept[0, : None if rows > 1 else 1] = True
+            kept[2:][-1:] = False
+        if tuple(shape[:2]) != kept.shape:
+            kept = np.ones(shape[:2], bool)
         kept = kept.reshape(kept.shape + (1,) * (len(shape) - kept.ndim))
         ids = ids_below(model, tensor)
         if tensor.dtype == "bool":

@@ -10,10 +10,10 @@ import os
 import keras
 
 from keras_gated import keras_private
-from keras_gated.convert.keras2_layers import RefusedError, model_of
+from keras_gated.convert.keras2_layers import model_of
 from keras_gated.convert.keras2_stored import KEPT, opened
 from keras_gated.convert.keras2_weights import load_by_layer
-from keras_gated.convert.keras_checks import check_turned_masks
+from keras_gated.convert.keras_checks import RefusedError, check_turned_masks
 
 _LARGER = 2, 10**6  # most weights: so many times the file's numbers, plus so many (states, seeds)
 

@@ -11,8 +11,8 @@ import os
 import numpy as np
 
 from keras_gated.cells.arguments import tensorflow_for
-from keras_gated.convert.keras2_layers import RefusedError
 from keras_gated.convert.keras2_weights import load_by_place
+from keras_gated.convert.keras_checks import RefusedError
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 

@@ -6,17 +6,19 @@ are translated. Arguments that Keras 3 does not have are left out if nothing is 
 refused otherwise.
 """
 
+import functools
 import inspect
 
 import keras
-from keras import tree
+from keras import ops, tree
 
 from keras_gated import keras_private
 from keras_gated.cells.activations import hard_sigmoid
 from keras_gated.cells.arguments import kind as module_of
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gru import GRUCell
-from keras_gated.convert.keras_checks import check_symmetry
+from keras_gated.convert.keras2_masks import AT_RUN_TIME, OTHER_RULES, Masks
+from keras_gated.convert.keras_checks import RefusedError, check_symmetry
 from keras_gated.convert.keras_classes import OURS
 from keras_gated.layers.base import RNN
 from keras_gated.layers.families import GRU, LSTM
@@ -52,17 +54,20 @@ _PARTS = {  # arguments that are layers
 # Arguments that `SeparableConv1D` and `SeparableConv2D` do not use: they have `depthwise_...` and
 # `pointwise_...` instead.
 _UNREAD = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+_OTHER_RULES = [cls.__name__ for cls in OTHER_RULES]
 _LOOKUPS = ("TextVectorization", "StringLookup", "IntegerLookup")
 _HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 _OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
 
 
-class RefusedError(Exception):
-    """Something cannot be converted. The message says what, why and the way out, not the file."""
-
-
-def model_of(spec):
+def model_of(spec, nested=False, masked=()):
     """Returns a model with our recurrent layers from the config of a model of Keras 2.
+
+    Args:
+        spec: The config.
+        nested: Whether it is a layer of another model.
+        masked: For each input, the number of axes of a mask that the model must be right with,
+            or None.
 
     Raises:
         RefusedError: If a layer cannot be converted exactly; the message names it.
@@ -73,7 +78,8 @@ def model_of(spec):
             f"it is a {kind}, and must be a functional or sequential model. Put the layers into "
             "one of these with Keras 2, and save that."
         )
-    model = _sequential(spec) if kind == "Sequential" else _functional(spec)
+    make = _sequential if kind == "Sequential" else _functional
+    model = make(spec, nested, masked)
     if isinstance(config, dict) and config.get("trainable", True) is False:
         model.trainable = False
     return model
@@ -98,22 +104,32 @@ def _read(spec):
     return spec["class_name"], spec.get("name", name), config
 
 
-def _sequential(spec):
+def _sequential(spec, nested, masked):
     config, parts = spec["config"], layers_in(spec)
     config = {} if isinstance(config, list) else config
-    model = keras.Sequential(name=config.get("name"))
-    for number, (_, part) in enumerate(parts):
-        if part["class_name"] == "InputLayer":
-            model.add(_input(part))
-            continue
-        shape = isinstance(part["config"], dict) and part["config"].get("batch_input_shape")
-        if number == 0 and shape:
-            dtype = _dtype(part["config"].get("dtype"))
-            dtype = "float32" if dtype is None or dtype.startswith("mixed_") else dtype
-            model.add(keras.Input(batch_shape=shape, dtype=dtype))
+    shape, layers = config.get("build_input_shape"), parts
+    start = None
+    if parts and parts[0][1]["class_name"] == "InputLayer":
+        start, layers = _input(parts[0][1]), parts[1:]
+    elif parts and isinstance(parts[0][1]["config"], dict):
+        start = _input_before(parts[0][1]["config"])
+    model = keras.Sequential([] if start is None else [start], name=config.get("name"))
+    if any(part["class_name"] in _OTHER_RULES for _, part in layers):
+        if start is None and shape:
+            start = keras.Input(batch_shape=tuple(shape))
+        if start is not None:
+            _attach(masked, [start])
+            masks, x = _masks_for(parts), start
+            for name, part in layers:
+                layer = _layer(part)
+                x = _tried(name, layer, functools.partial(masks.call, layer, x))
+            _check_masks(masks, model.name, nested, masked, x)
+            if masks.given:  # a layer of a functional model can be given a mask
+                return keras.Model(start, x, name=model.name)
+    for _, part in layers:
         model.add(_layer(part))
-    if not model.built and config.get("build_input_shape"):
-        model.build(tuple(config["build_input_shape"]))
+    if not model.built and shape:
+        model.build(tuple(shape))
     if not model.built:
         raise RefusedError(
             f"the sequential model {config.get('name')!r} does not say the shape of its input. "
@@ -122,7 +138,46 @@ def _sequential(spec):
     return model
 
 
-def _functional(spec):
+def _input_before(config):
+    """Returns the input that a config of a layer states, or None."""
+    if not config.get("batch_input_shape"):
+        return None
+    dtype = _dtype(config.get("dtype"))
+    dtype = "float32" if dtype is None or dtype.startswith("mixed_") else dtype
+    return keras.Input(batch_shape=config["batch_input_shape"], dtype=dtype)
+
+
+def _masks_for(parts):
+    """Returns `Masks` for the layers of a model's config."""
+    specs = dict(parts)
+    return Masks(lambda name, masked: model_of(specs[name], nested=True, masked=masked))
+
+
+def _attach(masked, inputs):
+    """Attaches masks with so many axes to inputs: those that the outer model will give."""
+    for tensor, axes in zip(inputs, masked or [None] * len(inputs), strict=True):
+        if axes is not None:
+            mask = ops.not_equal(tensor, 0)  # any that is computed from the inputs
+            if len(mask.shape) > axes:
+                mask = ops.any(mask, axis=tuple(range(axes, len(mask.shape))))
+            keras_private.attach_mask(tensor, mask)
+
+
+def _check_masks(masks, name, nested, masked, outputs):
+    """Raises if a model within the model would be wrong with masks, or its outputs' masks be so."""
+    if any(axes is not None for axes in masked) and masks.given:
+        raise RefusedError(
+            f"{name!r}, a model within the model, combines or drops the masks that it is given by "
+            "other rules in Keras 3. Put its layers into the outer model in Keras 2, and save that."
+        )
+    if nested and masks.differ(outputs):
+        raise RefusedError(
+            f"the outputs of {name!r}, a model within the model, have another mask in Keras 3. Put "
+            "its layers into the outer model in Keras 2, and save that."
+        )
+
+
+def _functional(spec, nested, masked):
     config = spec["config"]
     parts = layers_in(spec)
     _reserve(name for name, _ in parts)
@@ -139,12 +194,15 @@ def _functional(spec):
     named = [ref for found in [*nodes.values(), ends] for ref in _refs(found, layers)]
     first = {name: min(call for other, call, *_ in named if other == name) for name, *_ in named}
 
+    masks = _masks_for(parts)
+
     def key(ref):
         return ref[0], ref[1] - first[ref[0]]
 
     def tensor(ref):
         return tensors[key(ref)][ref[2]]
 
+    _attach(masked, tree.flatten(_replaced(config["input_layers"], layers, tensor)))
     while nodes:
         ready = [
             call
@@ -158,9 +216,10 @@ def _functional(spec):
             )
         for name, number in ready:
             node = nodes.pop((name, number))
-            found = _call(name, layers[name], node, lambda x: _replaced(x, layers, tensor))
+            found = _call(name, layers[name], node, lambda x: _replaced(x, layers, tensor), masks)
             tensors[name, number] = tree.flatten(found)
     inputs, outputs = (_one_of(_replaced(end, layers, tensor)) for end in ends)
+    _check_masks(masks, config.get("name"), nested, masked, outputs)
     return keras.Model(inputs, outputs, name=config.get("name"))
 
 
@@ -216,8 +275,12 @@ def _one_of(values):
     return values[0] if isinstance(values, list) and len(values) == 1 else values
 
 
-def _call(name, layer, node, replaced):
-    """Calls a layer as a node says. The node has the other arguments beside every tensor."""
+def _call(name, layer, node, replaced, masks):
+    """Calls a layer as a node says. The node has the other arguments beside every tensor.
+
+    Args:
+        masks: `Masks`.
+    """
     given = _one_of(replaced(node))
     others = next((o for o in _others(node) if o), {})
     others = {key: replaced(value) for key, value in others.items() if value is not None}
@@ -226,11 +289,12 @@ def _call(name, layer, node, replaced):
         if states:
             others["initial_state"] = states
         # Keras 2 uses a mask with an initial state, too. Keras 3 drops the mask.
-        mask = keras_private.mask_of(sequences)
-        if mask is not None and "initial_state" in others:
+        mask = masks.of(sequences)
+        known = mask is not None and mask is not AT_RUN_TIME
+        if known and "initial_state" in others:
             others.setdefault("mask", mask)
         given = sequences
-    return _tried(name, layer, lambda: layer(given, **others))
+    return _tried(name, layer, lambda: masks.call(layer, given, **others))
 
 
 def _others(node):
@@ -280,7 +344,7 @@ def _layer(spec):
     """Returns the layer, cell or model of a config."""
     kind, name, config = _read(spec)
     if kind in MODELS:
-        return model_of(spec)
+        return model_of(spec, nested=True)
     own = _own(kind)
     cls = own or _OURS.get(kind) or _of_keras(kind, name)
     arguments = _arguments(cls, kind, name, config)

@@ -16,8 +16,8 @@ import h5py
 
 from keras_gated.convert import keras2_checkpoint
 from keras_gated.convert.files import check_unpacked
-from keras_gated.convert.keras2_layers import RefusedError
 from keras_gated.convert.keras2_weights import load_by_layer, load_by_place
+from keras_gated.convert.keras_checks import RefusedError
 
 KEPT = "The model must have been saved whole by Keras 2 (`model.save('model.h5')`)."
 

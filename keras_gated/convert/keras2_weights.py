@@ -17,7 +17,8 @@ import numpy as np
 from keras_gated.cells.base import UPDATE_WRITES
 from keras_gated.cells.gates import GRU_GATES, from_library
 from keras_gated.cells.gru import GRUCell
-from keras_gated.convert.keras2_layers import MODELS, RefusedError, layers_in
+from keras_gated.convert.keras2_layers import MODELS, layers_in
+from keras_gated.convert.keras_checks import RefusedError
 from keras_gated.layers.families import GRU, LSTM
 
 _OF_CUDNN = ("CuDNNLSTM", "CuDNNGRU")

@@ -14,6 +14,10 @@ _SYMMETRIC = {
 }
 
 
+class RefusedError(Exception):
+    """Something cannot be converted. The message says what, why and the way out, not the file."""
+
+
 def check_symmetry(arguments, owner):
     """Raises if a function of a GRU does not treat a weight and its negative alike."""
     for name, value in arguments.items():

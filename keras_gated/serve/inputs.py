@@ -68,7 +68,7 @@ def ids_below(model, tensor, otherwise=2):
         otherwise: The number for whole numbers that no table of the model reads.
     """
     tables = _readers(model, tensor, _size)
-    if "int" not in tensor.dtype and not any(_reads(layer, tensor) for layer in tables):
+    if "int" not in tensor.dtype and not any(_reads(model, layer, tensor) for layer in tables):
         return None
     return min(map(_size, tables), default=otherwise)
 
@@ -80,14 +80,27 @@ def _readers(model, tensor, what):
     behind other layers. Numbers that are not whole are read directly only.
     """
     layers = [layer for layer in keras_private.parts_of(model) if what(layer)]
-    own = [layer for layer in layers if _reads(layer, tensor)]
+    own = [layer for layer in layers if _reads(model, layer, tensor)]
     if own or "float" in tensor.dtype:
         return own
-    return [x for x in layers if not any(_reads(x, other) for other in model.inputs)]
+    return [x for x in layers if not any(_reads(model, x, other) for other in model.inputs)]
 
 
-def _reads(layer, tensor):
-    return any(tensor is x for node in layer._inbound_nodes for x in node.input_tensors)
+def _reads(model, layer, tensor):
+    read = [x for node in layer._inbound_nodes for x in node.input_tensors]
+    return any(own is x for own in _handed_on(model, tensor) for x in read)
+
+
+def _handed_on(model, tensor):
+    """Yields an input, and the inputs of the models within the model that are given it."""
+    yield tensor
+    for layer in model.layers:
+        inner = layer.layer if isinstance(layer, keras.layers.TimeDistributed) else layer
+        if isinstance(inner, (keras.Sequential, keras_private.Functional)):
+            for node in layer._inbound_nodes:
+                for given, own in zip(node.input_tensors, inner.inputs, strict=False):
+                    if given is tensor:
+                        yield from _handed_on(inner, own)
 
 
 def _size(layer):

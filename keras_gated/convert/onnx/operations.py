@@ -10,7 +10,15 @@ from keras_gated.convert.onnx import axes, convolutions
 from keras_gated.convert.onnx.activations import hard_sigmoid_of
 from keras_gated.convert.onnx.fold import fold
 from keras_gated.convert.onnx.refusals import name_of, refuse
-from keras_gated.convert.onnx.values import Directions, Turned, constant, in_order, plain, turned
+from keras_gated.convert.onnx.values import (
+    Directions,
+    Turned,
+    added,
+    constant,
+    in_order,
+    plain,
+    turned,
+)
 
 
 def operation(node, given, attributes, opset):
@@ -112,7 +120,7 @@ def _added(node, given, attributes):
             y = layer(x)
             layer.set_weights([*made_by.get_weights(), bias])
             return y
-    return ops.add(*(plain(value) for value in given))
+    return added(*(plain(value) for value in given))
 
 
 def _normalized(node, given, attributes):
@@ -182,6 +190,9 @@ def _clipped(node, given, attributes):
 
 def _power(node, given, attributes):
     base, exponent = given
+    if "int" in str(base.dtype) and "float" in str(exponent.dtype):  # the result is cut, not 2.5
+        power = ops.power(ops.cast(base, exponent.dtype), exponent)
+        return ops.cast(power, base.dtype)
     number = exponent.item() if isinstance(exponent, np.ndarray) and exponent.size == 1 else None
     if number == 2:
         return ops.square(base)
@@ -281,10 +292,10 @@ _OPERATIONS = {
     "Div": _quotient,
     "Mod": _remainder,
     "PRelu": _sloped,
-    "Sum": _of_any_number(ops.add),
+    "Sum": _of_any_number(added),
     "Max": _of_any_number(ops.maximum),
     "Min": _of_any_number(ops.minimum),
-    "Mean": lambda node, given, attributes: functools.reduce(ops.add, given) / len(given),
+    "Mean": lambda node, given, attributes: functools.reduce(added, given) / len(given),
     "Softmax": _over_axis(ops.softmax),
     "LogSoftmax": _over_axis(ops.log_softmax),
     "ReduceSum": _reduced(ops.sum),

@@ -14,8 +14,22 @@ from keras import ops
 from keras_gated.convert.onnx.refusals import UnreadableError, refuse
 from keras_gated.convert.onnx.sizes import Size, as_numbers, filled, reshaped, sizes_of
 
+
+def added(first, second):
+    """Returns the sum of two values, broadcast by ONNX's rule, which is NumPy's.
+
+    Keras's `add` on TensorFlow takes numbers that fit the second axis of `first` for a bias of that
+    axis, whatever their shape is.
+    """
+    shapes = [tuple(value.shape) for value in (first, second)]
+    is_bias = len(shapes[1]) == 1 and shapes[0][-1:] == shapes[1]
+    if shapes[0] == shapes[1] or is_bias or str(second.dtype).startswith("uint"):
+        return ops.add(first, second)
+    return ops.subtract(first, ops.negative(second))
+
+
 _MERGED = {
-    "ReduceSum": ops.add,
+    "ReduceSum": added,
     "ReduceProd": ops.multiply,
     "ReduceMean": lambda first, second: (first + second) / 2,
 }
