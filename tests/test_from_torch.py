@@ -593,6 +593,32 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path):
         from_torch(tmp_path / "w.npz")
 
 
+def test_a_forward_hook_is_refused_and_compared_by_check():
+    module = torch.nn.LSTM(4, 4, batch_first=True)
+    handle = module.register_forward_hook(lambda module, given, found: (given[0], found[1]))
+    with pytest.raises(ValueError, match="a LSTM has a forward hook"):
+        from_torch(module)
+    with pytest.raises(ValueError, match="otherwise"):
+        from_torch(module, check=True)
+    handle.remove()
+    from_torch(module, check=True)
+
+
+def test_a_quantised_module_is_refused_by_name():
+    whole = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+    quantised = torch.ao.quantization.quantize_dynamic(whole, {torch.nn.LSTM})
+    with pytest.raises(ValueError, match=r"a quantised LSTM\. .*pass the one before"):
+        from_torch(quantised)
+
+
+def test_a_tensor_with_two_names_in_safetensors_is_read(tmp_path):
+    theirs = torch.nn.LSTM(4, 4, 2, batch_first=True)
+    theirs.weight_ih_l1, theirs.weight_hh_l1 = theirs.weight_ih_l0, theirs.weight_hh_l0
+    pytest.importorskip("safetensors.torch").save_model(theirs, tmp_path / "w.safetensors")
+    ours, x = from_torch(tmp_path / "w.safetensors"), np.ones((2, 5, 4), "float32")
+    assert_allclose(ours(x), outputs(theirs, x), atol=2e-6)
+
+
 def test_a_forward_of_ones_own_is_refused_by_name():
     class Scaled(torch.nn.LSTM):
         def forward(self, x, states=None):

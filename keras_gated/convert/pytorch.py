@@ -75,8 +75,9 @@ def from_torch(
     Raises:
         ValueError: If an entry is missing, unknown or of another shape; if a model has several
             recurrent modules and no `prefix` names one; for parametrizations other than
-            weight_norm; if a module has a `forward` of its own and `check` is False; if a file is
-            cut off, holds more than weights, or unpacks to far more than its size.
+            weight_norm; if a module has a `forward` of its own or a forward hook and `check` is
+            False; if a file is cut off, holds more than weights, or unpacks to far more than its
+            size.
         FileNotFoundError: If there is no such file.
         ImportError: If the package that reads a file is not installed; for `check`, torch.
     """

@@ -88,7 +88,11 @@ def _safetensors(path, wanted, owner):
             "safetensors), or pass what the file holds: arrays by their names."
         ) from error
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) if wanted(name) else None for name in file.keys()}  # noqa: SIM118
+        stored = set(file.keys())
+        # `save_model` of safetensors stores a tensor with two names once.
+        also = {name: one for name, one in (file.metadata() or {}).items() if one in stored}
+        names = {**also, **{name: name for name in stored}}
+        return {name: file.get_tensor(one) if wanted(name) else None for name, one in names.items()}
 
 
 def _pt(path, wanted, owner):

@@ -91,6 +91,11 @@ def _of_module(module, prefix, activation, owner):
             "converted."
         )
     part = inside[_choice(inside, prefix, f"a {type(module).__name__}", owner)]
+    if ".quantized." in type(part).__module__:
+        raise ValueError(
+            f"{owner}: the module must have its weights as floats. Received: a quantised "
+            f"{type(part).__name__}. Of a quantised module, pass the one before."
+        )
     for name, steps in getattr(part, "parametrizations", {}).items():
         kinds = [type(step).__name__ for step in steps]
         if kinds != ["_WeightNorm"]:
@@ -104,7 +109,7 @@ def _of_module(module, prefix, activation, owner):
 
 
 def check_own_forward(module, owner):
-    """Raises if a subclass of a module of torch has a `forward` of its own."""
+    """Raises if a module of torch does not compute what its class does: by a subclass, by hooks."""
     order = type(module).__mro__
     extended = next((cls for cls in order if cls.__module__.startswith("torch.")), None)
     own = order[: order.index(extended)] if extended else ()
@@ -113,6 +118,13 @@ def check_own_forward(module, owner):
             f"{owner}: a {type(module).__name__} has a `forward` of its own, and only the weights "
             f"of its {extended.__name__} are converted. The answers may be others: check=True "
             "compares them. Or pass the state dict."
+        )
+    kinds = "_forward_hooks", "_forward_pre_hooks"  # weight_norm is such a hook, and is converted
+    hooks = [hook for kind in kinds for hook in getattr(module, kind, {}).values()]
+    if not all(type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks):
+        raise ValueError(
+            f"{owner}: a {type(module).__name__} has a forward hook, and only its weights are "
+            "converted. The answers may be others: check=True compares them. Or remove the hook."
         )
 
 
