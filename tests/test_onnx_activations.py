@@ -148,6 +148,12 @@ def test_values_of_functions_are_read_in_order_with_the_defaults_of_onnx(
             from_onnx(graph)
 
 
+def test_names_of_functions_may_be_in_lower_case():
+    graph = recurrent("LSTM", activations=["hardsigmoid", "tanh", "TANH"], activation_alpha=[SIXTH])
+    [expected] = ask_onnxruntime(graph, {"x": X})
+    assert_allclose(from_onnx(graph)(X), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("second, known", [(0.2, True), (0.3, False)])
 def test_the_second_direction_has_values_of_its_own(second, known):
     functions = ["HardSigmoid", "Tanh", "Tanh"] * 2

@@ -82,6 +82,10 @@ _ALSO = [
     ("tanh", "ScaledTanh", {"alpha": 1.0, "beta": 1.0}),
 ]
 
+_IN_LOWER_CASE = {
+    name.lower(): name for name in (*_TAKES, *(operator for operator, _ in IN_A_STEP.values()))
+}
+
 
 def name_of(function):
     """Returns the name of an activation of Keras itself.
@@ -148,6 +152,7 @@ def names_in(attributes, defaults, directions):
     """
     received = attributes.get("activations") or defaults * directions
     functions = [f.decode() if isinstance(f, bytes) else f for f in received]
+    functions = [_IN_LOWER_CASE.get(f.lower(), f) for f in functions]  # as onnxruntime reads them
     if len(functions) != len(defaults) * directions:
         raise ValueError(
             f"has activations {functions}, where {len(defaults) * directions} are expected, "
