@@ -183,6 +183,11 @@ def of_a_mask_dropped_inside():
     return k2.Model(words, inner(embedded(words)))
 
 
+def of_a_mask_dropped_inside_a_sequence():
+    inner = k2.Sequential([L.Input((4, 3)), L.Rescaling(2.0), L.GRU(2)], name="mine")
+    return k2.Sequential([L.Input((4, 3)), L.Masking(), inner])
+
+
 def of_outputs_inside():
     inputs = L.Input((4, 3))
     inner = k2.Model(inputs, L.Rescaling(2.0)(L.Masking()(inputs)), name="mine")
@@ -191,7 +196,14 @@ def of_outputs_inside():
 
 
 @pytest.mark.parametrize(
-    "make", [of_sentences, of_a_mask_made_inside, of_a_mask_dropped_inside, of_outputs_inside]
+    "make",
+    [
+        of_sentences,
+        of_a_mask_made_inside,
+        of_a_mask_dropped_inside,
+        of_a_mask_dropped_inside_a_sequence,
+        of_outputs_inside,
+    ],
 )
 def test_a_mask_that_keras_3_cannot_be_given_is_an_error(make):
     with pytest.raises(ValueError, match=r"'mine'.*another mask|'mine'.*masks.*other rules"):

@@ -114,7 +114,7 @@ def _sequential(spec, nested, masked):
     elif parts and isinstance(parts[0][1]["config"], dict):
         start = _input_before(parts[0][1]["config"])
     model = keras.Sequential([] if start is None else [start], name=config.get("name"))
-    if any(part["class_name"] in _OTHER_RULES for _, part in layers):
+    if any(part["class_name"] in (*_OTHER_RULES, *MODELS) for _, part in layers):
         if start is None and shape:
             start = keras.Input(batch_shape=tuple(shape))
         if start is not None:
@@ -150,7 +150,12 @@ def _input_before(config):
 def _masks_for(parts):
     """Returns `Masks` for the layers of a model's config."""
     specs = dict(parts)
-    return Masks(lambda name, masked: model_of(specs[name], nested=True, masked=masked))
+
+    def try_with_masks(name, masked):
+        if _read(specs[name])[0] in MODELS:  # a class of the caller's own has rules of its own
+            model_of(specs[name], nested=True, masked=masked)
+
+    return Masks(try_with_masks)
 
 
 def _attach(masked, inputs):
