@@ -342,6 +342,11 @@ def test_windows_refuses_unequal_streams_and_sizes_below_one(targets, options):
         keras_gated.windows(np.zeros(8), np.zeros(targets), **options)
 
 
+def test_windows_refuses_a_number_in_place_of_a_stream():
+    with pytest.raises(ValueError, match="equally long.*Received: no and 8 steps, "):
+        keras_gated.windows(5, np.zeros(8), batch_size=2, steps=2)
+
+
 def stream_model(family, batch, **options):
     keras.config.set_floatx("float64")
     inputs = keras.Input(batch_shape=(batch, None, FEATURES))

@@ -154,12 +154,15 @@ def windows(inputs, targets, *, batch_size: int, steps: int) -> "tf.data.Dataset
 
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     sizes = [np.asarray(size) for size in (batch_size, steps)]
-    if len(inputs) != len(targets) or any(
-        size.ndim or size.dtype.kind not in "iu" or size < 1 for size in sizes
+    lengths = [len(stream) if stream.ndim else "no" for stream in (inputs, targets)]
+    if (
+        "no" in lengths
+        or len(set(lengths)) > 1
+        or any(size.ndim or size.dtype.kind not in "iu" or size < 1 for size in sizes)
     ):
         raise ValueError(
             "windows: `inputs` and `targets` must be equally long, and `batch_size` and `steps` "
-            f"integers of at least 1. Received: {len(inputs)} and {len(targets)} steps, "
+            f"integers of at least 1. Received: {lengths[0]} and {lengths[1]} steps, "
             f"batch_size={batch_size!r}, steps={steps!r}."
         )
     batch_size, steps = map(int, sizes)  # NumPy's small integers do not hold their product
