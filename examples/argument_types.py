@@ -122,8 +122,12 @@ def picture_file(given):
 
 
 def require_folder(parser, *parts):
-    """Ends the program if a folder in that of --output could not be written."""
+    """Ends the program if a folder in that of --output could not be written, or read as a model."""
+    from keras_gated.serve.check import is_pattern  # not every script needs the package
+
+    path = os.path.join(*parts)
     try:
-        folder(pathlib.Path(*parts))
+        require(not is_pattern(path), path, "a folder without `[`, `]` and `\\` in its name")
+        folder(path)
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --output: {error}")

@@ -6,6 +6,7 @@
 DIRECTORY is a version, or the directory of a model. For a model the newest version answers.
 """
 
+import os
 import pathlib
 import sys
 import zipfile
@@ -20,9 +21,13 @@ DAMAGED = (OSError, ValueError, LookupError, zipfile.BadZipFile, tf.errors.OpErr
 
 def newest_version(directory):
     path = pathlib.Path(directory)
-    if (path / "saved_model.pb").exists():
-        return path
-    versions = [p for p in path.glob("*") if p.name.isdecimal()]  # 7 or 00007, as in the server
+    try:
+        if (path / "saved_model.pb").exists():
+            return path
+        names = os.listdir(path) if path.is_dir() else []
+    except OSError as error:
+        sys.exit(f"{directory} cannot be read: {error.strerror}")
+    versions = [path / name for name in names if name.isdecimal()]  # 7 or 00007, as in the server
     if not versions:
         sys.exit(
             f"{directory} holds no exported model: neither saved_model.pb nor a version 1, 2, ..."

@@ -9,6 +9,7 @@ import importlib.util
 import math
 import pathlib
 
+import ml_dtypes
 import numpy as np
 
 STRING = 7
@@ -16,11 +17,23 @@ DTYPES = {  # TensorFlow's number of a type
     1: np.dtype(np.float32),
     2: np.dtype(np.float64),
     3: np.dtype(np.int32),
+    4: np.dtype(np.uint8),
+    5: np.dtype(np.int16),
+    6: np.dtype(np.int8),
     9: np.dtype(np.int64),
     10: np.dtype(np.bool_),
+    14: np.dtype(ml_dtypes.bfloat16),
+    19: np.dtype(np.float16),
     STRING: np.dtype(object),
 }
-FIELDS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val", 10: "bool_val"}
+FIELDS = {
+    1: "float_val",
+    2: "double_val",
+    9: "int64_val",
+    10: "bool_val",
+    **dict.fromkeys((3, 4, 5, 6), "int_val"),
+    **dict.fromkeys((14, 19), "half_val"),  # the bits of each number
+}
 NUMBERS = {dtype: number for number, dtype in DTYPES.items()}
 LARGEST = 1 << 26  # the most values of a tensor that is read
 MOST_AXES = 64  # of a NumPy array
@@ -288,6 +301,8 @@ def from_proto(proto, name=""):
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
     field = "string_val" if proto.dtype == STRING else FIELDS[proto.dtype]
     values = list(getattr(proto, field)[:count]) or [b"" if proto.dtype == STRING else 0]
+    if field == "half_val":
+        values = np.array(values, np.uint16).view(dtype)
     array = np.full(count, values[-1], dtype)
     array[: len(values)] = values[:count]
     return array.reshape(shape)
@@ -299,7 +314,8 @@ def to_proto(array, proto):
     for size in array.shape:
         proto.tensor_shape.dim.add().size = size
     field = "string_val" if proto.dtype == STRING else FIELDS[proto.dtype]
-    getattr(proto, field).extend(array.ravel().tolist())
+    values = array.ravel().view(np.uint16) if field == "half_val" else array.ravel()
+    getattr(proto, field).extend(values.tolist())
 
 
 def read_records(path):

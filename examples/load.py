@@ -45,6 +45,8 @@ AUTOSCALED, FEWEST = 0.6, 2
 class Rest:
     """Sends requests through REST. Each thread keeps a connection."""
 
+    refusal = None  # the words of the server, if it refused a request
+
     def __init__(self, address, model, label, timeout):
         parts, self._timeout = urllib.parse.urlsplit(address), timeout
         model, label = (urllib.parse.quote(name, safe="") for name in (model, label))
@@ -64,15 +66,19 @@ class Rest:
                 )
             self._mine.connection.request("POST", self._path, request)
             answer = self._mine.connection.getresponse()
-            answer.read()
+            said = answer.read().decode(errors="replace")
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             self._mine.connection.close()  # the next request opens the connection anew
             return type(error).__name__
+        if answer.status != 200:
+            self.refusal = said.strip()
         return None if answer.status == 200 else f"HTTP {answer.status}"
 
 
 class Grpc:
     """Sends requests through gRPC, with the same methods."""
+
+    refusal = None
 
     def __init__(self, address, model, label, timeout):
         import grpc
@@ -94,6 +100,7 @@ class Grpc:
         try:
             self._stub.Predict(request, timeout=self._timeout)
         except self._error as error:
+            self.refusal = error.details()
             return error.code().name
         return None
 
@@ -242,6 +249,8 @@ def main():
     client = client_of(address, args.model, args.label, args.timeout)
     requests = [client.request(text) for text in reviews(args.dataset, args.data_dir, 2000)]
     if error := client.ask(requests[0]):
+        if client.refusal:
+            sys.exit(f"{address} refuses the first request: {error}: {client.refusal}")
         sys.exit(f"No answer from {address}: {error}. `make serve` starts a server to try.")
     setting = {"server": address, "dataset": args.dataset}
     if args.plan:

@@ -18,7 +18,9 @@ The workers need TensorFlow and Beam (and TFDS for its data sets), and paths tha
 They need no code of this package.
 """
 
+import codecs
 import collections
+import gzip
 import importlib.util
 import json
 import logging
@@ -27,12 +29,17 @@ import pathlib
 import shutil
 import sys
 import time
+import zlib
 
 import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
 from argument_types import command_line, positive, whole
 from ask import DAMAGED, newest_version
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 try:
     import apache_beam as beam
 except ModuleNotFoundError:
@@ -65,10 +72,19 @@ def records(path, format, split, first):
         last = min(first + PART, builder.info.splits[split].num_examples)
         dataset = builder.as_dataset(split=f"{split}[{first}:{last}]", shuffle_files=False)
     else:
-        lines = format in ("text", "jsonl")
+        zipped, lines = path.endswith(".gz"), format in ("text", "jsonl")
+        if zipped and lines:
+            return unzipped_lines(path)
         kind = tf.data.TextLineDataset if lines else tf.data.TFRecordDataset
-        dataset = kind(path, compression_type="GZIP" if path.endswith(".gz") else "")
+        dataset = kind(path, compression_type="GZIP" if zipped else "")
     return dataset.as_numpy_iterator()
+
+
+def unzipped_lines(path):
+    """Yields the lines of a gzip file. TensorFlow would end at a cut without an error."""
+    with tf.io.gfile.GFile(path, "rb") as file, gzip.GzipFile(fileobj=file) as lines:
+        for line in lines:
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def fields_of(record, format, field):
@@ -110,6 +126,8 @@ def read(source, format, field, copied):
     number = first - 1
     try:
         for number, record in enumerate(records(path, format, split, first), first):
+            if number == 0 and format in ("text", "jsonl"):
+                record = record.removeprefix(codecs.BOM_UTF8)
             try:
                 found = fields_of(record, format, field)
                 text = found.get(field)
@@ -125,6 +143,8 @@ def read(source, format, field, copied):
                 yield f"{name}:{number}", None, str(error)
     except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
         yield f"{name}:{number + 1}", None, f"damaged from here on: {error.message}"
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield f"{name}:{number + 1}", None, f"damaged from here on: {error}"
 
 
 def answers(ask, texts):
@@ -391,7 +411,9 @@ def check_runner(args, options, fail):
 
 
 def check_output(args, fail):
-    """Makes sure that the folder can be written, and that it holds no other scores."""
+    """Makes sure that the folder can be written, and that it holds no scores and gets no others."""
+    if set(args.output) & set("*?[]"):
+        fail(f"--output must be a folder without `*`, `?`, `[` and `]`. Received: {args.output}")
     names = [f"{args.output}/{name}*" for name in ("scores", "failed", "counts")]
     there = [file.path for match in FileSystems.match(names) for file in match.metadata_list]
     if there:
@@ -401,6 +423,17 @@ def check_output(args, fail):
             os.makedirs(args.output, exist_ok=True)
         except OSError as error:
             fail(f"--output must be a folder. Received: {args.output}: {error}")
+        lock(args.output, fail)
+
+
+def lock(folder, fail):
+    """Locks a folder of this machine. The lock ends with the program, however that ends."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"--output must be a folder of this run alone. Received: {folder}, in use by another")
 
 
 def arguments():

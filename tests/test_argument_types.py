@@ -86,6 +86,7 @@ def test_a_picture_needs_a_folder_and_a_known_ending(tmp_path):
 @pytest.mark.parametrize("script, options, said", [
     ("characters", "--output file", "--output: must be a folder"),
     ("characters", "--output . --name file", "--output: must be a folder"),
+    ("characters", "--output . --name a[b]", "--output: must be a folder without `[`, `]`"),
     ("characters", "--resume file", "--resume: must be a folder"),
     ("characters", "--logs file", "--logs: must be a folder"),
     ("characters", "--rate nan", "--rate: must be above 0. Received: nan"),

@@ -335,6 +335,24 @@ def test_a_state_has_the_same_name_as_input_and_output(tmp_path):
     np.testing.assert_allclose(answer["my_gru_hidden"], model(given), atol=1e-6)
 
 
+def test_an_input_of_the_model_may_be_called_lengths(tmp_path):
+    x, lengths = keras.Input((None, 3), name="x"), keras.Input((1,), name="lengths")
+    y = keras.layers.Concatenate(name="y")([keras_gated.GRU(4)(x), keras.layers.Dense(2)(lengths)])
+    model = keras.Model([x, lengths], y)
+    loaded = tf.saved_model.load(export_model(model, tmp_path))
+    given = np.ones((2, 5, 3), "float32"), np.array([[2], [5]], "float32")
+    answer = loaded.signatures["serving_default"](x=given[0], lengths=given[1])
+    np.testing.assert_allclose(answer["y"], model(given), atol=1e-6)
+
+
+def test_names_that_differ_in_upper_case_alone_are_refused(tmp_path):
+    upper, lower = keras.Input((None, 3), name="X"), keras.Input((None, 3), name="x")
+    model = keras.Model([upper, lower], keras_gated.GRU(4)(upper + lower))
+    with pytest.raises(ValueError, match=r"a name of its own. Received: \['X', 'x'\]"):
+        export_model(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_that_two_inputs_or_an_output_and_a_state_share_are_refused(tmp_path):
     for name, options in (("lengths", {"lengths": True}), ("gru_hidden", {"states": True})):
         with pytest.raises(ValueError, match=rf"name of its own. Received: \['{name}'\] more than"):

@@ -241,6 +241,12 @@ def test_rubbish_options_are_refused_by_name(options, said, monkeypatch, capsys)
     assert said in capsys.readouterr().err
 
 
+def test_the_words_of_a_server_that_refuses_are_told(run, server):
+    for options in (("--rest", server[0]), ("--grpc", server[1])):
+        with pytest.raises(SystemExit, match=r"refuses the first request: .*label"):
+            run("--rate", "1", *options, "--label", "nobody")
+
+
 def test_a_server_that_is_not_there_and_a_limit_too_low_are_told(run):
     with pytest.raises(SystemExit, match=r"^No answer from http://localhost:1: Conn.*`make serve`"):
         run("--rate", "1", "--rest", "http://localhost:1")

@@ -3,6 +3,7 @@
 `make beam` runs these tests, in an environment of their own: Beam wants protobuf < 7.
 """
 
+import fcntl
 import gzip
 import importlib.util
 import json
@@ -160,6 +161,34 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_and_other_files_in_full(tmp_pa
     [failed] = read_back(tmp_path / "out", "failed").values()
     assert failed["row"] == f"{tmp_path / 'a.tfrecord'}:4"
     assert "damaged from here on" in failed["reason"]
+
+
+@needs_beam
+def test_a_zipped_file_that_was_cut_is_read_as_far_as_it_goes(tmp_path):
+    lines = [f"Film {number} is good. {hash(number * 0.37)}" for number in range(500)]
+    whole = gzip.compress("\n".join(lines).encode())
+    (tmp_path / "a.txt.gz").write_bytes(whole[: len(whole) // 2])
+    found = scored(tmp_path / "out", "--input", tmp_path / "a.txt.gz", "--format", "text")
+    assert 0 < found["scored"] < 500 and found["failed"] == 1
+    [failed] = read_back(tmp_path / "out", "failed").values()
+    assert "damaged from here on" in failed["reason"]
+
+
+@needs_beam
+def test_a_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
+    (tmp_path / "a.txt").write_text("Good film\nGood film\n", encoding="utf-8-sig")
+    scored(tmp_path / "out", "--input", tmp_path / "a.txt")
+    first, second = read_back(tmp_path / "out").values()
+    assert first["probability"] == pytest.approx(second["probability"], abs=1e-6)
+
+
+@needs_beam
+def test_a_folder_that_another_run_writes_is_refused(tmp_path, capsys, monkeypatch, score):
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    options = ["--model", MODEL, *write(tmp_path, "rows.txt", TEXTS), "--output", tmp_path]
+    assert "in use by another" in refused(score, capsys, monkeypatch, *options)
+    os.close(other)
 
 
 @needs_beam

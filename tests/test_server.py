@@ -52,6 +52,29 @@ def test_rows_and_columns_are_answered_with_the_model_s_numbers(server):
         np.testing.assert_allclose(answer["predictions"][0]["probability"], alone[0], atol=1e-6)
 
 
+def test_numbers_of_less_precision_are_answered(tmp_path):
+    dtypes = {"half": tf.float16, "brain": tf.bfloat16, "byte": tf.uint8, "short": tf.int16}
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float16, name="x")])
+    def cast(x):
+        return {name: tf.cast(x, dtype) for name, dtype in dtypes.items()}
+
+    tf.saved_model.save(tf.Module(), tmp_path / "casts" / "1", signatures=cast)
+    (tmp_path / "models.config").write_text(
+        f'model_config_list {{ config {{ name: "casts" base_path: "{tmp_path}/casts" '
+        'model_platform: "tensorflow" } }'
+    )
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "casts"
+    x = np.array([1.5, 3.140625, 100], "float16")
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto(x))
+    with serving(tmp_path) as (_, rpc):
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(rpc))
+        answer = stub.Predict(request, timeout=60)
+    for name, dtype in dtypes.items():
+        np.testing.assert_array_equal(tf.make_ndarray(answer.outputs[name]), tf.cast(x, dtype))
+
+
 def test_curl_is_answered(server):
     if not shutil.which("curl"):
         pytest.skip("needs curl")

@@ -343,7 +343,7 @@ def test_windows_refuses_unequal_streams_and_sizes_below_one(targets, options):
 
 
 def test_windows_refuses_a_number_in_place_of_a_stream():
-    with pytest.raises(ValueError, match="equally long.*Received: no and 8 steps, "):
+    with pytest.raises(ValueError, match=r"equally long.*Received: no and 8 steps, "):
         keras_gated.windows(5, np.zeros(8), batch_size=2, steps=2)
 
 

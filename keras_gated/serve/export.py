@@ -216,8 +216,9 @@ def _archive_of(resources, signatures):
 
 def _check_names(signature, names):
     """Raises unless a server could tell the inputs of a signature apart by their names."""
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+    lower = [name.lower() for name in names]  # TensorFlow takes `X` and `x` for the same
+    if len(set(lower)) < len(names):
+        twice = sorted({name for name in names if lower.count(name.lower()) > 1})
         raise ValueError(
             f"export_model: every input of signature {signature!r} must have a name of its own. "
             f"Received: {twice} more than once, of {names}. (`lengths=True` adds an input "

@@ -116,10 +116,12 @@ def functional(model, lengths=False, states=False, gates=None):
     unnamed = [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
     traced = tf.function(answer, input_signature=unnamed, autograph=False)
     _check_rows(model, traced, timed, lengths, stepper)
-    signatures = {"serving_default": Signature(answer, inputs, _examples(inputs))}
+    of_steps = {spec.name: [_STEPS] for spec in length_specs}
+    signatures = {"serving_default": Signature(answer, inputs, [{**_example(inputs), **of_steps}])}
     if gates is not None:
         inputs = [*specs, *length_specs]
-        signatures["gates"] = Signature(answer_gates, inputs, _examples(inputs))
+        examples = [{**_example(inputs), **of_steps}]
+        signatures["gates"] = Signature(answer_gates, inputs, examples)
     return signatures
 
 
@@ -302,9 +304,6 @@ def outputs_by_name(model, outputs, states, owner):
     return {**found, **states}
 
 
-def _examples(specs, steps=_STEPS):
-    """Returns one request."""
-    request = {s.name: example_of(s.shape, s.dtype, steps) for s in specs}
-    if "lengths" in request:
-        request["lengths"] = [steps]
-    return [request]
+def _example(specs):
+    """Returns a request."""
+    return {spec.name: example_of(spec.shape, spec.dtype, _STEPS) for spec in specs}
