@@ -434,6 +434,8 @@ def lock(folder, fail):
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         fail(f"--output must be a folder of this run alone. Received: {folder}, in use by another")
+    except OSError:  # the file system has no locks
+        return
 
 
 def arguments():
