@@ -194,6 +194,8 @@ def test_what_differs_is_refused_by_name():
         to_keras(keras_gated.GRU(4, return_gates=True))
     with pytest.raises(ValueError, match=r"drops weights.*recurrent_weight_dropout=0\.5"):
         to_keras(keras_gated.LSTM(4, recurrent_weight_dropout=0.5))
+    with pytest.raises(ValueError, match=r"'mine' has an `activity_regularizer`.*SimpleRNN` drops"):
+        to_keras(keras_gated.SimpleRNN(4, activity_regularizer="l2", name="mine"))
     with pytest.raises(ValueError, match=r"nothing to convert in 'plain'"):
         from_keras(layers.Dense(4, name="plain"))
     with pytest.raises(ValueError, match=r"must be a Keras layer or model\. Received: 3"):

@@ -126,6 +126,12 @@ CASES = {
     "Masking at every step": lambda: masks_made_at_every_step(
         L.Masking(), 3, 4, 2, given=vectors(5, 3, 4, 2)
     ),
+    "a model at every step": lambda: sequential(
+        L.Embedding(9, 3, mask_zero=True),
+        L.TimeDistributed(k2.Sequential([L.Input((3,)), L.Dense(2)])),
+        L.LSTM(2),
+        shape=(4,),
+    ),
     "residual": residual,
     "attention": attention,
     "states and a mask": states_and_a_mask,
@@ -161,6 +167,33 @@ def test_nothing_is_added_where_all_masks_are_equal():
     theirs, *_ = residual()
     added = [one.name for one in from_keras(theirs).operations if "logical_and" in one.name]
     assert not added
+
+
+class Doubled(L.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
+class DoubledToday(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_a_layer_of_the_caller_passes_the_mask_of_keras_2_on():
+    words, more = L.Input((4,)), L.Input((4, 3))
+    x = Doubled(name="mine")(L.Add()([embedded(words), more]))
+    theirs = k2.Model([words, more], L.GRU(2)(x))
+    ours = from_keras(theirs, custom_objects={"Doubled": DoubledToday})
+    assert ours.get_layer("mine")
+    compared(theirs, ours, [ids(5, 4), vectors(5, 4, 3)])
 
 
 def of_sentences():

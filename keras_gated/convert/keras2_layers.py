@@ -354,7 +354,9 @@ def _layer(spec):
     cls = own or _OURS.get(kind) or _of_keras(kind, name)
     arguments = _arguments(cls, kind, name, config)
     if own:
-        return _tried(name, kind, lambda: own.from_config(arguments))
+        made = _tried(name, kind, lambda: own.from_config(arguments))
+        made.name = name or made.name  # a class without `get_config` of its own has no config
+        return made
     if kind == "Bidirectional":
         arguments["layer"] = _layer(config["layer"])
         if config.get("backward_layer"):

@@ -147,9 +147,9 @@ def _check(layer, given, masks):
     elif (
         isinstance(inner, _MODELS)
         and inner is not layer
-        and (known or any(map(_is_masked, inner.outputs)))
+        and (any(map(_is_masked, inner.outputs)) or any(_axes_of(mask) > 2 for mask in known))
     ):
-        why = "it runs a model at every step, with a mask or one that makes masks"
+        why = "it runs a model with a mask of its own at every step"
     elif inner is not layer and known and given.shape[0] is not None and not _is_plain(inner):
         why = "Keras 2 runs it step by step for a fixed batch size, and repeats masked outputs"
     else:

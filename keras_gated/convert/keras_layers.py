@@ -204,6 +204,11 @@ def _converted(old, classes, owner):
         warnings.warn(told, UserWarning, stacklevel=3)
     _copy_vocabularies(old, new, owner)
     for a, b in zip(keras_private.parts_of(old), keras_private.parts_of(new), strict=True):
+        if getattr(a, "activity_regularizer", None) and not b.activity_regularizer:
+            raise ValueError(
+                f"{owner}: {a.name!r} has an `activity_regularizer`, which `keras.layers."
+                f"{type(b).__name__}` drops without a word. Leave it out, or use another layer."
+            )
         if b.trainable != a.trainable:  # of a cell, which the config of its layer does not say
             b.trainable = a.trainable
     if old.built or isinstance(old, keras.Model):
