@@ -196,6 +196,18 @@ def test_a_layer_of_the_caller_passes_the_mask_of_keras_2_on():
     compared(theirs, ours, [ids(5, 4), vectors(5, 4, 3)])
 
 
+def test_a_mask_that_no_later_layer_reads_is_no_reason_to_refuse():
+    words, more = L.Input((4,)), L.Input((4, 3))
+    inner = k2.Model(words, L.GRU(3, return_sequences=True)(embedded(words)))
+    encoded = L.TimeDistributed(L.Dense(2))(inner(words))
+    joined = L.Dense(2)(L.Concatenate()([inner(words), L.Rescaling(2.0)(encoded), more]))
+    outputs = [L.LSTM(2)(encoded), L.TimeDistributed(L.Dense(1))(joined)]
+    theirs, given = k2.Model([words, more], outputs), [ids(5, 4), vectors(5, 4, 3)]
+    ours = from_keras(theirs)
+    for received, expected in zip(ours(given), theirs(given, training=False), strict=True):
+        assert_allclose(received, expected, atol=1e-5)
+
+
 def of_sentences():
     words = L.Input((4,))
     inner = k2.Model(words, L.GRU(3, return_sequences=True)(embedded(words)), name="inner")
@@ -207,7 +219,7 @@ def of_sentences():
 def of_a_mask_made_inside():
     words, more = L.Input((4,)), L.Input((4, 3))
     inner = k2.Model(words, L.GRU(3, return_sequences=True)(embedded(words)))
-    return k2.Model([words, more], L.GRU(2)(L.Add(name="mine")([inner(words), more])))
+    return k2.Model([words, more], L.GRU(2, name="mine")(L.Add()([inner(words), more])))
 
 
 def of_a_mask_dropped_inside():

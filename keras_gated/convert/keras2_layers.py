@@ -17,7 +17,7 @@ from keras_gated.cells.activations import hard_sigmoid
 from keras_gated.cells.arguments import kind as module_of
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gru import GRUCell
-from keras_gated.convert.keras2_masks import AT_RUN_TIME, OTHER_RULES, Masks
+from keras_gated.convert.keras2_masks import OTHER_RULES, Masks
 from keras_gated.convert.keras_checks import RefusedError, check_symmetry
 from keras_gated.convert.keras_classes import OURS
 from keras_gated.layers.base import RNN
@@ -175,7 +175,7 @@ def _check_masks(masks, name, nested, masked, outputs):
             f"{name!r}, a model within the model, combines or drops the masks that it is given by "
             "other rules in Keras 3. Put its layers into the outer model in Keras 2, and save that."
         )
-    if nested and masks.differ(outputs):
+    if nested and (masks.differ(outputs) or masks.are_lost(outputs)):
         raise RefusedError(
             f"the outputs of {name!r}, a model within the model, have another mask in Keras 3. Put "
             "its layers into the outer model in Keras 2, and save that."
@@ -294,9 +294,8 @@ def _call(name, layer, node, replaced, masks):
         if states:
             others["initial_state"] = states
         # Keras 2 uses a mask with an initial state, too. Keras 3 drops the mask.
-        mask = masks.of(sequences)
-        known = mask is not None and mask is not AT_RUN_TIME
-        if known and "initial_state" in others:
+        mask = masks.known(sequences)
+        if mask is not None and "initial_state" in others:
             others.setdefault("mask", mask)
         given = sequences
     return _tried(name, layer, lambda: masks.call(layer, given, **others))

@@ -32,7 +32,9 @@ _RECURRENT = (_LAYERS.RNN, _LAYERS.Bidirectional)
 OTHER_RULES = (*_MERGES, *_PASS_NO_MASK, _LAYERS.TimeDistributed)
 _MODELS = (keras.Sequential, keras_private.Functional)
 # In place of a mask: a model within the model makes it, and no tensor stands for it here.
-AT_RUN_TIME = object()
+_AT_RUN_TIME = object()
+# In place of a mask: it is made of a mask `_AT_RUN_TIME`, and Keras 3 would make another.
+_OTHER_AT_RUN_TIME = object()
 
 
 class Masks:
@@ -55,14 +57,21 @@ class Masks:
         _, mask = self._other.get(id(tensor), (None, keras_private.mask_of(tensor)))
         return mask
 
+    def known(self, tensor):
+        """Returns the mask that a tensor had in Keras 2 if a tensor stands for it, or None."""
+        mask = self.of(tensor)
+        return None if mask is _AT_RUN_TIME or mask is _OTHER_AT_RUN_TIME else mask
+
     def differ(self, tensors):
         """Whether a mask of these tensors is not the mask that Keras 3 attaches."""
-        pairs = [(self.of(t), keras_private.mask_of(t)) for t in tree.flatten(tensors)]
         return any(
-            self._source(own) is not self._source(attached)
-            for own, attached in pairs
-            if own is not AT_RUN_TIME
+            self._source(self.known(t)) is not self._source(keras_private.mask_of(t))
+            for t in tree.flatten(tensors)
         )
+
+    def are_lost(self, tensors):
+        """Whether a mask of these tensors is neither Keras 3's nor can be given to a layer."""
+        return any(self.of(t) is _OTHER_AT_RUN_TIME for t in tree.flatten(tensors))
 
     def call(self, layer, given, **others):
         """Returns `layer(given, **others)`.
@@ -95,9 +104,15 @@ class Masks:
     def _after(self, layer, given, masks, outputs):
         """Returns the masks of a layer's outputs."""
         flat, none = tree.flatten(masks), tree.map_structure(lambda _: None, outputs)
+        at_run_time = [m for m in flat if m is _AT_RUN_TIME or m is _OTHER_AT_RUN_TIME]
         if isinstance(layer, _MODELS):
             masked = [any(m is not None for m in flat) or _is_masked(o) for o in layer.outputs]
-            return [AT_RUN_TIME if one else None for one in masked]
+            return [_AT_RUN_TIME if one else None for one in masked]
+        if at_run_time:
+            kept = layer.supports_masking and not _ends_masks(layer)
+            other = isinstance(layer, (*_MERGES, *_PASS_NO_MASK))
+            mask = _OTHER_AT_RUN_TIME if other else at_run_time[0]
+            return tree.map_structure(lambda _: mask if kept else None, outputs)
         if isinstance(layer, _PASS_NO_MASK):
             return none
         if isinstance(layer, _LAYERS.TimeDistributed):
@@ -111,9 +126,6 @@ class Masks:
                 return [self._all_of(flat, keras_private.mask_of(outputs))]
             if all(mask is not None for mask in flat):
                 return [ops.concatenate(flat, axis=layer.axis)]
-        if AT_RUN_TIME in flat:
-            kept = layer.supports_masking and not _ends_masks(layer)
-            return tree.map_structure(lambda _: AT_RUN_TIME if kept else None, outputs)
         if not self.differ(given) or _reads_masks(layer):
             return tree.map_structure(keras_private.mask_of, outputs)
         return layer.compute_mask(given, masks) if layer.supports_masking else none
@@ -142,15 +154,18 @@ def _check(layer, given, masks):
     """Raises if the mask after a layer, or in it, cannot be that of Keras 2."""
     known = [mask for mask in masks if mask is not None]
     inner = layer.layer if isinstance(layer, _LAYERS.TimeDistributed) else layer
-    if isinstance(layer, OTHER_RULES) and AT_RUN_TIME in known:
+    at_each_step = inner is not layer
+    reads = _has_masks(inner) if at_each_step else _reads_masks(layer)
+    lost = any(mask is _OTHER_AT_RUN_TIME for mask in known)
+    if reads and (lost or (at_each_step and any(mask is _AT_RUN_TIME for mask in known))):
         why = "a model within the model makes the mask that it reads"
     elif (
         isinstance(inner, _MODELS)
-        and inner is not layer
+        and at_each_step
         and (any(map(_is_masked, inner.outputs)) or any(_axes_of(mask) > 2 for mask in known))
     ):
         why = "it runs a model with a mask of its own at every step"
-    elif inner is not layer and known and given.shape[0] is not None and not _is_plain(inner):
+    elif at_each_step and known and given.shape[0] is not None and not _is_plain(inner):
         why = "Keras 2 runs it step by step for a fixed batch size, and repeats masked outputs"
     else:
         return
@@ -163,6 +178,11 @@ def _check(layer, given, masks):
 
 def _reads_masks(layer):
     return "mask" in inspect.signature(layer.call).parameters
+
+
+def _has_masks(layer):
+    """Whether a layer reads masks or makes one."""
+    return _reads_masks(layer) or isinstance(layer, (_LAYERS.Embedding, _LAYERS.Masking))
 
 
 def _ends_masks(layer):
@@ -178,7 +198,7 @@ def _is_masked(output):
 
 def _axes_of(mask):
     """Returns the number of axes of a mask, or None for none."""
-    return 2 if mask is AT_RUN_TIME else None if mask is None else len(mask.shape)
+    return None if mask is None else len(mask.shape) if hasattr(mask, "shape") else 2
 
 
 def _is_plain(layer):
