@@ -100,6 +100,26 @@ def a_model_that_is_given_the_mask():
     return k2.Model(words, inner(embedded(words))), ids(5, 4)
 
 
+def residual_of_two_masks():
+    one, other = L.Input((4,)), L.Input((4,))
+    x = L.Add()([embedded(one), embedded(other)])
+    return k2.Model([one, other], L.LSTM(2)(L.Add()([x, L.Dense(3)(x)]))), ids(5, 4), ids(5, 4)
+
+
+def siamese():
+    encoder = k2.Sequential([L.Input((4, 3)), L.LSTM(2)])
+    one, other = L.Input((4,)), L.Input((4,))
+    x = L.Concatenate()([encoder(embedded(one)), encoder(embedded(other))])
+    return k2.Model([one, other], L.BatchNormalization()(x)), ids(5, 4), ids(5, 4)
+
+
+def a_model_of_which_one_input_has_no_mask():
+    i, j, words, more = L.Input((4, 3)), L.Input((4, 3)), L.Input((4,)), L.Input((4, 3))
+    inner = k2.Model([i, j], L.Concatenate()([L.GRU(2)(i), L.LSTM(2)(j)]))
+    outputs = inner([L.Rescaling(2.0)(embedded(words)), L.Masking()(more)])
+    return k2.Model([words, more], outputs), ids(5, 4), vectors(5, 4, 3)
+
+
 CASES = {
     **{
         f"{name}: {make.__name__}": lambda name=name, make=make: make(getattr(L, name)())
@@ -107,6 +127,10 @@ CASES = {
         for make in (words_and_vectors, two_masks)
     },
     "Concatenate along the steps": lambda: two_masks(L.Concatenate(axis=1)),
+    "Concatenate along the steps, from behind": lambda: two_masks(L.Concatenate(axis=-2)),
+    "residual of two masks": residual_of_two_masks,
+    "siamese": siamese,
+    "a model of which one input has no mask": a_model_of_which_one_input_has_no_mask,
     "Identity": lambda: after_a_mask(L.Identity()),
     "Rescaling": lambda: after_a_mask(L.Rescaling(0.5, 0.1)),
     "Normalization": lambda: after_a_mask(L.Normalization(mean=[0.0, 1, 2], variance=[1.0, 2, 3])),
@@ -161,6 +185,13 @@ def test_a_sequential_model_becomes_functional_only_where_a_layer_needs_a_mask()
     assert isinstance(from_keras(theirs), keras.Sequential)
     theirs, *_ = CASES["Rescaling, sequential"]()
     assert not isinstance(from_keras(theirs), keras.Sequential)
+
+
+def test_weights_are_read_into_a_model_that_was_given_masks(tmp_path):
+    theirs, *inputs = CASES["Rescaling, sequential"]()
+    theirs.save_weights(tmp_path / "w.h5")
+    architecture = keras.models.clone_model(from_keras(theirs))
+    compared(theirs, from_keras(tmp_path / "w.h5", architecture=architecture), inputs)
 
 
 def test_nothing_is_added_where_all_masks_are_equal():

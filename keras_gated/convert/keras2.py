@@ -87,7 +87,8 @@ def _told(told, read):
 def _read(path, architecture):
     with opened(path) as stored:
         if isinstance(architecture, keras.Model):
-            model, spec = architecture, keras.saving.serialize_keras_object(architecture)
+            model = architecture
+            spec = _without_operations(keras.saving.serialize_keras_object(architecture))
         else:
             spec = stored.spec if architecture is None else spec_of(architecture)
             if spec is None:
@@ -122,6 +123,15 @@ def spec_of(architecture):
             "`keras.models.model_from_json` makes of it."
         )
     return architecture
+
+
+def _without_operations(spec):
+    """Returns a config of Keras 3 without the operations, of masks for one, that are no layers."""
+    config = spec.get("config") or {}
+    if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
+        return spec
+    parts = [part for part in config["layers"] if "ops" not in str(part.get("module")).split(".")]
+    return {**spec, "config": {**config, "layers": list(map(_without_operations, parts))}}
 
 
 def _check_size(spec, elements):

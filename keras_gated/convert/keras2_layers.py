@@ -113,12 +113,14 @@ def _sequential(spec, nested, masked):
         start, layers = _input(parts[0][1]), parts[1:]
     elif parts and isinstance(parts[0][1]["config"], dict):
         start = _input_before(parts[0][1]["config"])
+    if masked and start is None and shape:
+        start = keras.Input(batch_shape=tuple(shape))
+    _attach(masked, [] if start is None else [start])
     model = keras.Sequential([] if start is None else [start], name=config.get("name"))
     if any(part["class_name"] in (*_OTHER_RULES, *MODELS) for _, part in layers):
         if start is None and shape:
             start = keras.Input(batch_shape=tuple(shape))
         if start is not None:
-            _attach(masked, [start])
             masks, x = _masks_for(parts), start
             for name, part in layers:
                 layer = _layer(part)
@@ -152,15 +154,17 @@ def _masks_for(parts):
     specs = dict(parts)
 
     def try_with_masks(name, masked):
-        if _read(specs[name])[0] in MODELS:  # a class of the caller's own has rules of its own
-            model_of(specs[name], nested=True, masked=masked)
+        if _read(specs[name])[0] not in MODELS:  # a class of the caller's own has its own rules
+            return None
+        made = model_of(specs[name], nested=True, masked=masked)
+        return [keras_private.mask_of(output) is not None for output in made.outputs]
 
     return Masks(try_with_masks)
 
 
 def _attach(masked, inputs):
     """Attaches masks with so many axes to inputs: those that the outer model will give."""
-    for tensor, axes in zip(inputs, masked or [None] * len(inputs), strict=True):
+    for tensor, axes in zip(inputs, masked, strict=False):
         if axes is not None:
             mask = ops.not_equal(tensor, 0)  # any that is computed from the inputs
             if len(mask.shape) > axes:

@@ -42,8 +42,9 @@ class Masks:
 
     Args:
         try_with_masks: Called before a model within the model, with the model's name and, for each
-            input, the number of axes of its mask or None. Raises a `RefusedError` if a layer in the
-            model would read another mask than in Keras 2.
+            input, the number of axes of its mask or None. Returns for each output whether it has a
+            mask then. Raises a `RefusedError` if a layer in the model would read another mask than
+            in Keras 2.
     """
 
     def __init__(self, try_with_masks):
@@ -79,22 +80,31 @@ class Masks:
         Raises:
             RefusedError: If the layer cannot be given the mask that it read in Keras 2.
         """
-        masks = tree.map_structure(self.of, given)
+        masks, masked = tree.map_structure(self.of, given), None
         _check(layer, given, tree.flatten(masks))
         if isinstance(layer, _MODELS) and any(mask is not None for mask in tree.flatten(masks)):
-            self._try_with_masks(layer.name, tree.flatten(tree.map_structure(_axes_of, masks)))
+            axes = tree.flatten(tree.map_structure(_axes_of, masks))
+            masked = self._try_with_masks(layer.name, axes)
         tensors = given
         if self.differ(given) and others.get("mask") is None and _reads_masks(layer):
             self.given = True
+            # `None` as an argument would stand for the mask that Keras 3 attached.
+            tensors = tree.map_structure(self._without_a_mask_of_keras_3, given)
             if any(mask is not None for mask in tree.flatten(masks)):
                 others["mask"] = masks
-            else:  # `None` as an argument would stand for the mask that Keras 3 attached
-                tensors = tree.map_structure(ops.copy, given)
         outputs = layer(tensors, **others)
         if isinstance(layer, _RECURRENT) and others.get("mask") is not None:
             masks = others["mask"]
-        self._note(tree.flatten(outputs), tree.flatten(self._after(layer, given, masks, outputs)))
+        if isinstance(layer, _MODELS):
+            masked = masked or list(map(_is_masked, layer.outputs))
+            after = [_AT_RUN_TIME if one else None for one in masked]
+        else:
+            after = self._after(layer, given, masks, outputs)
+        self._note(tree.flatten(outputs), tree.flatten(after))
         return outputs
+
+    def _without_a_mask_of_keras_3(self, tensor):
+        return ops.copy(tensor) if self.of(tensor) is None and _is_masked(tensor) else tensor
 
     def _note(self, outputs, masks):
         for output, mask in zip(outputs, masks, strict=True):
@@ -105,9 +115,6 @@ class Masks:
         """Returns the masks of a layer's outputs."""
         flat, none = tree.flatten(masks), tree.map_structure(lambda _: None, outputs)
         at_run_time = [m for m in flat if m is _AT_RUN_TIME or m is _OTHER_AT_RUN_TIME]
-        if isinstance(layer, _MODELS):
-            masked = [any(m is not None for m in flat) or _is_masked(o) for o in layer.outputs]
-            return [_AT_RUN_TIME if one else None for one in masked]
         if at_run_time:
             kept = layer.supports_masking and not _ends_masks(layer)
             other = isinstance(layer, (*_MERGES, *_PASS_NO_MASK))
@@ -118,14 +125,13 @@ class Masks:
         if isinstance(layer, _LAYERS.TimeDistributed):
             return _after_each_step(layer.layer, given, masks)
         if isinstance(layer, _MERGES):
-            joins_steps = isinstance(layer, _LAYERS.Concatenate) and layer.axis not in (
-                -1,
-                len(tree.flatten(given)[0].shape) - 1,
-            )
-            if not joins_steps:
-                return [self._all_of(flat, keras_private.mask_of(outputs))]
+            rank = len(tree.flatten(given)[0].shape)
+            axis = layer.axis % rank if isinstance(layer, _LAYERS.Concatenate) else rank - 1
+            if axis == rank - 1:
+                attached = None if self.differ(given) else keras_private.mask_of(outputs)
+                return [self._all_of(flat, attached)]
             if all(mask is not None for mask in flat):
-                return [ops.concatenate(flat, axis=layer.axis)]
+                return [ops.concatenate(flat, axis=axis)]
         if not self.differ(given) or _reads_masks(layer):
             return tree.map_structure(keras_private.mask_of, outputs)
         return layer.compute_mask(given, masks) if layer.supports_masking else none
@@ -135,7 +141,7 @@ class Masks:
 
         Args:
             masks: The masks of the inputs.
-            attached: The mask that Keras 3 attached to the output.
+            attached: The mask that Keras 3 made of the same masks, or None.
         """
         sources = {id(one): one for one in map(self._source, masks) if one is not None}
         if not sources:
@@ -203,7 +209,8 @@ def _axes_of(mask):
 
 def _is_plain(layer):
     """Whether Keras 2 runs a layer for all steps at once, also for a fixed batch size."""
-    return not isinstance(layer, _MODELS) and not getattr(layer, "stateful", False)
+    own = type(layer).__module__.split(".")[0] not in ("keras", "keras_gated")
+    return not (own or isinstance(layer, _MODELS) or getattr(layer, "stateful", False))
 
 
 def _after_each_step(layer, given, mask):

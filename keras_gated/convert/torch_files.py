@@ -89,8 +89,14 @@ def _safetensors(path, wanted, owner):
         ) from error
     with safe_open(path, framework="numpy") as file:
         stored = set(file.keys())
-        # `save_model` of safetensors stores a tensor with two names once.
-        also = {name: one for name, one in (file.metadata() or {}).items() if one in stored}
+        # `save_model` of safetensors stores a tensor with two names once. A module whose tensors
+        # are all those of another one is the same module.
+        modules = {name.rpartition(".")[0] for name in stored}
+        also = {
+            name: one
+            for name, one in (file.metadata() or {}).items()
+            if one in stored and name.rpartition(".")[0] in modules
+        }
         names = {**also, **{name: name for name in stored}}
         return {name: file.get_tensor(one) if wanted(name) else None for name, one in names.items()}
 
