@@ -253,6 +253,13 @@ def of_a_mask_made_inside():
     return k2.Model([words, more], L.GRU(2, name="mine")(L.Add()([inner(words), more])))
 
 
+def of_masks_of_two_kinds():
+    words, more = L.Input((4,)), L.Input((4, 3))
+    inner = k2.Model(words, L.GRU(3, return_sequences=True)(embedded(words)))
+    query = L.Add()([embedded(words), more])
+    return k2.Model([words, more], L.Attention(name="mine")([query, inner(words)]))
+
+
 def of_a_mask_dropped_inside():
     inputs, words = L.Input((4, 3)), L.Input((4,))
     inner = k2.Model(inputs, L.GRU(2)(L.Rescaling(2.0)(inputs)), name="mine")
@@ -276,6 +283,7 @@ def of_outputs_inside():
     [
         of_sentences,
         of_a_mask_made_inside,
+        of_masks_of_two_kinds,
         of_a_mask_dropped_inside,
         of_a_mask_dropped_inside_a_sequence,
         of_outputs_inside,

@@ -90,6 +90,8 @@ class Masks:
             self.given = True
             # `None` as an argument would stand for the mask that Keras 3 attached.
             tensors = tree.map_structure(self._without_a_mask_of_keras_3, given)
+            if any(mask is _AT_RUN_TIME for mask in tree.flatten(masks)):  # no tensor to give
+                _refuse(layer, "a model within the model makes one of the masks that it reads")
             if any(mask is not None for mask in tree.flatten(masks)):
                 others["mask"] = masks
         outputs = layer(tensors, **others)
@@ -175,6 +177,10 @@ def _check(layer, given, masks):
         why = "Keras 2 runs it step by step for a fixed batch size, and repeats masked outputs"
     else:
         return
+    _refuse(layer, why)
+
+
+def _refuse(layer, why):
     raise RefusedError(
         f"the layer {layer.name!r}, a {type(layer).__name__}, would get or pass on another mask in "
         f"Keras 3: {why}. Put the layers of a model within the model into the outer model in Keras "
