@@ -125,7 +125,7 @@ class Masks:
         if isinstance(layer, _PASS_NO_MASK):
             return none
         if isinstance(layer, _LAYERS.TimeDistributed):
-            return _after_each_step(layer.layer, given, masks)
+            return _after_each_step(layer, given, masks)
         if isinstance(layer, _MERGES):
             rank = len(tree.flatten(given)[0].shape)
             axis = layer.axis % rank if isinstance(layer, _LAYERS.Concatenate) else rank - 1
@@ -161,8 +161,8 @@ class Masks:
 def _check(layer, given, masks):
     """Raises if the mask after a layer, or in it, cannot be that of Keras 2."""
     known = [mask for mask in masks if mask is not None]
-    inner = layer.layer if isinstance(layer, _LAYERS.TimeDistributed) else layer
-    at_each_step = inner is not layer
+    inner, depth = _at_each_step(layer)
+    at_each_step = depth > 0
     reads = _has_masks(inner) if at_each_step else _reads_masks(layer)
     lost = any(mask is _OTHER_AT_RUN_TIME for mask in known)
     if reads and (lost or (at_each_step and any(mask is _AT_RUN_TIME for mask in known))):
@@ -170,7 +170,7 @@ def _check(layer, given, masks):
     elif (
         isinstance(inner, _MODELS)
         and at_each_step
-        and (any(map(_is_masked, inner.outputs)) or any(_axes_of(mask) > 2 for mask in known))
+        and (any(map(_is_masked, inner.outputs)) or any(_axes_of(mask) > 1 + depth for mask in known))
     ):
         why = "it runs a model with a mask of its own at every step"
     elif at_each_step and known and given.shape[0] is not None and not _is_plain(inner):
@@ -213,14 +213,23 @@ def _axes_of(mask):
     return None if mask is None else len(mask.shape) if hasattr(mask, "shape") else 2
 
 
+def _at_each_step(layer):
+    """Returns the layer in one or several `TimeDistributed`, and how many there are around it."""
+    depth = 0
+    while isinstance(layer, _LAYERS.TimeDistributed):
+        layer, depth = layer.layer, depth + 1
+    return layer, depth
+
+
 def _is_plain(layer):
     """Whether Keras 2 runs a layer for all steps at once, also for a fixed batch size."""
     own = type(layer).__module__.split(".")[0] not in ("keras", "keras_gated")
     return not (own or isinstance(layer, _MODELS) or getattr(layer, "stateful", False))
 
 
-def _after_each_step(layer, given, mask):
-    """Returns the mask after a `TimeDistributed` around a layer."""
+def _after_each_step(distributed, given, mask):
+    """Returns the mask after a `TimeDistributed`."""
+    layer, depth = _at_each_step(distributed)
     if isinstance(layer, (_LAYERS.Embedding, _LAYERS.Masking)):
         made = layer.compute_mask(given, None)
     elif isinstance(layer, _PASS_NO_MASK) or _ends_masks(layer) or not layer.supports_masking:
@@ -228,7 +237,7 @@ def _after_each_step(layer, given, mask):
     else:
         made = mask
     if made is None and mask is not None:
-        made = mask
-        if len(mask.shape) > 2:
-            made = ops.any(mask, axis=tuple(range(2, len(mask.shape))))
+        made, steps = mask, 1 + depth
+        if len(mask.shape) > steps:
+            made = ops.any(mask, axis=tuple(range(steps, len(mask.shape))))
     return made
