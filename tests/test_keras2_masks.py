@@ -120,6 +120,55 @@ def a_model_of_which_one_input_has_no_mask():
     return k2.Model([words, more], outputs), ids(5, 4), vectors(5, 4, 3)
 
 
+def two_axes_of_steps(layer, *more):
+    inputs = L.Input((2, 3, 4))
+    x = inputs if isinstance(layer, L.Embedding) else embedded(inputs)
+    for one in (layer, *more):
+        x = L.TimeDistributed(L.TimeDistributed(one))(x)
+    x = L.TimeDistributed(L.LSTM(3))(x)
+    return k2.Model(inputs, L.GRU(2)(x)), ids(5, 2, 3, 4)
+
+
+def encoder(**arguments):
+    words = L.Input((4,))
+    outputs = L.GRU(3, return_sequences=True)(embedded(words))
+    return k2.Model(words, outputs, **arguments)
+
+
+def residual_after_a_model():
+    words = L.Input((4,))
+    x = encoder()(words)
+    y = L.Concatenate()([x, L.Add()([x, L.Dense(3)(x)])])
+    return k2.Model(words, L.LSTM(2)(y)), ids(5, 4)
+
+
+def a_model_of_two_outputs():
+    words, other = L.Input((4,)), L.Input((4,))
+    x = embedded(words)
+    inner = k2.Model(words, [x, L.GRU(3, return_sequences=True)(x)])
+    return k2.Model(other, L.LSTM(2)(L.Add()(inner(other)))), ids(5, 4)
+
+
+def a_model_that_is_given_one_mask_twice():
+    i, j, words = L.Input((4, 3)), L.Input((4, 3)), L.Input((4,))
+    inner = k2.Model([i, j], L.LSTM(2)(L.Add()([i, j])))
+    x = embedded(words)
+    return k2.Model(words, inner([x, L.Dense(3)(x)])), ids(5, 4)
+
+
+def a_model_in_a_model_in_a_model():
+    one, two, words = L.Input((4,)), L.Input((4,)), L.Input((4,))
+    inner = k2.Model(one, encoder()(one))
+    inner = k2.Model(two, inner(two))
+    return k2.Model(words, L.LSTM(2)(inner(words))), ids(5, 4)
+
+
+def a_mask_changed_in_a_model_and_not_read():
+    inputs, outer = L.Input((4, 3)), L.Input((4, 3))
+    inner = k2.Model(inputs, L.Rescaling(2.0)(L.Masking()(inputs)))
+    return k2.Model(outer, L.Dense(2)(L.Flatten()(inner(outer)))), vectors(5, 4, 3)
+
+
 CASES = {
     **{
         f"{name}: {make.__name__}": lambda name=name, make=make: make(getattr(L, name)())
@@ -160,6 +209,18 @@ CASES = {
     "attention": attention,
     "states and a mask": states_and_a_mask,
     "a model that is given the mask": a_model_that_is_given_the_mask,
+    "Embedding at two axes of steps": lambda: two_axes_of_steps(
+        L.Embedding(9, 3, mask_zero=True), L.GRU(2)
+    ),
+    "GRU at two axes of steps": lambda: two_axes_of_steps(L.GRU(2)),
+    "sequences at two axes of steps": lambda: two_axes_of_steps(
+        L.GRU(2, return_sequences=True), L.Dense(3), L.LSTM(2)
+    ),
+    "residual after a model": residual_after_a_model,
+    "a model of two outputs": a_model_of_two_outputs,
+    "a model that is given one mask twice": a_model_that_is_given_one_mask_twice,
+    "a model in a model in a model": a_model_in_a_model_in_a_model,
+    "a mask changed in a model and not read": a_mask_changed_in_a_model_and_not_read,
 }  # fmt: skip
 
 
@@ -278,6 +339,18 @@ def of_outputs_inside():
     return k2.Model(outer, L.GRU(2)(inner(outer)))
 
 
+def of_two_masks_made_inside():
+    inner, one, other = encoder(name="mine"), L.Input((4,)), L.Input((4,))
+    x = L.Add()([inner(one), inner(other)])
+    return k2.Model([one, other], L.GRU(2)(x))
+
+
+def of_a_mask_made_two_models_below():
+    words, more, other = L.Input((4,)), L.Input((4, 3)), L.Input((4,))
+    inner = k2.Model(words, encoder(name="mine")(words))
+    return k2.Model([other, more], L.GRU(2)(L.Add()([inner(other), more])))
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -287,6 +360,8 @@ def of_outputs_inside():
         of_a_mask_dropped_inside,
         of_a_mask_dropped_inside_a_sequence,
         of_outputs_inside,
+        of_two_masks_made_inside,
+        of_a_mask_made_two_models_below,
     ],
 )
 def test_a_mask_that_keras_3_cannot_be_given_is_an_error(make):

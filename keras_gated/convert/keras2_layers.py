@@ -17,7 +17,8 @@ from keras_gated.cells.activations import hard_sigmoid
 from keras_gated.cells.arguments import kind as module_of
 from keras_gated.cells.base import GatedCell
 from keras_gated.cells.gru import GRUCell
-from keras_gated.convert.keras2_masks import OTHER_RULES, Masks
+from keras_gated.convert.keras2_masks import OTHER_RULES, Masks, axes_of
+from keras_gated.convert.keras2_nodes import further_arguments, one_of, references, with_tensors
 from keras_gated.convert.keras_checks import RefusedError, check_symmetry
 from keras_gated.convert.keras_classes import OURS
 from keras_gated.layers.base import RNN
@@ -60,14 +61,13 @@ _HOLDS_CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLay
 _OLD_DISTRIBUTIONS = {"normal": "truncated_normal"}  # of `VarianceScaling`
 
 
-def model_of(spec, nested=False, masked=()):
+def model_of(spec, masked=()):
     """Returns a model with our recurrent layers from the config of a model of Keras 2.
 
     Args:
         spec: The config.
-        nested: Whether it is a layer of another model.
-        masked: For each input, the number of axes of a mask that the model must be right with,
-            or None.
+        masked: For each input, a mask of the outer model or None. The model must be right with
+            such masks.
 
     Raises:
         RefusedError: If a layer cannot be converted exactly; the message names it.
@@ -79,7 +79,7 @@ def model_of(spec, nested=False, masked=()):
             "one of these with Keras 2, and save that."
         )
     make = _sequential if kind == "Sequential" else _functional
-    model = make(spec, nested, masked)
+    model = make(spec, masked)
     if isinstance(config, dict) and config.get("trainable", True) is False:
         model.trainable = False
     return model
@@ -104,7 +104,7 @@ def _read(spec):
     return spec["class_name"], spec.get("name", name), config
 
 
-def _sequential(spec, nested, masked):
+def _sequential(spec, masked):
     config, parts = spec["config"], layers_in(spec)
     config = {} if isinstance(config, list) else config
     shape, layers = config.get("build_input_shape"), parts
@@ -125,9 +125,12 @@ def _sequential(spec, nested, masked):
             for name, part in layers:
                 layer = _layer(part)
                 x = _tried(name, layer, functools.partial(masks.call, layer, x))
-            _check_masks(masks, model.name, nested, masked, x)
+            _check_masks(masks, model.name, masked)
+            masks.note_outputs(model, x)
             if masks.given:  # a layer of a functional model can be given a mask
-                return keras.Model(start, x, name=model.name)
+                model = keras.Model(start, x, name=model.name)
+                masks.note_outputs(model, x)
+                return model
     for _, part in layers:
         model.add(_layer(part))
     if not model.built and shape:
@@ -156,37 +159,32 @@ def _masks_for(parts):
     def try_with_masks(name, masked):
         if _read(specs[name])[0] not in MODELS:  # a class of the caller's own has its own rules
             return None
-        made = model_of(specs[name], nested=True, masked=masked)
-        return [keras_private.mask_of(output) is not None for output in made.outputs]
+        return model_of(specs[name], masked)
 
     return Masks(try_with_masks)
 
 
 def _attach(masked, inputs):
-    """Attaches masks with so many axes to inputs: those that the outer model will give."""
-    for tensor, axes in zip(inputs, masked, strict=False):
-        if axes is not None:
+    """Attaches masks to inputs, as many and as large as those of the outer model."""
+    attached = {}
+    for tensor, outer in zip(inputs, masked, strict=False):
+        if outer is not None:
             mask = ops.not_equal(tensor, 0)  # any that is computed from the inputs
-            if len(mask.shape) > axes:
-                mask = ops.any(mask, axis=tuple(range(axes, len(mask.shape))))
-            keras_private.attach_mask(tensor, mask)
+            if len(mask.shape) > axes_of(outer):
+                mask = ops.any(mask, axis=tuple(range(axes_of(outer), len(mask.shape))))
+            keras_private.attach_mask(tensor, attached.setdefault(id(outer), mask))
 
 
-def _check_masks(masks, name, nested, masked, outputs):
-    """Raises if a model within the model would be wrong with masks, or its outputs' masks be so."""
-    if any(axes is not None for axes in masked) and masks.given:
+def _check_masks(masks, name, masked):
+    """Raises if a model within the model would be wrong with the masks that it is given."""
+    if any(mask is not None for mask in masked) and masks.given:
         raise RefusedError(
             f"{name!r}, a model within the model, combines or drops the masks that it is given by "
             "other rules in Keras 3. Put its layers into the outer model in Keras 2, and save that."
         )
-    if nested and (masks.differ(outputs) or masks.are_lost(outputs)):
-        raise RefusedError(
-            f"the outputs of {name!r}, a model within the model, have another mask in Keras 3. Put "
-            "its layers into the outer model in Keras 2, and save that."
-        )
 
 
-def _functional(spec, nested, masked):
+def _functional(spec, masked):
     config = spec["config"]
     parts = layers_in(spec)
     _reserve(name for name, _ in parts)
@@ -200,7 +198,7 @@ def _functional(spec, nested, masked):
     ends = [config["input_layers"], config["output_layers"]]
     # Some versions count the calls of a nested model from 1, others from 0. All calls are named
     # in `named`, so the smallest number is that of the first call.
-    named = [ref for found in [*nodes.values(), ends] for ref in _refs(found, layers)]
+    named = [ref for found in [*nodes.values(), ends] for ref in references(found, layers)]
     first = {name: min(call for other, call, *_ in named if other == name) for name, *_ in named}
 
     masks = _masks_for(parts)
@@ -211,12 +209,12 @@ def _functional(spec, nested, masked):
     def tensor(ref):
         return tensors[key(ref)][ref[2]]
 
-    _attach(masked, tree.flatten(_replaced(config["input_layers"], layers, tensor)))
+    _attach(masked, tree.flatten(with_tensors(config["input_layers"], layers, tensor)))
     while nodes:
         ready = [
             call
             for call, node in nodes.items()
-            if all(key(ref) in tensors for ref in _refs(node, layers))
+            if all(key(ref) in tensors for ref in references(node, layers))
         ]
         if not ready:
             raise RefusedError(
@@ -225,11 +223,15 @@ def _functional(spec, nested, masked):
             )
         for name, number in ready:
             node = nodes.pop((name, number))
-            found = _call(name, layers[name], node, lambda x: _replaced(x, layers, tensor), masks)
+            found = _call(
+                name, layers[name], node, lambda x: with_tensors(x, layers, tensor), masks
+            )
             tensors[name, number] = tree.flatten(found)
-    inputs, outputs = (_one_of(_replaced(end, layers, tensor)) for end in ends)
-    _check_masks(masks, config.get("name"), nested, masked, outputs)
-    return keras.Model(inputs, outputs, name=config.get("name"))
+    inputs, outputs = (one_of(with_tensors(end, layers, tensor)) for end in ends)
+    _check_masks(masks, config.get("name"), masked)
+    model = keras.Model(inputs, outputs, name=config.get("name"))
+    masks.note_outputs(model, outputs)
+    return model
 
 
 def _reserve(names):
@@ -242,56 +244,14 @@ def _reserve(names):
             keras.backend.get_uid(base)
 
 
-def _is_ref(value, layers):
-    """Whether this names a tensor: a layer, the number of its call, the number of the result."""
-    return (
-        isinstance(value, list)
-        and len(value) in (3, 4)
-        and isinstance(value[0], str)
-        and value[0] in layers
-        and all(type(number) is int for number in value[1:3])
-    )
-
-
-def _refs(value, layers):
-    """Yields the names of tensors (`_is_ref`) in the arguments of a call."""
-    if _is_ref(value, layers):
-        yield value
-        value = value[3:]
-    if isinstance(value, dict):
-        value = list(value.values())
-    for part in value if isinstance(value, list) else ():
-        yield from _refs(part, layers)
-
-
-def _replaced(value, layers, tensor):
-    """Returns the arguments of a call with tensors in the place of their names."""
-    if _is_ref(value, layers):
-        return tensor(value)
-    if isinstance(value, dict):
-        return {name: _replaced(part, layers, tensor) for name, part in value.items()}
-    if isinstance(value, list):
-        if value[:1] == ["_CONSTANT_VALUE"]:
-            raise RefusedError(
-                "a layer is called with a constant, which Keras 3 does not save. Make it a layer "
-                "of its own in Keras 2, and save the model again."
-            )
-        return [_replaced(part, layers, tensor) for part in value]
-    return value
-
-
-def _one_of(values):
-    return values[0] if isinstance(values, list) and len(values) == 1 else values
-
-
 def _call(name, layer, node, replaced, masks):
     """Calls a layer as a node says. The node has the other arguments beside every tensor.
 
     Args:
         masks: `Masks`.
     """
-    given = _one_of(replaced(node))
-    others = next((o for o in _others(node) if o), {})
+    given = one_of(replaced(node))
+    others = next((o for o in further_arguments(node) if o), {})
     others = {key: replaced(value) for key, value in others.items() if value is not None}
     if isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
         sequences, *states = given if isinstance(given, list) else [given]
@@ -303,15 +263,6 @@ def _call(name, layer, node, replaced, masks):
             others.setdefault("mask", mask)
         given = sequences
     return _tried(name, layer, lambda: masks.call(layer, given, **others))
-
-
-def _others(node):
-    """Yields the further arguments that stand beside the tensors of a node."""
-    if isinstance(node, list) and len(node) == 4 and isinstance(node[3], dict):
-        yield node[3]
-    elif isinstance(node, (list, dict)):
-        for part in node.values() if isinstance(node, dict) else node:
-            yield from _others(part)
 
 
 def _tried(name, kind, make):
@@ -352,7 +303,7 @@ def _layer(spec):
     """Returns the layer, cell or model of a config."""
     kind, name, config = _read(spec)
     if kind in MODELS:
-        return model_of(spec, nested=True)
+        return model_of(spec)
     own = _own(kind)
     cls = own or _OURS.get(kind) or _of_keras(kind, name)
     arguments = _arguments(cls, kind, name, config)
@@ -453,7 +404,7 @@ def _arguments(cls, kind, name, config):
         elif module_of(argument):
             value = _function(value, module_of(argument), name, argument)
         elif argument == "axis" and cls is keras.layers.BatchNormalization:
-            value = _one_of(value)
+            value = one_of(value)
         if argument == "vocabulary" and isinstance(value, str):
             raise RefusedError(
                 f"the layer {name!r}, a {kind}, reads another file. Received: vocabulary={value!r}."

@@ -8,8 +8,10 @@
 Where a layer would read another mask than in Keras 2, it is given Keras 2's as an argument.
 """
 
+import copy
 import functools
 import inspect
+import weakref
 
 import keras
 from keras import ops, tree
@@ -31,10 +33,23 @@ _PASS_NO_MASK = (_LAYERS.Identity, _LAYERS.Rescaling, _LAYERS.Normalization)
 _RECURRENT = (_LAYERS.RNN, _LAYERS.Bidirectional)
 OTHER_RULES = (*_MERGES, *_PASS_NO_MASK, _LAYERS.TimeDistributed)
 _MODELS = (keras.Sequential, keras_private.Functional)
-# In place of a mask: a model within the model makes it, and no tensor stands for it here.
-_AT_RUN_TIME = object()
-# In place of a mask: it is made of a mask `_AT_RUN_TIME`, and Keras 3 would make another.
-_OTHER_AT_RUN_TIME = object()
+# For the models made here: the masks of their outputs, as an outer model sees them.
+_OF_OUTPUTS = weakref.WeakKeyDictionary()
+
+
+class _AtRunTime:
+    """In place of a mask that a model within the model makes: no tensor stands for it here.
+
+    Args:
+        model: The name of the model that makes it.
+        right: Whether Keras 3 makes the same mask as Keras 2.
+    """
+
+    def __init__(self, model, right=True):
+        self.model, self.right = model, right
+
+    def why(self):
+        return f"reads a mask that {self.model!r}, a model within the model, makes"
 
 
 class Masks:
@@ -42,9 +57,9 @@ class Masks:
 
     Args:
         try_with_masks: Called before a model within the model, with the model's name and, for each
-            input, the number of axes of its mask or None. Returns for each output whether it has a
-            mask then. Raises a `RefusedError` if a layer in the model would read another mask than
-            in Keras 2.
+            input, its mask or None. Returns a model that is made to be right with such masks, or
+            None if the model is of a class of the caller. Raises a `RefusedError` if a layer in
+            the model would read another mask than in Keras 2.
     """
 
     def __init__(self, try_with_masks):
@@ -61,7 +76,7 @@ class Masks:
     def known(self, tensor):
         """Returns the mask that a tensor had in Keras 2 if a tensor stands for it, or None."""
         mask = self.of(tensor)
-        return None if mask is _AT_RUN_TIME or mask is _OTHER_AT_RUN_TIME else mask
+        return None if isinstance(mask, _AtRunTime) else mask
 
     def differ(self, tensors):
         """Whether a mask of these tensors is not the mask that Keras 3 attaches."""
@@ -70,9 +85,20 @@ class Masks:
             for t in tree.flatten(tensors)
         )
 
-    def are_lost(self, tensors):
-        """Whether a mask of these tensors is neither Keras 3's nor can be given to a layer."""
-        return any(self.of(t) is _OTHER_AT_RUN_TIME for t in tree.flatten(tensors))
+    def note_outputs(self, model, outputs):
+        """Notes the masks that the outputs of a model have where it is a layer of another model."""
+        noted, made = [], {}
+        for output in tree.flatten(outputs):
+            mask = self.of(output)
+            if isinstance(mask, _AtRunTime):
+                noted.append(mask)
+            elif self.differ(output):
+                noted.append(_AtRunTime(model.name, right=False))
+            elif mask is None:
+                noted.append(None)
+            else:
+                noted.append(made.setdefault(id(self._source(mask)), _AtRunTime(model.name)))
+        _OF_OUTPUTS[model] = noted
 
     def call(self, layer, given, **others):
         """Returns `layer(given, **others)`.
@@ -80,26 +106,24 @@ class Masks:
         Raises:
             RefusedError: If the layer cannot be given the mask that it read in Keras 2.
         """
-        masks, masked = tree.map_structure(self.of, given), None
+        masks, tensors = tree.map_structure(self.of, given), given
         _check(layer, given, tree.flatten(masks))
-        if isinstance(layer, _MODELS) and any(mask is not None for mask in tree.flatten(masks)):
-            axes = tree.flatten(tree.map_structure(_axes_of, masks))
-            masked = self._try_with_masks(layer.name, axes)
-        tensors = given
+        if isinstance(layer, _MODELS):
+            made_by_model = self._after_model(layer, tree.flatten(masks))
         if self.differ(given) and others.get("mask") is None and _reads_masks(layer):
             self.given = True
             # `None` as an argument would stand for the mask that Keras 3 attached.
             tensors = tree.map_structure(self._without_a_mask_of_keras_3, given)
-            if any(mask is _AT_RUN_TIME for mask in tree.flatten(masks)):  # no tensor to give
-                _refuse(layer, "a model within the model makes one of the masks that it reads")
+            for mask in tree.flatten(masks):
+                if isinstance(mask, _AtRunTime):
+                    _refuse(layer, mask.why())
             if any(mask is not None for mask in tree.flatten(masks)):
                 others["mask"] = masks
         outputs = layer(tensors, **others)
         if isinstance(layer, _RECURRENT) and others.get("mask") is not None:
             masks = others["mask"]
         if isinstance(layer, _MODELS):
-            masked = masked or list(map(_is_masked, layer.outputs))
-            after = [_AT_RUN_TIME if one else None for one in masked]
+            after = made_by_model
         else:
             after = self._after(layer, given, masks, outputs)
         self._note(tree.flatten(outputs), tree.flatten(after))
@@ -113,23 +137,34 @@ class Masks:
             if mask is not keras_private.mask_of(output):
                 self._other[id(output)] = output, mask
 
+    def _after_model(self, model, masks):
+        """Returns the masks of the outputs of a model within the model."""
+        if any(mask is not None for mask in masks):
+            sources = [None if mask is None else self._source(mask) for mask in masks]
+            model = self._try_with_masks(model.name, sources) or model
+        made = _made_by(model)
+        anew = {id(mask): copy.copy(mask) for mask in made if mask is not None}
+        return [anew.get(id(mask)) for mask in made]
+
     def _after(self, layer, given, masks, outputs):
         """Returns the masks of a layer's outputs."""
         flat, none = tree.flatten(masks), tree.map_structure(lambda _: None, outputs)
-        at_run_time = [m for m in flat if m is _AT_RUN_TIME or m is _OTHER_AT_RUN_TIME]
+        at_run_time = next((mask for mask in flat if isinstance(mask, _AtRunTime)), None)
         if at_run_time:
             kept = layer.supports_masking and not _ends_masks(layer)
-            other = isinstance(layer, (*_MERGES, *_PASS_NO_MASK))
-            mask = _OTHER_AT_RUN_TIME if other else at_run_time[0]
+            by_another_rule = isinstance(layer, _PASS_NO_MASK)
+            if isinstance(layer, _MERGES):
+                along_steps = _axis_of(layer, outputs) != len(outputs.shape) - 1
+                by_another_rule = along_steps or any(m is not at_run_time for m in flat)
+            mask = _AtRunTime(at_run_time.model, right=False) if by_another_rule else at_run_time
             return tree.map_structure(lambda _: mask if kept else None, outputs)
         if isinstance(layer, _PASS_NO_MASK):
             return none
         if isinstance(layer, _LAYERS.TimeDistributed):
             return _after_each_step(layer, given, masks)
         if isinstance(layer, _MERGES):
-            rank = len(tree.flatten(given)[0].shape)
-            axis = layer.axis % rank if isinstance(layer, _LAYERS.Concatenate) else rank - 1
-            if axis == rank - 1:
+            axis = _axis_of(layer, outputs)
+            if axis == len(outputs.shape) - 1:
                 attached = None if self.differ(given) else keras_private.mask_of(outputs)
                 return [self._all_of(flat, attached)]
             if all(mask is not None for mask in flat):
@@ -158,23 +193,32 @@ class Masks:
         return source
 
 
+def _made_by(model):
+    """Returns the masks of a model's outputs as an outer model sees them."""
+    made = _OF_OUTPUTS.get(model)
+    if made is None:  # no layer in it has another rule, or its class is the caller's
+        made = [_AtRunTime(model.name) if _is_masked(out) else None for out in model.outputs]
+    return made
+
+
 def _check(layer, given, masks):
     """Raises if the mask after a layer, or in it, cannot be that of Keras 2."""
     known = [mask for mask in masks if mask is not None]
     inner, depth = _at_each_step(layer)
     at_each_step = depth > 0
     reads = _has_masks(inner) if at_each_step else _reads_masks(layer)
-    lost = any(mask is _OTHER_AT_RUN_TIME for mask in known)
-    if reads and (lost or (at_each_step and any(mask is _AT_RUN_TIME for mask in known))):
-        why = "a model within the model makes the mask that it reads"
+    at_run_time = [mask for mask in known if isinstance(mask, _AtRunTime)]
+    wrong = [mask for mask in at_run_time if at_each_step or not mask.right]
+    if reads and wrong:
+        why = wrong[0].why()
     elif (
         isinstance(inner, _MODELS)
         and at_each_step
-        and (any(map(_is_masked, inner.outputs)) or any(_axes_of(mask) > 1 + depth for mask in known))
+        and (any(_made_by(inner)) or any(axes_of(mask) > 1 + depth for mask in known))
     ):
-        why = "it runs a model with a mask of its own at every step"
+        why = "runs a model with a mask of its own at every step"
     elif at_each_step and known and given.shape[0] is not None and not _is_plain(inner):
-        why = "Keras 2 runs it step by step for a fixed batch size, and repeats masked outputs"
+        why = "is run step by step for a fixed batch size in Keras 2, and repeats masked outputs"
     else:
         return
     _refuse(layer, why)
@@ -182,9 +226,9 @@ def _check(layer, given, masks):
 
 def _refuse(layer, why):
     raise RefusedError(
-        f"the layer {layer.name!r}, a {type(layer).__name__}, would get or pass on another mask in "
-        f"Keras 3: {why}. Put the layers of a model within the model into the outer model in Keras "
-        "2, or leave the mask out, and save that."
+        f"the layer {layer.name!r}, a {type(layer).__name__}, {why}: it would get or pass on "
+        "another mask in Keras 3. Put the layers of a model within the model into the outer model "
+        "in Keras 2, or leave the mask out, and save that."
     )
 
 
@@ -204,13 +248,19 @@ def _ends_masks(layer):
     return isinstance(layer, (_LAYERS.GlobalAveragePooling1D, _LAYERS.Dot))
 
 
+def _axis_of(merge, outputs):
+    """Returns the axis along which a layer puts several inputs together; the last for sums."""
+    rank = len(outputs.shape)
+    return merge.axis % rank if isinstance(merge, _LAYERS.Concatenate) else rank - 1
+
+
 def _is_masked(output):
     return keras_private.mask_of(output) is not None
 
 
-def _axes_of(mask):
-    """Returns the number of axes of a mask, or None for none."""
-    return None if mask is None else len(mask.shape) if hasattr(mask, "shape") else 2
+def axes_of(mask):
+    """Returns the number of axes of a mask."""
+    return 2 if isinstance(mask, _AtRunTime) else len(mask.shape)
 
 
 def _at_each_step(layer):
