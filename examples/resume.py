@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import keras
 import numpy as np
+from locks import lock, release
 
 # The options that do not change a training.
 _ELSEWHERE = {"data_dir", "dynamic", "logs", "name", "output", "prompt", "resume"}
@@ -30,7 +31,7 @@ class Resume(keras.callbacks.Callback):
     order of the data must depend on that number, too.
 
     If several workers train, the chief alone writes the state, and all read it: all workers must
-    see the directory.
+    see the directory. A directory where another program of this machine keeps a state is refused.
 
     Place this callback after all others.
 
@@ -58,6 +59,13 @@ class Resume(keras.callbacks.Callback):
         ]
         self._start = time.time()
         self._strategy = model.distribute_strategy
+        if self.directory and self._strategy.extended.should_checkpoint:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not lock(self.directory):
+                raise SystemExit(
+                    f"--resume {self.directory}: another training keeps its state there. Wait "
+                    "until it has ended, or give another directory."
+                )
         states = self._states() if self.directory else []
         if states:
             try:
@@ -143,3 +151,4 @@ class Resume(keras.callbacks.Callback):
             self._remove(self._states())
             if not any(self.directory.iterdir()):
                 self.directory.rmdir()
+            release(self.directory)

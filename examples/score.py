@@ -35,11 +35,8 @@ import quiet_tensorflow  # noqa: F401
 import tensorflow as tf
 from argument_types import command_line, positive, whole
 from ask import DAMAGED, newest_version
+from locks import lock
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 try:
     import apache_beam as beam
 except ModuleNotFoundError:
@@ -423,19 +420,11 @@ def check_output(args, fail):
             os.makedirs(args.output, exist_ok=True)
         except OSError as error:
             fail(f"--output must be a folder. Received: {args.output}: {error}")
-        lock(args.output, fail)
-
-
-def lock(folder, fail):
-    """Locks a folder of this machine. The lock ends with the program, however that ends."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fail(f"--output must be a folder of this run alone. Received: {folder}, in use by another")
-    except OSError:  # the file system has no locks
-        return
+        if not lock(args.output):
+            fail(
+                "--output must be a folder of this run alone. "
+                f"Received: {args.output}, in use by another"
+            )
 
 
 def arguments():

@@ -76,7 +76,7 @@ def test_a_kill_at_any_file_operation_changes_nothing_and_leaves_nothing(tmp_pat
 
 def test_the_state_of_another_training_is_refused_and_stays(tmp_path):
     (tmp_path / "state").mkdir()
-    FILES.directory, FILES.left = tmp_path / "state", 9  # after the first state is whole
+    FILES.directory, FILES.left = tmp_path / "state", 11  # after the first state is whole
     with pytest.raises(Killed):
         trained(tmp_path / "state", settings={"units": 4, "name": "one"})
     with pytest.raises(SystemExit, match="belongs to a training with another units"):
@@ -89,13 +89,25 @@ def test_the_state_of_another_training_is_refused_and_stays(tmp_path):
     ("state.json", b'{"epoch": 1, '), ("state.json", b"[]"), ("model.weights.h5", b"damaged"),
 ])  # fmt: skip
 def test_a_damaged_state_is_named_with_the_way_out(file, damage, tmp_path):
-    FILES.directory, FILES.left = tmp_path / "state", 9  # after the first state is whole
+    FILES.directory, FILES.left = tmp_path / "state", 11  # after the first state is whole
     with pytest.raises(Killed):
         trained(tmp_path / "state")
     for state in (tmp_path / "state").glob("epoch-*"):
         (state / file).write_bytes(damage)
     with pytest.raises(SystemExit, match=r"--resume .* cannot be read: .* Remove .*epoch-00000"):
         trained(tmp_path / "state")
+
+
+def test_a_directory_where_another_program_keeps_its_state_is_refused(tmp_path):
+    holds = f"import locks; locks.lock({str(tmp_path)!r}); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds], cwd=EXAMPLES, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with pytest.raises(SystemExit, match="another training keeps its state there"):
+            trained(tmp_path)
+        other.kill()
+    assert trained(tmp_path) == trained(None)
 
 
 def test_ctrl_c_ends_a_training_after_the_step():
