@@ -151,15 +151,20 @@ def test_rows_without_a_text_are_set_aside_with_the_reason_and_the_rest_goes_on(
 
 
 @needs_beam
-def test_a_damaged_file_is_read_as_far_as_it_goes_and_other_files_in_full(tmp_path):
+@pytest.mark.parametrize("zipped", ["", ".gz"])
+@pytest.mark.parametrize("left", [5, 12 + len(TEXTS[-1]) // 2])  # of a header, of a text
+def test_a_damaged_file_is_read_as_far_as_it_goes_and_other_files_in_full(left, zipped, tmp_path):
     write(tmp_path, "a.tfrecord", TEXTS)
     write(tmp_path, "b.tfrecord", TEXTS)
-    whole = (tmp_path / "a.tfrecord").read_bytes()
-    (tmp_path / "a.tfrecord").write_bytes(whole[: -len(TEXTS[-1]) // 2])
-    found = scored(tmp_path / "out", "--input", tmp_path / "*.tfrecord")
+    cut = (tmp_path / "a.tfrecord").read_bytes()[: left - len(TEXTS[-1]) - 16]
+    (tmp_path / "a.tfrecord").unlink()
+    damaged = tmp_path / f"a.tfrecord{zipped}"
+    damaged.write_bytes(gzip.compress(cut) if zipped else cut)
+    options = ["--input", damaged, tmp_path / "b.tfrecord", "--format", "tfrecord"]
+    found = scored(tmp_path / "out", *options)
     assert (found["scored"], found["failed"]) == (9, 1)
     [failed] = read_back(tmp_path / "out", "failed").values()
-    assert failed["row"] == f"{tmp_path / 'a.tfrecord'}:4"
+    assert failed["row"] == f"{damaged}:4"
     assert "damaged from here on" in failed["reason"]
 
 
@@ -433,3 +438,11 @@ def test_without_beam_the_way_to_it_is_told():
     )
     assert process.returncode == 1
     assert "make beam" in process.stderr and "keras_gated[beam]" in process.stderr
+
+
+@needs_beam
+@pytest.mark.parametrize("given, right", [(1, 1), ("1", 1), ("0", 0), (0, 0)])
+def test_a_label_that_is_written_as_text_is_compared_as_its_number_is(given, right, score):
+    row = {"given": {"label": given}, "label": 1, "probability": 0.9}
+    counts = score.compared(("a.jsonl:0", {"read": [1], "written": [row]}), "label")
+    assert ("right", right) in counts
